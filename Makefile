@@ -1,0 +1,52 @@
+# `make` prints this file's targets. Overrides travel to the command: make train EXP=smoke seed=3 method.fca=0
+# Words with a `$` or spaces go through ARGS="...". TORCH_ARGS chooses a CUDA build for an old driver, e.g.
+#   make install TORCH_ARGS="torch torchvision --index-url <the index of your CUDA version>"
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+EXP    ?= embedded
+OVERRIDES = $(filter-out EXP=% ARGS=% PYTHON=% TORCH_ARGS=% FAST=% PROMPT=%,$(MAKEOVERRIDES)) $(ARGS)
+
+.DEFAULT_GOAL := help
+.PHONY: help install train evaluate table sweep report bench test lint clean
+
+help: ## Show what each target does
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(if $(TORCH_ARGS),$(BIN)/python -m pip install --quiet $(TORCH_ARGS))
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	touch $@
+
+install: $(STAMP) ## Create .venv with everything the project needs (about 2 minutes, once)
+
+train: $(STAMP) ## Learn a prompt and score it on the targets: make train [EXP=name] [key=value ...]
+	$(BIN)/python -m experiments.train exp=$(EXP) $(OVERRIDES)
+
+evaluate: $(STAMP) ## Score a finished prompt: make evaluate prompt=DIR mllm=NAME [key=value ...]
+	$(BIN)/python -m experiments.evaluate $(OVERRIDES)
+
+table: $(STAMP) ## Run the embedded comparison (none, vp, evp, tvp x 3 seeds; resumable) and refresh README's table
+	$(BIN)/python -m experiments.table $(OVERRIDES)
+
+sweep: $(STAMP) ## Run a transfer matrix: make sweep [key=value ...]
+	$(BIN)/python -m experiments.transfer_sweep $(OVERRIDES)
+
+report: $(STAMP) ## Rebuild the tables and pictures of a run folder: make report run=DIR
+	$(BIN)/python -m experiments.report $(OVERRIDES)
+
+bench: $(STAMP) ## Time the training step and the scoring, as ratios measured in one run
+	$(BIN)/python -m experiments.bench $(OVERRIDES)
+
+test: $(STAMP) ## Run the tests (FAST=1 leaves out those marked slow)
+	$(BIN)/python -m pytest $(if $(FAST),-m "not slow") $(ARGS)
+
+lint: $(STAMP) ## Check style
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+
+clean: ## Remove caches and build leftovers (never runs or weights)
+	rm -rf build *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

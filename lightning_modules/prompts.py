@@ -1,0 +1,157 @@
+"""Visual prompts: what is learned. A prompt turns an image into the frame every model is given."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+BOUNDS = ("image", "unbounded")
+
+
+class Prompt(nn.Module, ABC):
+    """A border of learned pixels on a square frame.
+
+    Attributes:
+        delta: parameter (3, frame, frame), kept full-frame (the reference normalises the whole-frame gradient);
+            zero outside the border after every `project_()`.
+        mask: (1, frame, frame) 1.0 on the border.
+        image_size: side of the images `forward` takes.
+
+    Args:
+        frame: side of the frame in pixels (224; embedded zoo 64).
+        pad: width of the border in pixels (30; embedded zoo 8).
+        bounds: `image` keeps the result a picture in [0, 1]; `unbounded` is the reference's behaviour.
+    """
+
+    kind: str
+
+    def __init__(self, frame: int = 224, pad: int = 30, bounds: str = "image") -> None:
+        super().__init__()
+        if bounds not in BOUNDS:
+            raise ValueError(f"Unknown prompt bounds '{bounds}'. Available: {', '.join(BOUNDS)}.")
+        if not 0 < 2 * pad < frame:
+            raise ValueError(f"A border of {pad} px does not fit a frame of {frame} px. Expected 0 < 2 * pad < frame.")
+        self.frame, self.pad, self.bounds = frame, pad, bounds
+        self.delta = nn.Parameter(torch.zeros(3, frame, frame))
+        self.register_buffer("mask", border_mask(frame, pad), persistent=False)
+
+    @property
+    @abstractmethod
+    def image_size(self) -> int:
+        """Side of the images this prompt is put on."""
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, image_size, image_size) -> prompted frames (B, 3, frame, frame); differentiable in delta."""
+
+    @abstractmethod
+    def blank(self, images: Tensor) -> Tensor:
+        """The same frames without the prompt: the `clean` of METHOD.md section 2."""
+
+    @abstractmethod
+    def project_(self) -> None:
+        """Put delta back into the allowed set: zero outside the border, and within the bounds."""
+
+    def init_(self, how: str = "zero", *, std: float = 1.0, seed: int = 0) -> None:
+        """Start value of the border: `zero` (the paper) or `normal` (N(0, std)), then projected."""
+        with torch.no_grad():
+            if how == "zero":
+                self.delta.zero_()
+            elif how == "normal":
+                noise = torch.randn(self.delta.shape, generator=torch.Generator().manual_seed(seed))
+                self.delta.copy_(noise * std)
+            else:
+                raise ValueError(f"Unknown prompt init '{how}'. Available: zero, normal.")
+        self.project_()
+
+    def __call__(self, images: Any, **fit: Any) -> Any:
+        """Frames for a batch tensor (B,3,S,S); for one PIL image, numpy array or (3,H,W) tensor, the same kind back.
+
+        Single pictures may have any size: see `lightning_modules.pictures.apply_prompt` for `fit=`.
+        """
+        if isinstance(images, Tensor) and images.ndim == 4:
+            return super().__call__(images)
+        from lightning_modules.pictures import apply_prompt
+
+        return apply_prompt(self, images, **fit)
+
+    @staticmethod
+    def load(folder: str | Path, *, reading: str = "float") -> Prompt:
+        """Load a prompt artefact; reading `float` takes prompt.safetensors, `png` the 8-bit prompt.png."""
+        from lightning_modules.artefact import load_prompt
+
+        return load_prompt(folder, reading=reading)
+
+    def _check(self, images: Tensor) -> None:
+        if images.ndim != 4 or tuple(images.shape[1:]) != (3, self.image_size, self.image_size):
+            raise ValueError(
+                f"This prompt (frame {self.frame}, pad {self.pad}) takes images (B, 3, {self.image_size}, "
+                f"{self.image_size}), got {tuple(images.shape)}. Set the data set's image_size to {self.image_size}."
+            )
+
+
+class PadPrompt(Prompt):
+    """EVP/TVP: the image shrunk to frame - 2 pad, surrounded by the learned border: zero_pad(x) + delta."""
+
+    kind = "pad"
+
+    @property
+    def image_size(self) -> int:
+        return self.frame - 2 * self.pad
+
+    def blank(self, images: Tensor) -> Tensor:
+        self._check(images)
+        return F.pad(images, [self.pad] * 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.blank(images) + self.delta
+
+    @torch.no_grad()
+    def project_(self) -> None:
+        self.delta.mul_(self.mask)
+        if self.bounds == "image":
+            self.delta.clamp_(0.0, 1.0)
+
+
+class OverlayPrompt(Prompt):
+    """VP (Bahng 2022): the border is ADDED to the full-size image; with bounds `image` the sum is clamped to [0, 1]."""
+
+    kind = "overlay"
+
+    @property
+    def image_size(self) -> int:
+        return self.frame
+
+    def blank(self, images: Tensor) -> Tensor:
+        self._check(images)
+        return images
+
+    def forward(self, images: Tensor) -> Tensor:
+        prompted = self.blank(images) + self.delta
+        return prompted.clamp(0.0, 1.0) if self.bounds == "image" else prompted
+
+    @torch.no_grad()
+    def project_(self) -> None:
+        self.delta.mul_(self.mask)
+        if self.bounds == "image":
+            self.delta.clamp_(-1.0, 1.0)
+
+
+def border_mask(frame: int, pad: int) -> Tensor:
+    """(1, frame, frame) float32: 1 on the outer `pad` pixels, 0 inside."""
+    mask = torch.ones(1, frame, frame)
+    mask[:, pad : frame - pad, pad : frame - pad] = 0.0
+    return mask
+
+
+def build_prompt(kind: str, *, frame: int, pad: int, bounds: str) -> Prompt:
+    """`pad` (EVP, TVP) or `overlay` (VP)."""
+    kinds = {"pad": PadPrompt, "overlay": OverlayPrompt}
+    if kind not in kinds:
+        raise ValueError(f"Unknown prompt kind '{kind}'. Available: {', '.join(sorted(kinds))}.")
+    return kinds[kind](frame=frame, pad=pad, bounds=bounds)
