@@ -61,8 +61,9 @@ class MLLM(nn.Module, ABC):
         self.name = name
         self.image_size = image_size
         self.official = official
+        self.mean, self.std = tuple(mean), tuple(std)
+        # Never read as numbers (`.to(bfloat16)` would round them); it only tells where the model lives.
         self.register_buffer("pixel_mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
     def freeze_(self) -> MLLM:
         """Turn off every weight gradient and settle in eval mode; factories call it last."""
@@ -84,8 +85,9 @@ class MLLM(nn.Module, ABC):
 
     def prepare(self, images: Tensor) -> Tensor:
         """Resize frames (B,3,S,S) to (B,3,image_size,image_size), normalise, cast to the weights' dtype; keeps gradients."""
-        pixels = resize_square(images.float(), self.image_size)
-        return ((pixels - self.pixel_mean.float()) / self.pixel_std.float()).to(self.dtype)
+        pixels = resize_square(images if images.dtype == torch.float64 else images.float(), self.image_size)
+        mean, std = (pixels.new_tensor(v).view(1, 3, 1, 1) for v in (self.mean, self.std))
+        return ((pixels - mean) / std).to(self.dtype)
 
     @abstractmethod
     def encode_image(self, images: Tensor, questions: Sequence[str]) -> Visual:

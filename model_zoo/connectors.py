@@ -1,0 +1,109 @@
+"""From normalised pixels to the LLM's visual tokens: what the Q-Former families share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class QFormerConnector(nn.Module):
+    """ViT -> layer norm -> Q-Former -> linear projection, optionally with projected patch tokens beside it (BLIVA).
+
+    Args:
+        vision: a transformers `Blip2VisionModel`; its `post_layernorm` is the original `ln_vision`.
+        qformer: `Blip2QFormerModel`, or `InstructBlipQFormerModel` when it reads the question (`reads_text=True`).
+        query_tokens: (1, n_query, Q) learned queries.
+        projection: Q -> D, the LLM's width.
+        patch_projection: vision width -> D, applied to the patches after the block before the last (CLS dropped, no
+            layer norm); None where the LLM sees query tokens only.
+    """
+
+    def __init__(
+        self,
+        vision: nn.Module,
+        qformer: nn.Module,
+        query_tokens: Tensor,
+        projection: nn.Module,
+        patch_projection: nn.Module | None = None,
+        *,
+        reads_text: bool = False,
+    ) -> None:
+        super().__init__()
+        self.vision, self.qformer, self.projection = vision, qformer, projection
+        self.query_tokens = nn.Parameter(query_tokens.detach().clone())
+        self.patch_projection = patch_projection
+        self.reads_text = reads_text
+
+    @property
+    def n_query(self) -> int:
+        return self.query_tokens.shape[1]
+
+    def see(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """(features after the last block and ln_vision, raw features of the block before), both (B, 1+P, V)."""
+        hidden = self.vision.embeddings(pixels)
+        before = hidden
+        for block in self.vision.encoder.layers:
+            before, hidden = hidden, block(hidden)
+        return self.vision.post_layernorm(hidden), before
+
+    def query(self, features: Tensor, text_ids: Tensor | None = None, text_mask: Tensor | None = None) -> Tensor:
+        """Q-Former outputs (B, n_query, Q) over features (B, 1+P, V), reading text_ids (B, L) if it can."""
+        queries = self.query_tokens.expand(len(features), -1, -1)
+        if not self.reads_text:
+            return self.qformer(query_embeds=queries, encoder_hidden_states=features).last_hidden_state
+        mask = torch.cat([text_mask.new_ones(queries.shape[:2]), text_mask], dim=1).long()
+        output = self.qformer(
+            input_ids=text_ids, attention_mask=mask, query_embeds=queries, encoder_hidden_states=features
+        )
+        return output.last_hidden_state[:, : self.n_query]
+
+    def forward(self, pixels: Tensor, text_ids: Tensor | None = None, text_mask: Tensor | None = None) -> Tensor:
+        """Visual tokens (B, T, D), query tokens first; pixels (B, 3, S, S) are normalised."""
+        features, before = self.see(pixels)
+        tokens = self.projection(self.query(features, text_ids, text_mask))
+        if self.patch_projection is None:
+            return tokens
+        return torch.cat([tokens, self.patch_projection(before[:, 1:])], dim=1)
+
+
+def build_connector(
+    vision: dict[str, Any],
+    qformer: dict[str, Any],
+    n_query: int,
+    llm_width: int,
+    *,
+    reads_text: bool = False,
+    with_patches: bool = False,
+) -> QFormerConnector:
+    """A connector with random weights from `Blip2VisionConfig` and Q-Former config arguments (no dropout)."""
+    from transformers import (
+        Blip2QFormerConfig,
+        Blip2QFormerModel,
+        Blip2VisionConfig,
+        Blip2VisionModel,
+        InstructBlipQFormerConfig,
+        InstructBlipQFormerModel,
+    )
+
+    tower = Blip2VisionModel(Blip2VisionConfig(**vision))
+    tower.post_layernorm.eps = 1e-5  # the original ln_vision; the blocks use the config's layer_norm_eps
+    width = tower.config.hidden_size
+    config_class, model_class = (
+        (InstructBlipQFormerConfig, InstructBlipQFormerModel) if reads_text else (Blip2QFormerConfig, Blip2QFormerModel)
+    )
+    bert = model_class(
+        config_class(
+            **{"encoder_hidden_size": width, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, **qformer}
+        )
+    )
+    size = bert.config.hidden_size
+    return QFormerConnector(
+        tower,
+        bert,
+        torch.randn(1, n_query, size) * 0.02,
+        nn.Linear(size, llm_width),
+        nn.Linear(width, llm_width) if with_patches else None,
+        reads_text=reads_text,
+    )
