@@ -1,0 +1,63 @@
+"""One training loop and one file writer for everything the embedded zoo trains."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+
+def fit(
+    parameters: Iterable[nn.Parameter], loss_at: Callable[[int], Tensor], steps: int, lr: float, title: str
+) -> float:
+    """Minimise loss_at(step) for `steps` steps of AdamW, 5 % warm-up then cosine, gradient norm 1; with a progress bar.
+
+    Returns the mean loss of the last tenth.
+    """
+    from tqdm import tqdm
+
+    parameters = [p for p in parameters if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.98), weight_decay=0.02)
+    warm = max(1, steps // 20)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda s: min((s + 1) / warm, 0.5 + 0.5 * math.cos(math.pi * min(1.0, s / steps)))
+    )
+    bar, tail = tqdm(range(steps), desc=title, mininterval=5), []
+    for step in bar:
+        loss = loss_at(step)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        if step >= steps - max(1, steps // 10):
+            tail.append(loss.item())
+        if step % 20 == 0:
+            bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+    return sum(tail) / len(tail)
+
+
+def save_weights(path: Path, tensors: dict[str, Tensor], metadata: dict[str, object]) -> None:
+    """Write float16 safetensors with string metadata, atomically: a reader sees the old file or the whole new one."""
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = {k: (t.half() if t.is_floating_point() else t).contiguous().cpu() for k, t in tensors.items()}
+    draft = path.with_suffix(".partial")
+    save_file(half, draft, {k: str(v) for k, v in metadata.items()})
+    with draft.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(draft, path)
+
+
+def files_sha256(paths: Iterable[Path]) -> str:
+    """One digest over the names and bytes of source files: which code made a weight file."""
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()

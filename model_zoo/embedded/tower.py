@@ -1,0 +1,51 @@
+"""The frozen vision towers of the embedded zoo: one ViT shared by four models, one CNN, and heads that train them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class ConvTower(nn.Module):
+    """Eight 3 x 3 convolutions, (B,3,64,64) -> (B,64,width): an 8 x 8 map as tokens, row by row.
+
+    Args:
+        width: channels of the last four layers; the first four have a third, a third, two thirds and two thirds.
+        groups: of the group normalisation after each convolution.
+    """
+
+    def __init__(self, width: int = 96, groups: int = 8) -> None:
+        super().__init__()
+        sizes = [3, width // 3, width // 3, 2 * width // 3, 2 * width // 3, width, width, width, width]
+        layers: list[nn.Module] = []
+        for k, (inner, outer) in enumerate(zip(sizes, sizes[1:], strict=False)):
+            stride = 2 if k in (0, 2, 4) else 1
+            layers += [nn.Conv2d(inner, outer, 3, stride, 1, bias=False), nn.GroupNorm(groups, outer), nn.GELU()]
+        self.layers = nn.Sequential(*layers)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.norm(self.layers(pixels).flatten(2).transpose(1, 2))
+
+
+class DenseHead(nn.Module):
+    """What a tower must know: the class of every patch and which objects are present. Thrown away after training.
+
+    forward: patch tokens (B, P, width) -> patch logits (B, P, 1 + classes), presence logits (B, classes).
+    """
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        self.patch = nn.Linear(width, 1 + classes)
+        self.present = nn.Linear(width, classes)
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        return self.patch(tokens), self.present(tokens.mean(1))
+
+
+def build_vit(config: dict[str, Any]) -> nn.Module:
+    """A `Blip2VisionModel` from a plain dict; its post-layernorm plays BLIP-2's `ln_vision`."""
+    from transformers import Blip2VisionConfig, Blip2VisionModel
+
+    return Blip2VisionModel(Blip2VisionConfig(**config))
