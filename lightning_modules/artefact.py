@@ -1,0 +1,232 @@
+"""The prompt artefact: a finished prompt as one folder that needs no code of ours to be understood.
+
+    prompt.safetensors   `delta` (3, frame, frame) float32, exactly what was learned
+    prompt.png           the same border as an 8-bit RGB picture
+    manifest.json        what it is, how to put it on a picture, where it comes from, and the hashes of the other two
+
+Safetensors, PNG and JSON only: reading an artefact never executes anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_modules.artefact_png import PNG_ENCODINGS, decode_pixels, encode_delta, png_bytes, read_png
+from lightning_modules.atomic import replace_file, replace_folder, settled_folder
+from lightning_modules.prompts import Prompt, build_prompt
+
+FORMAT, FORMAT_VERSION = "tvp-prompt", 1
+FLOAT_FILE, PNG_FILE, MANIFEST_FILE = "prompt.safetensors", "prompt.png", "manifest.json"
+READINGS = {"float": FLOAT_FILE, "png": PNG_FILE}
+MAX_FRAME = 4096
+# What save_artefact itself writes into the manifest; everything else is the caller's.
+OWN_ENTRIES = frozenset(
+    [
+        "format",
+        "format_version",
+        "kind",
+        "frame",
+        "pad",
+        "bounds",
+        "image_size",
+        "png_encoding",
+        "png_clamped_fraction",
+        "png_max_error",
+        "preprocessing",
+        "prompt",
+        "prompt_png",
+        "files",
+    ]
+)
+
+
+def prompt_sha256(delta: Tensor) -> str:
+    """The name of a prompt in results: sha256 of delta's float32 bytes (C order, little endian)."""
+    values = delta.detach().to("cpu", torch.float32).contiguous().numpy()
+    return hashlib.sha256(values.astype("<f4", copy=False).tobytes()).hexdigest()
+
+
+def save_artefact(prompt: Prompt, folder: str | Path, manifest: Mapping[str, Any]) -> Path:
+    """Write `prompt` as an artefact; all three files or none, and an older artefact is replaced only when complete.
+
+    Args:
+        prompt: finished prompt, after `project_()`.
+        folder: new, empty, or an older artefact.
+        manifest: JSON-able entries of the caller: mode, task, source, training data fingerprint, scores, licence...
+
+    Returns:
+        The absolute folder.
+
+    Raises:
+        ValueError: delta is not finite, not zero inside the border or out of bounds; an entry is not JSON or is ours.
+        FileExistsError: the folder holds something else.
+        OSError: full disk or no permission; what was there before is untouched.
+    """
+    from safetensors.torch import save
+
+    delta = prompt.delta.detach().to("cpu", torch.float32).contiguous()
+    _check_delta(delta, prompt, where="This prompt")
+    pixels = encode_delta(delta, PNG_ENCODINGS[prompt.kind])
+    files = {FLOAT_FILE: save({"delta": delta}, metadata={"format": "pt"}), PNG_FILE: png_bytes(pixels)}
+    own = _own_entries(prompt, delta, decode_pixels(pixels, prompt), files)
+    clash = sorted(OWN_ENTRIES & manifest.keys())
+    if clash:
+        raise ValueError(f"The manifest entries {', '.join(clash)} are written by save_artefact. Expected others.")
+    return replace_folder(folder, {**files, MANIFEST_FILE: _json_bytes({**own, **manifest})})
+
+
+def update_manifest(folder: str | Path, entries: Mapping[str, Any]) -> dict[str, Any]:
+    """Add or replace the caller's entries (e.g. scores re-measured from the PNG); the whole new manifest is returned.
+
+    Raises:
+        ValueError: an entry is not JSON, or is one that describes the files.
+    """
+    manifest = read_manifest(folder)
+    clash = sorted(OWN_ENTRIES & entries.keys())
+    if clash:
+        raise ValueError(f"The manifest entries {', '.join(clash)} describe the files. Save a new artefact instead.")
+    manifest.update(entries)
+    replace_file(settled_folder(folder) / MANIFEST_FILE, _json_bytes(manifest))
+    return manifest
+
+
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """The manifest of an artefact, its format and the entries needed to read the prompt checked."""
+    try:
+        manifest = json.loads(_read(folder, MANIFEST_FILE))
+    except ValueError as error:
+        raise ValueError(f"'{folder}/{MANIFEST_FILE}' is not JSON ({error}). Export the prompt again.") from None
+    found = (manifest.get("format"), manifest.get("format_version")) if isinstance(manifest, dict) else None
+    if found != (FORMAT, FORMAT_VERSION):
+        raise ValueError(
+            f"'{folder}' has format {found}. Expected {(FORMAT, FORMAT_VERSION)}: read it with the release that wrote "
+            "it, or export it again."
+        )
+    needed = {"kind": str, "frame": int, "pad": int, "bounds": str, "prompt": str, "files": dict}
+    wrong = [key for key, kind in needed.items() if not isinstance(manifest.get(key), kind)]
+    if wrong or not 2 < manifest["frame"] <= MAX_FRAME:
+        raise ValueError(f"'{folder}/{MANIFEST_FILE}' has no usable {', '.join(wrong) or 'frame'}. Export it again.")
+    return manifest
+
+
+def load_prompt(folder: str | Path, *, reading: str = "float") -> Prompt:
+    """Read a prompt back: frozen, in eval mode, bit for bit what the file says.
+
+    Args:
+        reading: `float` reads prompt.safetensors, `png` the 8-bit picture. Only that file and the manifest are needed.
+            Inside their range the two differ by at most 0.5/255 (pad) or 1/255 (overlay, whose PNG spans [-1, 1]).
+
+    Raises:
+        ValueError: unknown reading or format; damaged file (hash, shape, dtype, size, mode, values).
+        FileNotFoundError: no such folder or file.
+    """
+    if reading not in READINGS:
+        raise ValueError(f"Unknown reading '{reading}'. Available: {', '.join(READINGS)}.")
+    manifest = read_manifest(folder)
+    prompt = build_prompt(manifest["kind"], **{key: manifest[key] for key in ("frame", "pad", "bounds")})
+    name, where = READINGS[reading], f"'{folder}/{READINGS[reading]}'"
+    data = _read(folder, name)
+    delta = (_read_float if reading == "float" else read_png)(data, prompt, where=where)
+    if hashlib.sha256(data).hexdigest() != manifest["files"].get(name):
+        raise ValueError(f"{where} is not the file its manifest describes (sha256 differs). Copy it again.")
+    if reading == "float" and prompt_sha256(delta) != manifest["prompt"]:
+        raise ValueError(f"'{folder}' holds another prompt than its manifest names (sha256 of delta). Copy it again.")
+    _check_delta(delta, prompt, where=where)
+    prompt.delta.data = delta
+    return prompt.requires_grad_(False).eval()
+
+
+def _own_entries(prompt: Prompt, delta: Tensor, decoded: Tensor, files: Mapping[str, bytes]) -> dict[str, Any]:
+    border = delta[:, prompt.mask[0].cpu() > 0]
+    low = 0.0 if PNG_ENCODINGS[prompt.kind] == "unsigned" else -1.0
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "kind": prompt.kind,
+        "frame": prompt.frame,
+        "pad": prompt.pad,
+        "bounds": prompt.bounds,
+        "image_size": prompt.image_size,
+        "png_encoding": PNG_ENCODINGS[prompt.kind],
+        "png_clamped_fraction": ((border < low) | (border > 1)).float().mean().item(),
+        "png_max_error": (decoded - delta).abs().max().item(),
+        "preprocessing": _preprocessing(prompt),
+        "prompt": prompt_sha256(delta),
+        "prompt_png": prompt_sha256(decoded),
+        "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+    }
+
+
+def _preprocessing(prompt: Prompt) -> dict[str, Any]:
+    """The contract of `lightning_modules.pictures.apply_prompt`, for readers without this code."""
+    size, frame, pad = prompt.image_size, prompt.frame, prompt.pad
+    put = {
+        "pad": f"Paste it at ({pad}, {pad}) on prompt.png.",
+        "overlay": f"Add (prompt.png - 127.5) / 127.5 on the outer {pad} pixels, clamp to [0, 1].",
+    }[prompt.kind]
+    return {
+        "words": f"Turn the picture upright (EXIF), convert to RGB, crop the centre square, resize to {size} x {size} "
+        f"(bicubic, antialiased). {put} Give the {frame} x {frame} result to any model as if it were the photograph; "
+        "the model's own preprocessing resizes and normalises it.",
+        "exif_orientation": True,
+        "colour": "RGB",
+        "crop": "centre square",
+        "resize": {"size": size, "filter": "bicubic", "antialias": True},
+        "value_range": [0.0, 1.0],
+        "place": [pad, pad] if prompt.kind == "pad" else [0, 0],
+        "combine": "paste" if prompt.kind == "pad" else "add",
+        "clamp": prompt.bounds == "image",
+        "normalise": "by each model, after the prompt is on",
+    }
+
+
+def _check_delta(delta: Tensor, prompt: Prompt, *, where: str) -> None:
+    low = 0.0 if prompt.kind == "pad" else -1.0
+    if not torch.isfinite(delta).all():
+        raise ValueError(f"{where} holds NaN or infinite values. Expected finite pixels; train or export it again.")
+    if (delta * (1 - prompt.mask.to(delta))).any():
+        raise ValueError(f"{where} is not zero inside its border of {prompt.pad} px. Expected prompt.project_() first.")
+    if prompt.bounds == "image" and (delta.min() < low or delta.max() > 1):
+        raise ValueError(f"{where} leaves [{low:g}, 1], but its bounds are `image`. Expected prompt.project_() first.")
+
+
+def _read(folder: str | Path, name: str) -> bytes:
+    place = settled_folder(folder)
+    if not place.is_dir():
+        raise FileNotFoundError(
+            f"No prompt folder '{folder}'. Expected a folder with {FLOAT_FILE} and {MANIFEST_FILE}."
+        )
+    if not (place / name).is_file():
+        raise FileNotFoundError(f"No {name} in '{folder}'. Expected a prompt artefact; copy the whole folder.")
+    return (place / name).read_bytes()
+
+
+def _read_float(data: bytes, prompt: Prompt, *, where: str) -> Tensor:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        tensors = load(data)
+    except SafetensorError as error:
+        raise ValueError(f"{where} is damaged or cut short ({error}). Copy it again.") from None
+    delta, shape = tensors.get("delta"), tuple(prompt.delta.shape)
+    if delta is None or tuple(delta.shape) != shape or delta.dtype != torch.float32:
+        found = {key: (tuple(value.shape), str(value.dtype)) for key, value in tensors.items()}
+        raise ValueError(f"{where} holds {found}. Expected delta {shape} float32. Export it again.")
+    return delta
+
+
+def _json_bytes(manifest: Mapping[str, Any]) -> bytes:
+    try:
+        return (json.dumps(manifest, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode()
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"A manifest entry is not JSON ({error}). Expected text, finite numbers, lists, dicts."
+        ) from None
