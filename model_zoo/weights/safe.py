@@ -1,0 +1,111 @@
+"""Reading checkpoints without running anything that is in them."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+
+def as_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """A torch dtype from its name. Raises ValueError for an unknown one."""
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype not in DTYPES:
+        raise ValueError(f"Unknown dtype '{dtype}'. Expected one of {', '.join(DTYPES)}.")
+    return DTYPES[dtype]
+
+
+def load_tensors(path: Path | str) -> dict[str, Tensor]:
+    """The tensors of a .pth, .bin or .safetensors file by name, memory-mapped where the format allows.
+
+    A {"model": {...}} wrapper is opened. Raises FileNotFoundError, or ValueError for a damaged file and for one that
+    asks to run code (it is refused, never executed).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f'No weight file {path}. See README, "Weights".')
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    content = _read_pickle(path)
+    content = content.get("model", content) if isinstance(content, Mapping) else content
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise ValueError(f"{path} does not hold a flat dictionary of tensors. Expected the original checkpoint file.")
+    return dict(content)
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(_damaged(path, error)) from error
+
+
+def _read_pickle(path: Path) -> object:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+    except pickle.UnpicklingError as error:
+        if "Unsupported" in str(error) or "weights_only" in str(error).lower() or "GLOBAL" in str(error):
+            raise ValueError(
+                f"{path} asks to run Python code while loading, so it was refused (nothing ran). Expected a file of "
+                "plain tensors; download the original again, or convert it to safetensors in a sandbox."
+            ) from error
+        raise ValueError(_damaged(path, error)) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
+        raise ValueError(_damaged(path, error)) from error
+
+
+def _is_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\x03\x04"  # the older format cannot be memory-mapped
+
+
+def _damaged(path: Path, error: Exception) -> str:
+    size = path.stat().st_size
+    return f"{path} ({size} bytes) is damaged or cut short: {error}. Download it again and compare its size or sha256."
+
+
+def take_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The entries below `prefix`, without it."""
+    return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def assign_weights_(module: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype, source: str) -> nn.Module:
+    """Put tensors into a module built on the meta device, as `dtype`, without an intermediate copy of the model.
+
+    Raises ValueError naming every missing, unexpected and mis-shaped key.
+    """
+    wanted = {key: value.shape for key, value in module.state_dict(keep_vars=True).items()}
+    missing = [key for key in wanted if key not in tensors]
+    extra = [key for key in tensors if key not in wanted]
+    wrong = [
+        f"{key}: {tuple(tensors[key].shape)} instead of {tuple(shape)}"
+        for key, shape in wanted.items()
+        if key in tensors and tensors[key].shape != shape
+    ]
+    complain(source, missing=missing, unexpected=extra, misshaped=wrong)
+    module.load_state_dict({key: value.to(dtype) for key, value in tensors.items()}, assign=True)
+    return module
+
+
+def complain(source: str, **problems: Iterable[str]) -> None:
+    """Raise one ValueError that lists named problems with a checkpoint's keys; nothing if there are none."""
+    parts = [f"{kind} {_short(list(keys))}" for kind, keys in problems.items() if list(keys)]
+    if parts:
+        raise ValueError(
+            f"{source} does not fit the model: {'; '.join(parts)}. Expected the original checkpoint of this MLLM; "
+            "another model's file, or a converted one, has other keys."
+        )
+
+
+def _short(keys: list[str], limit: int = 12) -> str:
+    more = f" and {len(keys) - limit} more" if len(keys) > limit else ""
+    return ", ".join(keys[:limit]) + more
