@@ -121,7 +121,7 @@ def _folders(top: Path) -> list[str]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """The image files below a class folder (a dangling link is one: reading it names it). Raises: ValueError if none."""
+    """The image files below a class folder (a dangling link too: reading names it). Raises: ValueError if none."""
     files = [f for f in folder.rglob("*") if f.suffix.lower() in EXTENSIONS and f.name[0] != "." and not f.is_dir()]
     if not files:
         raise ValueError(

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 DATAMODULES = {
     "cifar10": "datamodules.cifar10:CIFAR10",
     "emoji_counting": "datamodules.emoji:EmojiCounting",
+    "emoji_matching": "datamodules.emoji:EmojiMatching",
+    "emoji_presence": "datamodules.emoji:EmojiPresence",
     "emoji_recognition": "datamodules.emoji:EmojiRecognition",
     "imagefolder": "datamodules.imagefolder:ImageFolder",
 }
