@@ -27,24 +27,8 @@ FLOAT_FILE, PNG_FILE, MANIFEST_FILE = "prompt.safetensors", "prompt.png", "manif
 READINGS = {"float": FLOAT_FILE, "png": PNG_FILE}
 MAX_FRAME = 4096
 # What save_artefact itself writes into the manifest; everything else is the caller's.
-OWN_ENTRIES = frozenset(
-    [
-        "format",
-        "format_version",
-        "kind",
-        "frame",
-        "pad",
-        "bounds",
-        "image_size",
-        "png_encoding",
-        "png_clamped_fraction",
-        "png_max_error",
-        "preprocessing",
-        "prompt",
-        "prompt_png",
-        "files",
-    ]
-)
+OWN_ENTRIES = {"format", "format_version", "kind", "frame", "pad", "bounds", "image_size", "preprocessing"}
+OWN_ENTRIES |= {"png_encoding", "png_max_error", "png_clamped_fraction", "prompt", "prompt_png", "files"}
 
 
 def prompt_sha256(delta: Tensor) -> str:

@@ -66,6 +66,8 @@ def load_picture(path: str | Path) -> Image.Image:
                 return ImageOps.exif_transpose(image)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise ValueError(f"'{path}' is too large ({error}). Shrink it first if you trust it.") from None
+    except PermissionError:
+        raise
     except UnidentifiedImageError:
         raise ValueError(f"'{path}' is no picture we read. Expected one of {', '.join(FORMATS)}.") from None
     except Exception as error:  # decoders of hostile bytes raise anything: struct.error, SyntaxError, EOFError...

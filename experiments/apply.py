@@ -1,0 +1,123 @@
+"""Put a finished prompt on pictures, for use with any model.
+
+    python -m experiments.apply prompt=runs/embedded/ID/prompt images=photos out=prompted
+
+Reads a picture or a folder of them (with subfolders), writes one lossless PNG of frame x frame pixels for each.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from experiments.cli import flat_options, run_command
+
+if TYPE_CHECKING:
+    from lightning_modules.prompts import Prompt
+
+USAGE = """
+python -m experiments.apply prompt=DIR images=FILE_OR_DIR out=DIR [key=value ...]
+
+  prompt=DIR          a prompt artefact (prompt.png and manifest.json are enough)
+  images=FILE_OR_DIR  one picture, or a folder of them with its subfolders
+  out=DIR             gets NAME.png for each picture, in the same subfolders; originals are never overwritten
+  fit=crop            centre square of each picture; fit=letterbox keeps all of it between black bars
+  reading=png         the 8-bit prompt; reading=float uses prompt.safetensors (the results are 8-bit PNGs either way)
+  overwrite=false     true replaces results of an earlier call
+
+Pictures that cannot be read (damaged, or over 89 million pixels) are named and skipped; the exit code is then 1.
+"""
+DEFAULTS = {"prompt": ..., "images": ..., "out": ..., "fit": "crop", "reading": "png", "overwrite": False}
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
+
+
+def main(argv: Sequence[str]) -> int:
+    options = flat_options(argv, DEFAULTS, usage=USAGE)
+    if options is None:
+        return 0
+    images, out = Path(str(options["images"])), Path(str(options["out"]))
+    plan = plan_outputs(images, out)
+    check_outputs(plan, out, overwrite=bool(options["overwrite"]))
+    from rich.console import Console
+    from rich.progress import track
+
+    from lightning_modules.artefact import load_prompt
+    from lightning_modules.pictures import FITS
+
+    if options["fit"] not in FITS:
+        raise ValueError(f"Unknown fit '{options['fit']}'. Available: {', '.join(FITS)}.")
+    prompt = load_prompt(str(options["prompt"]), reading=str(options["reading"]))
+    console, skipped = Console(stderr=True), 0
+    for source, target in track(plan.items(), "Prompting", console=console, disable=len(plan) < 8, transient=True):
+        skipped += not put_on(prompt, source, target, fit=str(options["fit"]))
+    print(f"Wrote {len(plan) - skipped} of {len(plan)} pictures ({prompt.frame} x {prompt.frame}) to '{out}'.")
+    if skipped:
+        print(f"Skipped {skipped} that could not be read, named above.", file=sys.stderr)
+    return 1 if skipped else 0
+
+
+def put_on(prompt: Prompt, source: Path, target: Path, *, fit: str) -> bool:
+    """Write the prompted picture; False, with the reason on stderr, when `source` cannot be read."""
+    from lightning_modules.atomic import replace_file
+    from lightning_modules.pictures import load_picture
+
+    try:
+        photo = load_picture(source)
+    except (ValueError, FileNotFoundError, PermissionError) as error:
+        print(f"Skipped: {error}", file=sys.stderr)
+        return False
+    buffer = BytesIO()
+    prompt(photo, fit=fit).save(buffer, format="PNG")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(target, buffer.getvalue(), sync=False)
+    return True
+
+
+def plan_outputs(images: Path, out: Path) -> dict[Path, Path]:
+    """Picture -> result. Two pictures of one folder that differ only in suffix keep it: `a.jpg.png`, `a.webp.png`.
+
+    Raises:
+        FileNotFoundError: no such file or folder, or a folder without pictures.
+        ValueError: `out` lies inside `images`, so that results would mix with originals.
+    """
+    if images.is_file():
+        return {images: out / f"{images.stem}.png"}
+    if not images.is_dir():
+        raise FileNotFoundError(f"No picture or folder '{images}'. Expected images=FILE or images=DIR.")
+    if out.resolve().is_relative_to(images.resolve()):
+        raise ValueError(f"out='{out}' lies inside images='{images}'. Expected a folder outside it.")
+    found = sorted(path for path in images.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not found:
+        raise FileNotFoundError(f"No pictures in '{images}'. Expected files ending in {', '.join(SUFFIXES)}.")
+    plain = [out / path.relative_to(images).with_suffix(".png") for path in found]
+    folded = [str(path).casefold() for path in plain]  # file systems that ignore case must not merge results
+    counts = Counter(folded)
+    named = (out / f"{path.relative_to(images)}.png" for path in found)
+    return {
+        path: short if counts[name] == 1 else long
+        for path, short, long, name in zip(found, plain, named, folded, strict=True)
+    }
+
+
+def check_outputs(plan: dict[Path, Path], out: Path, *, overwrite: bool) -> None:
+    """Raises FileExistsError where a result would replace an original, or an earlier result without `overwrite`."""
+    if out.is_file():
+        raise FileExistsError(f"out='{out}' is a file. Expected a folder.")
+    originals = {path.resolve() for path in plan}
+    for target in plan.values():
+        if target.resolve() in originals:
+            raise FileExistsError(f"'{target}' is one of the originals. Expected another out=DIR.")
+    existing = [target for target in plan.values() if target.exists()]
+    if existing and not overwrite:
+        raise FileExistsError(
+            f"{len(existing)} of {len(plan)} results exist already, e.g. '{existing[0]}'. Expected a new out=DIR; to "
+            "replace them: overwrite=true."
+        )
+
+
+if __name__ == "__main__":
+    run_command(main)
