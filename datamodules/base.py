@@ -65,6 +65,8 @@ class ImageTextDataModule(lightning.LightningDataModule, ABC):
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.n_train, self.workers, self.seed = n_train, workers, seed
         self.val, self.official, self.augment = val, official, augment
+        self.n_val: int | None = None
+        self.n_test: int | None = None
         self.epoch, self.start_batch = 0, 0
         self._tables: dict[str, Table] = {}
         self._fingerprints: dict[tuple, str] = {}
@@ -184,9 +186,9 @@ class ImageTextDataModule(lightning.LightningDataModule, ABC):
 
         Counts this rank's batches (micro-batches when gradients accumulate). Also moves a loader already made.
         """
-        self.epoch, self.start_batch = epoch, start_batch
         if self._sampler is not None:
             self._sampler.set_position(epoch, start_batch)
+        self.epoch, self.start_batch = epoch, start_batch
 
     def loader(
         self,
@@ -220,12 +222,12 @@ class ImageTextDataModule(lightning.LightningDataModule, ABC):
         return TrainLoader(data, batch_sampler=self._sampler, **self._loader_options())
 
     def val_dataloader(self) -> DataLoader:
-        """All of val; under torch.distributed this rank's shard."""
-        return self.loader("val", shard=distributed_rank())
+        """The sub-sample of val (`n_val` rows, None: all); under torch.distributed this rank's shard."""
+        return self.loader("val", n=self.n_val, shard=distributed_rank())
 
     def test_dataloader(self) -> DataLoader:
-        """All of test; under torch.distributed this rank's shard."""
-        return self.loader("test", shard=distributed_rank())
+        """The sub-sample of test (`n_test` rows, None: all); under torch.distributed this rank's shard."""
+        return self.loader("test", n=self.n_test, shard=distributed_rank())
 
     def _loader_options(self) -> dict:
         # A generator of its own: a DataLoader otherwise draws from torch's global one whenever it is iterated.

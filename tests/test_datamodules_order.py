@@ -1,0 +1,109 @@
+"""The order of batches is a function of (seed, epoch), for any ranks, workers and interruptions."""
+
+from collections import Counter
+from multiprocessing.reduction import ForkingPickler
+
+import pytest
+import torch
+from toy_data import Toy, epoch_of, ids, same
+
+from datamodules.sampling import EpochBatchSampler
+
+
+def test_order_and_pixels_are_a_pure_function_of_seed_and_epoch():
+    assert same(epoch_of(Toy(), 3), epoch_of(Toy(), 3))
+    assert ids(epoch_of(Toy(), 3)) != ids(epoch_of(Toy(), 4))
+    assert ids(epoch_of(Toy(), 3)) != ids(epoch_of(Toy(seed=1), 3))
+
+
+def test_iterating_leaves_torchs_generator_alone():
+    state = torch.random.get_rng_state()
+    list(Toy().train_dataloader()), list(Toy().val_dataloader())
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_workers_change_nothing():
+    alone, helped = Toy(), Toy(workers=2)
+    loader = helped.train_dataloader()
+    for epoch in (0, 1):  # the workers persist: the second epoch must reach them too
+        loader.batch_sampler.set_epoch(epoch)
+        assert same(epoch_of(alone, epoch), list(loader))
+    assert same(list(alone.val_dataloader()), list(helped.val_dataloader()))
+
+
+def test_an_epoch_drops_nothing_and_repeats_only_its_beginning():
+    batches = epoch_of(Toy(), 0)
+    flat = [row for batch in batches for row in batch.ids]
+    assert len(batches) == 5 and all(len(batch.ids) == 8 for batch in batches)
+    assert len(set(flat[:37])) == 37 and flat[37:] == flat[:3]
+
+
+def test_two_ranks_together_are_one_rank_with_twice_the_batch():
+    for n in (37, 32, 5):
+        ranks = [EpochBatchSampler(n, 4, seed=1, rank=r, world=2) for r in range(2)]
+        whole = EpochBatchSampler(n, 8, seed=1)
+        for sampler in [*ranks, whole]:
+            sampler.set_epoch(2)
+        assert len(ranks[0]) == len(ranks[1]) == len(whole)
+        assert [a + b for a, b in zip(*ranks, strict=True)] == list(whole)
+
+
+def test_the_data_module_asks_torch_distributed_for_its_rank(monkeypatch):
+    whole = ids(epoch_of(Toy(batch_size=16), 0))
+    halves = []
+    for rank in range(2):
+        monkeypatch.setattr("datamodules.base.distributed_rank", lambda rank=rank: (rank, 2))
+        halves.append(ids(epoch_of(Toy(batch_size=8), 0)))
+        assert ids(Toy().val_dataloader()) == ids(Toy().loader("val", shard=(rank, 2)))
+    assert [a + b for a, b in zip(*halves, strict=True)] == whole
+
+
+def test_a_resumed_epoch_is_the_tail_of_the_whole_one_and_later_epochs_are_whole():
+    for workers in (0, 2):
+        data = Toy(workers=workers)
+        data.set_position(3, 2)
+        loader = data.train_dataloader()
+        assert len(loader) == 5
+        assert same(list(loader), epoch_of(Toy(), 3)[2:])
+        loader.batch_sampler.set_epoch(4)
+        assert same(list(loader), epoch_of(Toy(), 4))
+
+
+def test_a_position_moves_a_loader_already_made_and_is_checked():
+    data = Toy()
+    loader = data.train_dataloader()
+    data.set_position(1, 4)
+    assert ids(loader) == ids(epoch_of(Toy(), 1))[4:]
+    with pytest.raises(ValueError, match="Cannot continue at batch 6 of epoch 0: an epoch has 5 batches"):
+        data.set_position(0, 6)
+
+
+def test_the_loaders_state_counts_what_was_handed_out_not_what_was_fetched_ahead():
+    loader = Toy(workers=2).train_dataloader()
+    batches = iter(loader)
+    next(batches), next(batches)
+    again = Toy().train_dataloader()
+    again.load_state_dict(loader.state_dict())
+    assert ids(again) == ids(epoch_of(Toy(), 0))[2:]
+    with pytest.raises(ValueError, match=r"global batch .* of 8, this run has 4"):
+        Toy(batch_size=4).train_dataloader().load_state_dict(loader.state_dict())
+
+
+@pytest.mark.parametrize("n", [None, 1, 2, 10, 37])
+@pytest.mark.parametrize("world", [1, 2, 3, 5])
+def test_shards_cover_each_sample_once(n, world):
+    data = Toy()
+    parts = [ids(data.loader("val", n=n, shard=(rank, world))) for rank in range(world)]
+    seen = Counter(row for part in parts for batch in part for row in batch)
+    assert seen == Counter(row.id for row in data.subset("val", n))
+    assert set(seen.values()) == {1}
+
+
+def test_a_loader_can_be_sent_to_a_spawned_worker():
+    loader = Toy().val_dataloader()
+    copy = torch.utils.data.DataLoader(_round_trip(loader.dataset), batch_size=8, collate_fn=loader.collate_fn)
+    assert same(list(copy), list(loader))
+
+
+def _round_trip(value):
+    return ForkingPickler.loads(ForkingPickler.dumps(value))
