@@ -8,7 +8,6 @@ Reads a picture or a folder of them (with subfolders), writes one lossless PNG o
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -78,7 +77,7 @@ def put_on(prompt: Prompt, source: Path, target: Path, *, fit: str) -> bool:
 
 
 def plan_outputs(images: Path, out: Path) -> dict[Path, Path]:
-    """Picture -> result. Two pictures of one folder that differ only in suffix keep it: `a.jpg.png`, `a.webp.png`.
+    """Picture -> result: NAME.png, or NAME.SUFFIX.png for all where two pictures would otherwise share a name.
 
     Raises:
         FileNotFoundError: no such file or folder, or a folder without pictures.
@@ -93,14 +92,10 @@ def plan_outputs(images: Path, out: Path) -> dict[Path, Path]:
     found = sorted(path for path in images.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if not found:
         raise FileNotFoundError(f"No pictures in '{images}'. Expected files ending in {', '.join(SUFFIXES)}.")
-    plain = [out / path.relative_to(images).with_suffix(".png") for path in found]
-    folded = [str(path).casefold() for path in plain]  # file systems that ignore case must not merge results
-    counts = Counter(folded)
-    named = (out / f"{path.relative_to(images)}.png" for path in found)
-    return {
-        path: short if counts[name] == 1 else long
-        for path, short, long, name in zip(found, plain, named, folded, strict=True)
-    }
+    short = [out / path.relative_to(images).with_suffix(".png") for path in found]
+    if len({str(path).casefold() for path in short}) < len(found):  # casefold: some file systems ignore case
+        return {path: out / f"{path.relative_to(images)}.png" for path in found}
+    return dict(zip(found, short, strict=True))
 
 
 def check_outputs(plan: dict[Path, Path], out: Path, *, overwrite: bool) -> None:
