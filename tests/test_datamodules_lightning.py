@@ -48,6 +48,6 @@ def test_a_resumed_run_sees_the_same_batches_as_an_uninterrupted_one(step, posit
     data = Toy(workers=2)
     if position == "set by hand as well":
         data.set_position(*divmod(step, 5))
-    resumed = fit(data, tmp_path / "again", ckpt_path=tmp_path / f"step={step}.ckpt", max_epochs=3)
+    resumed = fit(data, tmp_path, ckpt_path=tmp_path / f"step={step}.ckpt", max_epochs=3)
     assert resumed.seen == whole.seen[step:]
     assert torch.equal(resumed.weight, whole.weight)
