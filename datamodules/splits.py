@@ -120,6 +120,7 @@ def official_sample(labels: Sequence[int], fraction: float = OFFICIAL_FRACTION, 
 
     Same generator and call order as the reference (class by class `choices`, one `shuffle`), so the same rows in the
     same order. Only for `official` runs: it looks at test images, and the same image may come twice.
+    Raises: ValueError when no class is large enough for one row.
     """
     generator = random.Random(seed)
     members: dict[int, list[int]] = {label: [] for label in range(max(labels) + 1)}
@@ -128,5 +129,10 @@ def official_sample(labels: Sequence[int], fraction: float = OFFICIAL_FRACTION, 
     chosen: list[int] = []
     for rows in members.values():
         chosen += generator.choices(rows, k=int(fraction * len(rows))) if rows else []
+    if not chosen:
+        raise ValueError(
+            f"{fraction * 100:g} % of each class of {len(labels)} test rows is no row. "
+            f"Expected at least {int(1 / fraction)} a class; use val='train'."
+        )
     generator.shuffle(chosen)
     return chosen

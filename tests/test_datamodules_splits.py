@@ -103,3 +103,8 @@ def test_official_sample_is_the_references_draw_and_leaves_pythons_generator_alo
     assert official_sample(labels) == expected
     assert random.getstate() == state
     assert len(expected) == 50 and len(set(expected)) < 50  # with replacement
+
+
+def test_official_sample_says_when_there_is_nothing_to_draw():
+    with pytest.raises(ValueError, match=r"5 % of each class of 10 test rows is no row\. Expected at least 20 a class"):
+        official_sample([0] * 10)
