@@ -16,13 +16,14 @@ from lightning_modules.prompts import Prompt
 
 FITS = ("crop", "letterbox")
 # Formats read from disk: all decoded inside Pillow (its EPS reader would start another program).
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 RIGHT, WRONG = (22, 120, 60), (190, 30, 40)
 
 
 def apply_prompt(prompt: Prompt, image: Any, *, fit: str = "crop") -> Any:
     """Put `prompt` on one picture; the same kind of picture comes back, frame x frame.
 
+    8-bit kinds agree exactly; floats are resized in float, which the 8-bit resize rounds (by up to 2/255).
     A PIL image gives, bit for bit, what five lines of Pillow give with prompt.png alone (README, "Use"):
     `frame.paste(ImageOps.fit(ImageOps.exif_transpose(photo).convert("RGB"), (size, size), Image.BICUBIC), (pad, pad))`.
 

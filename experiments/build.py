@@ -1,0 +1,214 @@
+"""From a resolved configuration to objects: data, module, callback, loggers, trainer. The only place that knows all."""
+
+from __future__ import annotations
+
+import math
+import os
+from netrc import NetrcParseError, netrc
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from experiments.run_folder import RunFolder
+
+
+def build_datamodule(config: DictConfig) -> Any:
+    """The data set at the size the prompt needs; one Lightning batch holds all of a rank's micro-batches."""
+    from datamodules.registry import load_datamodule
+
+    data, train = config.data, config.train
+    datamodule = load_datamodule(
+        data.name,
+        root=data.root,
+        image_size=data.image_size,
+        batch_size=train.batch_size * train.accumulate,
+        eval_batch_size=train.eval_batch_size,
+        n_train=data.n_train,
+        workers=data.workers,
+        seed=config.seed,
+        val=data.val,
+        official=data.official,
+        augment=data.augment,
+    )
+    datamodule.n_val, datamodule.n_test = config.targets.n, data.n_test
+    return datamodule
+
+
+def source_specs(config: DictConfig) -> list[Any]:
+    """What to load as sources; `sources: [...]` is an ensemble, the first of which is scored as the source."""
+    from lightning_modules.evaluation import ModelSpec
+
+    return [ModelSpec(s.name, "source", s.weights, s.dtype, s.official) for s in (config.sources or [config.source])]
+
+
+def target_specs(config: DictConfig) -> list[Any]:
+    from lightning_modules.evaluation import ModelSpec
+
+    targets, source = config.targets, config.source
+    roles = {name: "select" if name in targets.select else "heldout" for name in targets.names}
+    return [ModelSpec(name, role, source.weights, targets.dtype, source.official) for name, role in roles.items()]
+
+
+def build_module(config: DictConfig, steps_per_epoch: int) -> Any:
+    """TVPModule with an initialised prompt; frozen models are loaded later, by `configure_model`."""
+    from lightning_modules.prompts import build_prompt
+    from lightning_modules.tvp import TVPModule
+
+    method, geometry = config.method, config.prompt
+    kind = "overlay" if method.name == "vp" else "pad"
+    prompt = build_prompt(kind, frame=geometry.frame, pad=geometry.pad, bounds=geometry.bounds)
+    prompt.init_(geometry.init, std=geometry.init_std, seed=config.seed)
+    specs = source_specs(config)
+    epochs, steps = run_length(config, steps_per_epoch)
+    return TVPModule(
+        prompt,
+        lambda: [spec.load("cpu") for spec in specs],
+        lambda: load_clip_scorer(config),
+        fca=method.fca,
+        tse=method.tse,
+        fca_relative=method.fca_relative,
+        optimizer=method.optimizer,
+        lr=method.lr,
+        momentum=method.momentum,
+        schedule=method.schedule,
+        warmup_steps=method.warmup_steps,
+        sources_reduction=method.sources,
+        accumulate=config.train.accumulate,
+        total_epochs=epochs,
+        total_steps=steps,
+    )
+
+
+def load_clip_scorer(config: DictConfig) -> Any:
+    from model_zoo.clip import load_clip
+
+    return load_clip(config.method.clip, weights=config.source.weights)
+
+
+def run_length(config: DictConfig, steps_per_epoch: int) -> tuple[int, int]:
+    """(epochs, updates) of the whole run; the shorter of train.epochs and train.max_steps counts."""
+    steps = config.train.epochs * steps_per_epoch
+    if config.train.max_steps > 0:
+        steps = min(steps, config.train.max_steps)
+    return math.ceil(steps / steps_per_epoch), steps
+
+
+def build_callback(config: DictConfig, datamodule: Any, folder: RunFolder) -> Any:
+    from lightning_modules.controls import ControlStore
+    from lightning_modules.records import ResultLog
+    from lightning_modules.transfer_callback import TransferCallback
+
+    context = {
+        "run": folder.path.name, "seed": config.seed, "method": config.method.name,
+        "source": "+".join(spec.name for spec in source_specs(config)),
+        "official": config.official, "bounds": config.prompt.bounds,
+    }  # fmt: skip
+    return TransferCallback(
+        source_specs(config)[0],
+        target_specs(config),
+        ResultLog(folder.results),
+        ControlStore(Path(os.environ.get("TVP_CACHE", "cache")) / "controls"),
+        datamodule,
+        frame=config.prompt.frame,
+        pad=config.prompt.pad,
+        context=context,
+        n=config.targets.n,
+        n_test=config.data.n_test,
+        residency=config.targets.residency,
+        scores_folder=folder.scores,
+    )
+
+
+def monitor_key(config: DictConfig, metric: str) -> str:
+    """The logged key that picks the best checkpoint.
+
+    Raises:
+        ValueError: it reads a held-out target, which must steer nothing.
+    """
+    key = f"val/{metric}/{config.source.name}" if config.monitor == "source" else config.monitor
+    held = [name for name in config.targets.heldout if key.endswith(f"/{name}")]
+    if held:
+        raise ValueError(
+            f"monitor={key} reads the held-out target '{held[0]}', which no choice may read. Put it into "
+            "targets.select, or monitor the source or val/gain/black/mean_select."
+        )
+    if key.endswith("/mean_select") and not config.targets.select:
+        raise ValueError(f"monitor={key} needs targets.select, which is empty. Name the targets that may steer.")
+    return key
+
+
+def build_trainer(config: DictConfig, folder: RunFolder, callback: Any, monitor: str) -> Any:
+    import lightning as L
+
+    from lightning_modules.checkpoints import build_checkpoints
+
+    train = config.train
+    checkpoints = build_checkpoints(folder.checkpoints, monitor=monitor, every=train.checkpoint_every)
+    return L.Trainer(
+        accelerator=train.accelerator,
+        devices=train.devices,
+        strategy=train.strategy,
+        precision=train.precision,
+        max_epochs=train.epochs,
+        max_steps=train.max_steps,
+        check_val_every_n_epoch=train.val_every,
+        callbacks=[callback, *checkpoints, *_progress(config)],
+        logger=build_loggers(config, folder),
+        log_every_n_steps=config.log.every,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_progress_bar=config.log.progress,
+        enable_model_summary=False,
+        default_root_dir=folder.path,
+    )
+
+
+def _progress(config: DictConfig) -> list[Any]:
+    from lightning.pytorch.callbacks import TQDMProgressBar
+
+    return [TQDMProgressBar(refresh_rate=5)] if config.log.progress else []
+
+
+def build_loggers(config: DictConfig, folder: RunFolder) -> list[Any]:
+    """CSV, TensorBoard and W&B as `log.*` says; W&B is offline unless the user is logged in or asks for online."""
+    from lightning.pytorch import loggers
+
+    made: list[Any] = []
+    if config.log.csv:
+        made.append(loggers.CSVLogger(folder.path, name="", version="csv"))
+    if config.log.tensorboard:
+        made.append(loggers.TensorBoardLogger(folder.path, name="", version="tensorboard"))
+    mode = wandb_mode(config.log.wandb)
+    if mode != "off":
+        made.append(
+            loggers.WandbLogger(
+                name=folder.path.name,
+                id=folder.path.name.replace("/", "-"),
+                project=config.log.project,
+                group=config.log.group,
+                tags=list(config.log.tags),
+                save_dir=folder.path,
+                offline=mode == "offline",
+                config=OmegaConf.to_container(config, resolve=True),
+                log_model=False,
+            )
+        )
+    return made
+
+
+def wandb_mode(wanted: str) -> str:
+    """`auto` means online for a logged-in user and offline for everyone else; WANDB_MODE always wins."""
+    forced = {"disabled": "off", "offline": "offline", "online": "online"}.get(os.environ.get("WANDB_MODE", ""))
+    if forced is not None and wanted != "off":
+        return forced
+    if wanted != "auto":
+        return wanted
+    return "online" if os.environ.get("WANDB_API_KEY") or _netrc_knows("api.wandb.ai") else "offline"
+
+
+def _netrc_knows(host: str) -> bool:
+    try:
+        return netrc().authenticators(host) is not None
+    except (OSError, NetrcParseError):
+        return False

@@ -1,0 +1,145 @@
+"""Recipes: finding them, merging a recipe with `key=value` words, and resolving it into a complete statement of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from experiments.cli import suggest
+from experiments.schema import GROUPS, OFFICIAL, PRESETS, Experiment
+
+FOLDER = Path(__file__).parent / "recipes"
+# Kept when `method=evp` is said of a tvp recipe (or the reverse): the same loop with parts switched.
+SHARED_BY_PAD_METHODS = ("lr", "momentum", "optimizer", "schedule", "warmup_steps", "sources", "clip")
+
+
+def list_recipes() -> dict[str, str]:
+    """name -> the first comment line of the recipe."""
+    return {path.stem: _header(path) for path in sorted(FOLDER.glob("*.yaml"))}
+
+
+def _header(path: Path) -> str:
+    return path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ").strip()
+
+
+def load_experiment(pairs: Sequence[tuple[str, str]]) -> DictConfig:
+    """Recipe + overrides -> resolved, validated, read-only configuration.
+
+    Raises:
+        ValueError: unknown recipe, misspelt key, wrong type, a scalar given to a group, contradictory values.
+    """
+    pairs = [_expand_shorthand(key, value) for key, value in pairs]
+    names = [value for key, value in pairs if key == "exp"]
+    if not names:
+        raise ValueError(f"Missing exp=NAME. Available: {', '.join(list_recipes())}.")
+    overrides = [f"{key}={value}" for key, value in pairs]
+    try:
+        config = OmegaConf.merge(OmegaConf.structured(Experiment), _read_recipe(names[-1]))
+        chosen = OmegaConf.from_dotlist(overrides)
+        _switch_method(config, OmegaConf.select(chosen, "method.name"))
+        if OmegaConf.select(chosen, "official") is True or (config.official and "official" not in chosen):
+            config = OmegaConf.merge(config, OmegaConf.from_dotlist([f"{k}={v}" for k, v in OFFICIAL.items()]))
+        config = OmegaConf.merge(config, chosen)
+    except OmegaConfBaseException as error:
+        raise ValueError(_explain(error)) from None
+    return resolve(config)
+
+
+def _read_recipe(name: str) -> DictConfig:
+    path = FOLDER / f"{name}.yaml"
+    if not path.is_file():
+        known = list(list_recipes())
+        raise ValueError(f"Unknown recipe '{name}'.{suggest(name, known)} Available: {', '.join(known)}.")
+    return OmegaConf.load(path)
+
+
+def _expand_shorthand(key: str, value: str) -> tuple[str, str]:
+    """`method=evp` means method.name=evp; said as a scalar beside `method.fca=0` OmegaConf would silently lose it."""
+    if key == "method":
+        return "method.name", value
+    if key in ("source", "data"):
+        return f"{key}.name", value
+    if key in GROUPS:
+        raise ValueError(f"'{key}' is a group of keys, not a value. Expected {key}.<key>=..., got {key}={value}.")
+    return key, value
+
+
+def _switch_method(config: DictConfig, name: str | None) -> None:
+    """Another method than the recipe's starts from that method's own values, not from the recipe's."""
+    if name is None or name == config.method.name or name not in PRESETS:
+        return
+    both_pad = {name, config.method.name} <= {"evp", "tvp"}
+    kept = {key: config.method[key] for key in SHARED_BY_PAD_METHODS} if both_pad else {"clip": config.method.clip}
+    fresh = OmegaConf.structured(Experiment).method
+    config.method = OmegaConf.merge(fresh, kept)
+    if not both_pad:
+        config.prompt.init = None
+
+
+def _explain(error: OmegaConfBaseException) -> str:
+    """OmegaConf's message on one line, without its internals; it already suggests the nearest key."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    full_key = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("full_key")), "")
+    where = f" (at '{full_key}')" if full_key and full_key not in lines[0] else ""
+    return f"{lines[0].rstrip('.')}{where}. See `python -m experiments.train --help`."
+
+
+def resolve(config: DictConfig) -> DictConfig:
+    """Fill what the method decides, check what types cannot, and freeze the result."""
+    if OmegaConf.is_missing(config.source, "name") and config.sources:
+        config.source = config.sources[0]
+    for key in ("source.name", "data.name"):
+        group, leaf = key.split(".")
+        if OmegaConf.is_missing(config[group], leaf):
+            raise ValueError(f"The recipe has no {key}. Add `{key}: ...` or give {key}=NAME.")
+    preset = PRESETS[config.method.name]
+    for key, value in preset.items():
+        group = config.prompt if key == "init" else config.method
+        if group[key] is None:
+            group[key] = value
+    _check_method(config)
+    _resolve_geometry(config)
+    _resolve_targets(config)
+    if config.monitor is None:
+        config.monitor = "source"
+    OmegaConf.set_readonly(config, True)
+    return config
+
+
+def _check_method(config: DictConfig) -> None:
+    method = config.method
+    if method.name in ("evp", "vp", "none") and (method.fca or method.tse):
+        raise ValueError(
+            f"Method '{method.name}' has no FCA or TSE loss, got fca={method.fca}, tse={method.tse}. "
+            "Use method=tvp with these weights, or leave them out."
+        )
+    for key in ("epochs", "batch_size", "eval_batch_size", "accumulate", "devices", "checkpoint_every", "val_every"):
+        if config.train[key] < 1:
+            raise ValueError(f"Expected train.{key} >= 1, got {config.train[key]}.")
+
+
+def _resolve_geometry(config: DictConfig) -> None:
+    prompt = config.prompt
+    if not 0 < 2 * prompt.pad < prompt.frame:
+        raise ValueError(f"prompt.pad={prompt.pad} does not fit prompt.frame={prompt.frame}. Expected 2 * pad < frame.")
+    needed = prompt.frame if config.method.name == "vp" else prompt.frame - 2 * prompt.pad
+    if config.data.image_size not in (None, needed):
+        raise ValueError(
+            f"data.image_size={config.data.image_size} does not fit: method {config.method.name} with frame "
+            f"{prompt.frame} and pad {prompt.pad} needs {needed}. Leave it out."
+        )
+    config.data.image_size = needed
+
+
+def _resolve_targets(config: DictConfig) -> None:
+    targets = config.targets
+    both = sorted(set(targets.select) & set(targets.heldout))
+    if both:
+        raise ValueError(f"Targets {both} are in targets.select and targets.heldout. A held-out target steers nothing.")
+    names = list(dict.fromkeys([*targets.names, *targets.select, *targets.heldout]))
+    sources = [config.source.name, *(source.name for source in config.sources)]
+    targets.names = [name for name in names if name not in sources]
+    targets.heldout = [name for name in targets.names if name not in targets.select]

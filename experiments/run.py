@@ -1,0 +1,201 @@
+"""One run from configuration to artefact and table; also its resumption. Called by train, table and the sweep."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from experiments.build import (
+    build_callback,
+    build_datamodule,
+    build_module,
+    build_trainer,
+    monitor_key,
+    run_length,
+    source_specs,
+    target_specs,
+)
+from experiments.recipes import resolve
+from experiments.run_folder import RunFolder, create_run_folder, open_run_folder, read_status
+from experiments.summary import write_summary
+from lightning_modules.artefact import load_prompt, save_artefact, update_manifest
+
+LICENCE = "the prompt inherits the terms of the data it was learned on; see the data set's entry in README"
+
+# Lightning's advice that is wrong or already followed here: frozen models are meant to stay in eval mode, data sets are
+# small or set `data.workers`, checkpoints after the update are what we want, and one warning is about its own code.
+NOT_FOR_USERS = (
+    ".*does not have many workers.*",
+    ".*module\\(s\\) in eval mode at the start of training.*",
+    ".*Using ModelCheckpoint with manual optimization.*",
+    ".*treespec, LeafSpec.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
+)
+
+
+def start_run(config: DictConfig) -> Path:
+    """Make a new run; everything missing is reported before the folder is created."""
+    require_everything(config)
+    folder = create_run_folder(config)
+    print(f"Run folder: {folder.path}   (continue it any time with resume={folder.path})")
+    return _guarded(config, folder)
+
+
+def resume_run(path: str | Path) -> Path:
+    """Continue a run where its last checkpoint was written; a finished run only prints its table again."""
+    folder, saved = open_run_folder(path)
+    status = read_status(folder.path)
+    if status.get("state") == "finished":
+        folder.release()
+        table = folder.path / "table.md"
+        print(f"'{folder.path}' is finished.\n{table.read_text() if table.exists() else ''}")
+        return folder.path
+    from experiments.schema import Experiment
+
+    config = resolve(OmegaConf.merge(OmegaConf.structured(Experiment), saved))
+    try:
+        require_everything(config)
+    except BaseException:
+        folder.release()
+        raise
+    where = "its last checkpoint" if folder.last_checkpoint else "the beginning (it has no checkpoint yet)"
+    print(f"Continuing {folder.path} from {where}.")
+    folder.write_status("running")
+    return _guarded(config, folder)
+
+
+def require_everything(config: DictConfig) -> None:
+    """Every missing weight and data file, all at once and before anything is created.
+
+    Raises:
+        FileNotFoundError: one block per missing thing: what, where to put it, where it is published.
+        ValueError: an unknown model or data set, or a monitor that reads what it may not.
+    """
+    from lightning_modules.metrics import primary_metric
+    from model_zoo.registry import missing_files
+
+    datamodule = build_datamodule(config)
+    monitor_key(config, primary_metric(datamodule.task))
+    blocks = []
+    for name in dict.fromkeys(spec.name for spec in (*source_specs(config), *target_specs(config))):
+        lines = missing_files(name, config.source.weights)
+        if lines:
+            blocks.append(f"No {name} weights in '{config.source.weights}'. Expected:\n  " + "\n  ".join(lines))
+    if config.method.tse:
+        blocks += _missing_clip(config)
+    lines = datamodule.missing()
+    if lines:
+        blocks.append(f"No {config.data.name} data in '{config.data.root}'. Expected:\n  " + "\n  ".join(lines))
+    if blocks:
+        raise FileNotFoundError("\n".join([*blocks, 'See README, "Weights" and "Data". Nothing was created.']))
+
+
+def _missing_clip(config: DictConfig) -> list[str]:
+    from model_zoo.clip import missing_clip
+
+    lines = missing_clip(config.method.clip, config.source.weights)
+    return (
+        ["\n  ".join([f"No CLIP weights for the TSE loss in '{config.source.weights}'. Expected:", *lines])]
+        if lines
+        else []
+    )
+
+
+def _guarded(config: DictConfig, folder: RunFolder) -> Path:
+    try:
+        execute(config, folder)
+    except KeyboardInterrupt:
+        folder.write_status("interrupted")
+        print(f"\nInterrupted; results so far are kept. Continue with resume={folder.path}")
+        raise
+    except BaseException as error:
+        _try_status(folder, error)
+        raise
+    finally:
+        folder.release()
+    return folder.path
+
+
+def _try_status(folder: RunFolder, error: BaseException) -> None:
+    try:
+        folder.write_status("failed", error=f"{type(error).__name__}: {error}")
+    except OSError:
+        pass  # a full disk must not hide the error that is being reported
+
+
+def execute(config: DictConfig, folder: RunFolder) -> None:
+    """Train (unless the method is `none`), export, score on test once, summarise."""
+    quiet_lightning()
+    L.seed_everything(config.seed, verbose=False)
+    datamodule = build_datamodule(config)
+    module = build_module(config, steps_per_epoch(datamodule))
+    callback = build_callback(config, datamodule, folder)
+    monitor = monitor_key(config, callback.metric)
+    trainer = build_trainer(config, folder, callback, monitor)
+    train(config, trainer, module, datamodule, folder)
+    if trainer.is_global_zero:
+        export(config, module, datamodule, folder)
+    trainer.strategy.barrier()
+    callback.extra_inputs = {"png": load_prompt(folder.prompt, reading="png").to(module.device)}
+    trainer.test(module, datamodule=datamodule, verbose=False)
+    if trainer.is_global_zero:
+        scores = write_summary(config, folder, callback, module.prompt)
+        update_manifest(folder.prompt, {"scores": scores})
+        folder.write_status("finished")
+    for logger in trainer.loggers:
+        logger.finalize("success")
+
+
+def train(config: DictConfig, trainer: L.Trainer, module: Any, datamodule: Any, folder: RunFolder) -> None:
+    """Fit from scratch or from the last checkpoint, then put the best prompt by validation into the module."""
+    if config.method.name == "none":
+        trainer.validate(module, datamodule=datamodule, verbose=False)
+        return
+    last = folder.last_checkpoint
+    trainer.fit(module, datamodule=datamodule, ckpt_path=last, weights_only=None if last is None else True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    best = folder.checkpoints / "best.ckpt"
+    if best.is_file():
+        state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
+        module.load_state_dict(state, strict=False)
+
+
+def steps_per_epoch(datamodule: Any) -> int:
+    return len(datamodule.train_dataloader())
+
+
+def export(config: DictConfig, module: Any, datamodule: Any, folder: RunFolder) -> None:
+    """Write the prompt artefact of the run; its scores are added after the test."""
+    _, steps = run_length(config, steps_per_epoch(datamodule))
+    save_artefact(
+        module.prompt,
+        folder.prompt,
+        {
+            "method": config.method.name,
+            "mode": "official" if config.official else "default",
+            "task": datamodule.task,
+            "data": datamodule.name,
+            "source": [spec.name for spec in source_specs(config)],
+            "source_fingerprints": [spec.fingerprint() for spec in source_specs(config)],
+            "train_data_fingerprint": datamodule.fingerprint("train"),
+            "seed": config.seed,
+            "steps": steps if config.method.name != "none" else 0,
+            "run": folder.path.name,
+            "licence": LICENCE,
+        },
+    )
+
+
+def quiet_lightning() -> None:
+    """Silence Lightning's advice that does not apply here; every other warning stays visible."""
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in NOT_FOR_USERS:
+        warnings.filterwarnings("ignore", message=message)

@@ -1,0 +1,142 @@
+"""The recipe's keys: one typed schema for every command (HOUSE.md). Only `experiments/` knows YAML exists."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from omegaconf import MISSING
+
+
+@dataclass
+class Source:
+    """A frozen MLLM the prompt is learned on. `official` reproduces the reference's deviations in its adapter."""
+
+    name: str = MISSING
+    weights: str = "weights"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    official: bool = False
+
+
+@dataclass
+class Targets:
+    """MLLMs that only score the prompt. Names in neither list count as held out: no choice ever reads those.
+
+    n: size of the fixed validation sub-sample every model is scored on (null: all of it).
+    residency: `sequential` loads one target at a time, `keep` keeps all loaded, `process` gives each its own process.
+    """
+
+    names: list[str] = field(default_factory=list)
+    select: list[str] = field(default_factory=list)
+    heldout: list[str] = field(default_factory=list)
+    residency: Literal["sequential", "keep", "process"] = "sequential"
+    n: int | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+
+@dataclass
+class Data:
+    """image_size null: what the prompt needs (frame - 2 pad, or the whole frame for method vp)."""
+
+    name: str = MISSING
+    root: str = "data"
+    image_size: int | None = None
+    val: Literal["train", "official"] = "train"
+    official: bool = False
+    n_train: int | None = None
+    n_test: int | None = None
+    augment: bool = True
+    workers: int = 0
+
+
+@dataclass
+class Prompt:
+    frame: int = 224
+    pad: int = 30
+    bounds: Literal["image", "unbounded"] = "image"
+    init: Literal["zero", "normal"] | None = None
+    init_std: float = 0.27
+
+
+@dataclass
+class Method:
+    """null: the method's own value (`PRESETS`)."""
+
+    name: Literal["tvp", "evp", "vp", "none"] = "tvp"
+    fca: float | None = None
+    tse: float | None = None
+    fca_relative: bool = False
+    lr: float | None = None
+    momentum: float | None = None
+    optimizer: Literal["normalized", "sgd", "adam"] | None = None
+    schedule: Literal["cosine_epoch", "cosine_step", "constant"] | None = None
+    warmup_steps: int = 0
+    sources: Literal["mean", "sum"] = "mean"
+    clip: str = "ViT-B-32"
+
+
+@dataclass
+class Train:
+    """batch_size counts per rank and micro-batch: an update sees ranks x batch_size x accumulate images."""
+
+    epochs: int = 1
+    max_steps: int = -1
+    batch_size: int = 16
+    eval_batch_size: int = 64
+    accumulate: int = 1
+    precision: str = "32-true"
+    devices: int = 1
+    accelerator: str = "auto"
+    strategy: str = "auto"
+    checkpoint_every: int = 100
+    val_every: int = 1
+
+
+@dataclass
+class Log:
+    wandb: Literal["auto", "online", "offline", "off"] = "auto"
+    csv: bool = True
+    tensorboard: bool = False
+    project: str = "tvp"
+    group: str | None = None
+    tags: list[str] = field(default_factory=list)
+    every: int = 10
+    progress: bool = True
+
+
+@dataclass
+class Experiment:
+    """A complete statement of a run."""
+
+    exp: str = MISSING
+    out: str | None = None
+    seed: int = 42
+    resume: str | None = None
+    official: bool = False
+    monitor: str | None = None
+    source: Source = field(default_factory=Source)
+    sources: list[Source] = field(default_factory=list)
+    targets: Targets = field(default_factory=Targets)
+    data: Data = field(default_factory=Data)
+    prompt: Prompt = field(default_factory=Prompt)
+    method: Method = field(default_factory=Method)
+    train: Train = field(default_factory=Train)
+    log: Log = field(default_factory=Log)
+
+
+GROUPS = ("source", "targets", "data", "prompt", "method", "train", "log")
+
+# METHOD.md section 2. VP's published setting in pixel units: SGD with momentum 0.9, lr 2.9, start N(0, CLIP std).
+PRESETS: dict[str, dict[str, object]] = {
+    "tvp": {"fca": 0.005, "tse": 0.001, "lr": 10.0, "momentum": 0.0, "optimizer": "normalized"}
+    | {"schedule": "cosine_epoch", "init": "zero"},
+    "evp": {"fca": 0.0, "tse": 0.0, "lr": 10.0, "momentum": 0.0, "optimizer": "normalized"}
+    | {"schedule": "cosine_epoch", "init": "zero"},
+    "vp": {"fca": 0.0, "tse": 0.0, "lr": 2.9, "momentum": 0.9, "optimizer": "sgd"}
+    | {"schedule": "cosine_step", "init": "normal"},
+    "none": {"fca": 0.0, "tse": 0.0, "lr": 0.0, "momentum": 0.0, "optimizer": "normalized"}
+    | {"schedule": "constant", "init": "zero"},
+}
+
+# What official=true sets (METHOD.md section 3); each can be set alone.
+OFFICIAL = {"prompt.bounds": "unbounded", "data.val": "official", "data.official": "true", "source.official": "true"}

@@ -1,0 +1,35 @@
+"""Checkpoints a killed run resumes from: `last` inside and at the end of epochs, `best` by the monitored metric."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+
+class StepCheckpoint(ModelCheckpoint):
+    """Every n updates, but never on an epoch's last batch: there Lightning's counters still say mid-epoch while the
+    loader is done, and the state could not be resumed exactly. The epoch's end has its own checkpoint.
+    """
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
+        if not trainer.is_last_batch:
+            super().on_train_batch_end(trainer, *args, **kwargs)
+
+
+def build_checkpoints(folder: Path, *, monitor: str, every: int) -> list[ModelCheckpoint]:
+    """`best.ckpt` (largest `monitor`) and `last.ckpt`; each file is replaced whole or not at all.
+
+    Args:
+        folder: where they go.
+        monitor: a logged key.
+        every: updates between checkpoints inside an epoch.
+    """
+    kept = {"dirpath": folder, "enable_version_counter": False, "auto_insert_metric_name": False, "save_top_k": 1}
+    return [
+        ModelCheckpoint(filename="best", monitor=monitor, mode="max", save_on_train_epoch_end=False, **kept),
+        StepCheckpoint(filename="last", every_n_train_steps=every, **kept),
+        ModelCheckpoint(filename="last", every_n_epochs=1, save_on_train_epoch_end=True, **kept),
+    ]

@@ -1,0 +1,117 @@
+"""Scoring MLLMs on inputs: one pass over the data per model, several inputs per batch, every sample exactly once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from lightning_modules.metrics import Scores, merge_scores
+
+ToFrames = Callable[[Tensor], Tensor]
+EMPTY = Scores([], np.zeros(0, np.int64), np.zeros((0, 0), np.float32), [])
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """How to load an MLLM anywhere (another process, another rank). role: source, select or heldout."""
+
+    name: str
+    role: str
+    weights: str = "weights"
+    dtype: str = "float32"
+    official: bool = False
+    options: dict = field(default_factory=dict)
+
+    def load(self, device: torch.device | str) -> Any:
+        from model_zoo.registry import load_mllm
+
+        model = load_mllm(self.name, weights=self.weights, dtype=self.dtype, official=self.official, **self.options)
+        return model.to(device)
+
+    def fingerprint(self) -> str:
+        from model_zoo.registry import model_fingerprint
+
+        return model_fingerprint(self.name, self.weights)
+
+
+@torch.inference_mode()
+def score_batches(
+    mllm: Any, batches: Iterable, inputs: Mapping[str, ToFrames], candidates: Sequence[str] | None
+) -> dict[str, Scores]:
+    """Scores of one model on every input of each batch.
+
+    Args:
+        mllm: the model, on its device.
+        batches: `Batch`es of one image size.
+        inputs: name -> function from images (B,3,S,S) to frames.
+        candidates: the answers shared by all rows, where a batch carries none of its own.
+    """
+    parts: dict[str, list[Scores]] = {name: [] for name in inputs}
+    for batch in batches:
+        images = batch.images.to(mllm.device)
+        for name, to_frames in inputs.items():
+            scores = mllm.score(to_frames(images), batch.questions, batch.candidates or candidates)
+            parts[name].append(
+                Scores(list(batch.ids), batch.labels.numpy(), scores.float().cpu().numpy(), list(batch.groups))
+            )
+    return {name: merge_scores(pieces or [EMPTY]) for name, pieces in parts.items()}
+
+
+def score_inputs(
+    mllm: Any,
+    datamodule: Any,
+    inputs: Mapping[str, tuple[int, ToFrames]],
+    *,
+    split: str,
+    n: int | None,
+    shard: tuple[int, int] = (0, 1),
+) -> dict[str, Scores]:
+    """Score one model on inputs of any image size over this rank's share of a fixed sub-sample.
+
+    Args:
+        inputs: name -> (image size it reads, function to frames).
+        shard: (rank, world): each rank reads its own samples, together every sample once.
+    """
+    result: dict[str, Scores] = {}
+    for size in sorted({size for size, _ in inputs.values()}):
+        of_size = {name: to_frames for name, (s, to_frames) in inputs.items() if s == size}
+        loader = datamodule.with_image_size(size).loader(split, n=n, shard=shard)
+        bar = tqdm(loader, desc=f"{mllm.name} {split} {'+'.join(of_size)[:24]}", delay=2, leave=False, disable=None)
+        result |= score_batches(mllm, bar, of_size, datamodule.candidates)
+    return result
+
+
+def score_in_process(
+    spec: ModelSpec, datamodule: Any, inputs: Mapping[str, tuple[int, ToFrames]], **where: Any
+) -> dict:
+    """`score_inputs` in a process of its own, which is the only sure way to give a GPU's memory back."""
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(_load_and_score, spec, datamodule, dict(inputs), where).result()
+
+
+def _load_and_score(spec: ModelSpec, datamodule: Any, inputs: dict, where: dict) -> dict[str, Scores]:
+    device = where.pop("device")
+    torch.set_num_threads(where.pop("threads"))
+    moved = {
+        name: (size, to_frames.to(device) if isinstance(to_frames, torch.nn.Module) else to_frames)
+        for name, (size, to_frames) in inputs.items()
+    }
+    return score_inputs(spec.load(device), datamodule, moved, **where)
+
+
+def gather_scores(local: dict[str, Scores]) -> dict[str, Scores]:
+    """Join every rank's share (each sample once); the identity, re-ordered by id, on one rank."""
+    parts = [local]
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        parts = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(parts, local)
+    return {name: merge_scores([part[name] for part in parts]) for name in local}

@@ -1,0 +1,186 @@
+"""TVPModule: frozen source MLLMs, one learnable prompt, the task loss and the two transfer losses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.losses import fca_distances
+from lightning_modules.optim import build_optimizer, build_schedule
+from lightning_modules.prompts import Prompt
+
+
+class Losses(NamedTuple):
+    """SUMS over a micro-batch, so that any split of the global batch adds up to the same loss.
+
+    nats: negative log-likelihood of the answers. fca: feature distances. tse: minus the scaled cosines.
+    """
+
+    nats: Tensor
+    fca: Tensor
+    tse: Tensor
+
+
+class TVPModule(L.LightningModule):
+    """One update: g = d loss / d prompt with loss = sum(nats) / sum(tokens) + fca * mean + tse * mean, over the GLOBAL
+    batch (all ranks, all accumulated micro-batches), METHOD.md section 2.
+
+    Args:
+        prompt: what is learned; the only thing with gradients and the only thing in a checkpoint.
+        load_sources: called once in `configure_model`, returns the frozen source MLLMs (several: an ensemble).
+        load_clip: called once if tse != 0, returns a frozen `similarity(frames, captions)` scorer.
+        fca, tse: weights of the transfer losses. fca_relative: scale-free FCA (ours).
+        optimizer, lr, momentum, schedule, warmup_steps: see `optim`.
+        sources_reduction: `mean` or `sum` of the sources' task and FCA losses.
+        accumulate: micro-batches a batch is cut into.
+        total_epochs, total_steps: length of the schedules.
+    """
+
+    strict_loading = False
+
+    def __init__(
+        self,
+        prompt: Prompt,
+        load_sources: Callable[[], Sequence[nn.Module]],
+        load_clip: Callable[[], Any] | None = None,
+        *,
+        fca: float = 0.0,
+        tse: float = 0.0,
+        fca_relative: bool = False,
+        optimizer: str = "normalized",
+        lr: float = 10.0,
+        momentum: float = 0.0,
+        schedule: str = "cosine_epoch",
+        warmup_steps: int = 0,
+        sources_reduction: str = "mean",
+        accumulate: int = 1,
+        total_epochs: int = 1,
+        total_steps: int = 1,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.prompt = prompt
+        self._load_sources, self._load_clip = load_sources, load_clip
+        self.sources: nn.ModuleList | None = None
+        self.clip: Any = None
+        self.fca, self.tse, self.fca_relative = fca, tse, fca_relative
+        self.optimizer_name, self.lr, self.momentum = optimizer, lr, momentum
+        self.schedule, self.warmup_steps = schedule, warmup_steps
+        self.sources_reduction, self.accumulate = sources_reduction, accumulate
+        self.total_epochs, self.total_steps = total_epochs, total_steps
+
+    def configure_model(self) -> None:
+        """Load what is frozen, once, when a trainer needs it: building the module touches no weights."""
+        if self.sources is None:
+            self.sources = nn.ModuleList(self._load_sources()).requires_grad_(False)
+        if self.clip is None and self.tse and self._load_clip is not None:
+            self.clip = self._load_clip().requires_grad_(False)
+
+    def configure_optimizers(self) -> dict:
+        optimizer = build_optimizer(self.optimizer_name, self.prompt.parameters(), lr=self.lr, momentum=self.momentum)
+        total = self.total_epochs if self.schedule == "cosine_epoch" else self.total_steps
+        schedule = build_schedule(self.schedule, optimizer, total=total, warmup=self.warmup_steps)
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def on_train_start(self) -> None:
+        self.prompt.project_()
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        optimizer, world = self.optimizers(), self.trainer.world_size
+        tokens, samples = self._global_counts(batch)  # (sources,), ()
+        optimizer.zero_grad()
+        logged = torch.zeros(4, device=self.device)
+        for part in split_batch(batch, self.accumulate):
+            losses = self.losses(part)
+            task, fca, tse = (
+                self._reduce(losses.nats / tokens),
+                self._reduce(losses.fca / samples),
+                losses.tse / samples,
+            )
+            loss = task + self.fca * fca + self.tse * tse
+            self.manual_backward(loss * world)  # DDP averages over ranks: this makes it their sum
+            logged += torch.stack([loss, task, fca, tse]).detach()
+        gradient = self.prompt.delta.grad.norm()
+        optimizer.step()
+        self.prompt.project_()
+        if self.schedule != "cosine_epoch":
+            self.lr_schedulers().step()
+        self._log_step(self.trainer.strategy.reduce(logged, reduce_op="sum"), gradient, optimizer, int(samples))
+
+    def losses(self, batch: Any) -> Losses:
+        """Task, FCA and TSE sums of a micro-batch: ((sources,), (sources,), ()). Each frame is encoded once per source."""
+        frames = self.prompt(batch.images)
+        clean = self.prompt.blank(batch.images)
+        nats, drift = [], []
+        for source in self.sources:
+            visual = source.encode_image(frames, batch.questions)
+            nats.append(source.answer_loss(frames, batch.questions, batch.answers, visual=visual)[0].sum())
+            drift.append(self._drift(source, visual, clean, batch.questions))
+        similarity = self.clip.similarity(frames, batch.captions).sum() if self.tse else frames.new_zeros(())
+        return Losses(torch.stack(nats), torch.stack(drift), -similarity)
+
+    def _drift(self, source: Any, visual: Any, clean: Tensor, questions: Sequence[str]) -> Tensor:
+        if not self.fca:
+            return visual.tokens.new_zeros((), dtype=torch.float32)
+        with torch.no_grad():
+            reference = source.encode_image(clean, questions)
+        prompted, reference = fca_tokens(source, visual), fca_tokens(source, reference)
+        return fca_distances(prompted, reference, relative=self.fca_relative).sum()
+
+    def _reduce(self, per_source: Tensor) -> Tensor:
+        return per_source.mean() if self.sources_reduction == "mean" else per_source.sum()
+
+    def _global_counts(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """Answer tokens per source and samples in the global batch, known before any forward pass."""
+        counts = [source.answer_token_counts(batch.answers).sum() for source in self.sources]
+        totals = torch.stack([*counts, torch.tensor(len(batch.answers))]).to(self.device)
+        if self.trainer.world_size > 1:
+            torch.distributed.all_reduce(totals)
+        return totals[:-1], totals[-1]
+
+    def _log_step(self, logged: Tensor, gradient: Tensor, optimizer: Any, samples: int) -> None:
+        names = ("train/loss", "train/task", "train/fca", "train/tse")
+        values = dict(zip(names, logged.unbind(), strict=True))
+        values |= {"train/grad_norm": gradient, "train/prompt_norm": self.prompt.delta.detach().norm()}
+        values["train/lr"] = optimizer.param_groups[0]["lr"]
+        self.log_dict(values, batch_size=samples, sync_dist=False)
+        self.log("loss", logged[0], prog_bar=True, logger=False, batch_size=samples)
+
+    def on_train_epoch_end(self) -> None:
+        if self.schedule == "cosine_epoch":
+            self.lr_schedulers().step()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self._log_loss("val/loss", batch)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self._log_loss("test/loss", batch)
+
+    def _log_loss(self, name: str, batch: Any) -> None:
+        frames = self.prompt(batch.images)
+        losses = [source.answer_loss(frames, batch.questions, batch.answers) for source in self.sources]
+        loss = torch.stack([nats.sum() / tokens.sum() for nats, tokens in losses]).mean()
+        self.log(name, loss, batch_size=len(batch.ids), sync_dist=True)
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        """Keep the prompt only: kilobytes, never the frozen LLM."""
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {key: value for key, value in state.items() if key.startswith("prompt.")}
+
+
+def fca_tokens(source: Any, visual: Any) -> Tensor:
+    """What FCA compares: all tokens handed to the LLM; under `official` the query tokens only (METHOD.md section 3)."""
+    return visual.tokens[:, : visual.n_query] if source.official else visual.tokens
+
+
+def split_batch(batch: Any, parts: int) -> list[Any]:
+    """Cut a Batch into at most `parts` consecutive micro-batches of near equal size."""
+    if parts == 1:
+        return [batch]
+    size = -(-len(batch.ids) // parts)
+    starts = range(0, len(batch.ids), size)
+    return [type(batch)(*(f if f is None else f[i : i + size] for f in batch)) for i in starts]
