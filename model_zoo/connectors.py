@@ -41,15 +41,16 @@ class QFormerConnector(nn.Module):
         return self.query_tokens.shape[1]
 
     def see(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """(features after the last block and ln_vision, raw features of the block before), both (B, 1+P, V)."""
+        """Features after the last block and after the one before it, both (B, 1+P, V), CLS first, no layer norm yet."""
         hidden = self.vision.embeddings(pixels)
         before = hidden
         for block in self.vision.encoder.layers:
             before, hidden = hidden, block(hidden)
-        return self.vision.post_layernorm(hidden), before
+        return hidden, before
 
-    def query(self, features: Tensor, text_ids: Tensor | None = None, text_mask: Tensor | None = None) -> Tensor:
-        """Q-Former outputs (B, n_query, Q) over features (B, 1+P, V), reading text_ids (B, L) if it can."""
+    def query(self, last: Tensor, text_ids: Tensor | None = None, text_mask: Tensor | None = None) -> Tensor:
+        """Q-Former outputs (B, n_query, Q) over the last block's features (B, 1+P, V), reading text_ids (B, L)."""
+        features = self.vision.post_layernorm(last)
         queries = self.query_tokens.expand(len(features), -1, -1)
         if not self.reads_text:
             return self.qformer(query_embeds=queries, encoder_hidden_states=features).last_hidden_state
@@ -61,8 +62,8 @@ class QFormerConnector(nn.Module):
 
     def forward(self, pixels: Tensor, text_ids: Tensor | None = None, text_mask: Tensor | None = None) -> Tensor:
         """Visual tokens (B, T, D), query tokens first; pixels (B, 3, S, S) are normalised."""
-        features, before = self.see(pixels)
-        tokens = self.projection(self.query(features, text_ids, text_mask))
+        last, before = self.see(pixels)
+        tokens = self.projection(self.query(last, text_ids, text_mask))
         if self.patch_projection is None:
             return tokens
         return torch.cat([tokens, self.patch_projection(before[:, 1:])], dim=1)
