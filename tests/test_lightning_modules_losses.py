@@ -87,7 +87,9 @@ def test_half_precision_features_are_compared_in_float32():
 
 
 def test_fca_of_different_tokens_says_what_to_do():
-    with pytest.raises(ValueError, match=r"prompted \(2, 5, 8\) and clean \(2, 4, 8\).*same model, questions and frame"):
+    with pytest.raises(
+        ValueError, match=r"prompted \(2, 5, 8\) and clean \(2, 4, 8\).*same model, questions and frame"
+    ):
         fca_loss(tokens(), tokens()[:, 1:])
 
 

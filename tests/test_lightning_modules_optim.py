@@ -1,5 +1,7 @@
 """The normalised step and the schedules, against torch's own and numbers computed by hand."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -74,9 +76,9 @@ def test_wrong_settings_are_refused():
     for wrong in ({"lr": -1.0}, {"momentum": 1.0}, {"eps": -1e-3}):
         with pytest.raises(ValueError, match=r"Expected lr >= 0, eps >= 0, 0 <= momentum < 1"):
             NormalizedSGD([nn.Parameter(torch.zeros(1))], **wrong)
-    with pytest.raises(ValueError, match="Unknown optimizer 'lion'. Available: adam, normalized, sgd"):
+    with pytest.raises(ValueError, match=r"Unknown optimizer 'lion'. Available: adam, normalized, sgd"):
         build_optimizer("lion", [nn.Parameter(torch.zeros(1))], lr=1.0)
-    with pytest.raises(ValueError, match="Unknown schedule 'linear'. Available: constant, cosine_epoch, cosine_step"):
+    with pytest.raises(ValueError, match=r"Unknown schedule 'linear'. Available: constant, cosine_epoch, cosine_step"):
         build_schedule("linear", torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0), total=3)
 
 
@@ -106,7 +108,7 @@ def test_cosine_per_epoch_equals_torchs_cosine_annealing(epochs):
 def test_warm_up_rises_to_the_full_rate_and_the_cosine_ends_at_zero():
     seen = rates("cosine_step", 21, total=20, warmup=4)
     assert seen[:5] == pytest.approx([2.5, 5.0, 7.5, 10.0, 10.0])
-    assert all(a > b for a, b in zip(seen[4:], seen[5:], strict=False))
+    assert all(a > b for a, b in pairwise(seen[4:]))
     assert seen[20] == pytest.approx(0.0, abs=1e-9)
 
 

@@ -87,13 +87,13 @@ def test_wrong_image_size_says_what_to_set():
 
 
 def test_wrong_settings_say_what_is_available():
-    with pytest.raises(ValueError, match="Unknown prompt bounds 'both'. Available: image, unbounded"):
+    with pytest.raises(ValueError, match=r"Unknown prompt bounds 'both'. Available: image, unbounded"):
         PadPrompt(bounds="both")
-    with pytest.raises(ValueError, match="does not fit a frame of 20 px"):
+    with pytest.raises(ValueError, match=r"does not fit a frame of 20 px"):
         PadPrompt(frame=20, pad=10)
-    with pytest.raises(ValueError, match="Unknown prompt kind 'frame'. Available: overlay, pad"):
+    with pytest.raises(ValueError, match=r"Unknown prompt kind 'frame'. Available: overlay, pad"):
         build_prompt("frame", frame=20, pad=4, bounds="image")
-    with pytest.raises(ValueError, match="Unknown prompt init 'ones'. Available: zero, normal"):
+    with pytest.raises(ValueError, match=r"Unknown prompt init 'ones'. Available: zero, normal"):
         make(how="ones")
 
 

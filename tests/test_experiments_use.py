@@ -1,0 +1,309 @@
+"""The commands with which people use a finished prompt: apply, ask, import_prompt."""
+
+import json
+import pickle
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+from tiny_models import tiny_mllm
+
+import model_zoo.registry
+from experiments import apply, ask, import_prompt
+from lightning_modules.artefact import load_prompt, read_manifest, save_artefact
+from lightning_modules.prompts import build_prompt
+
+ROOT = Path(__file__).parents[1]
+
+
+def picture(path: Path, size: tuple[int, int] = (40, 30), seed: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+@pytest.fixture
+def artefact(tmp_path) -> Path:
+    prompt = build_prompt("pad", frame=32, pad=4, bounds="image")
+    prompt.init_("normal", std=0.5)
+    return save_artefact(prompt, tmp_path / "prompt", {})
+
+
+def read_tree(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.mark.parametrize("command", ["apply", "ask", "import_prompt"])
+def test_help_answers_without_torch_or_pillow(command):
+    code = (
+        f"import sys; from experiments.{command} import main; main(['--help']);"
+        "sys.exit(bool({'torch', 'PIL', 'rich', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"python -m experiments.{command}" in done.stdout
+
+
+@pytest.mark.parametrize("command", [apply, ask, import_prompt])
+def test_every_key_is_in_the_help_and_a_typo_is_answered(command, capsys):
+    assert command.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"{key}=" in text for key in command.DEFAULTS)
+    with pytest.raises(ValueError, match=r"Unknown key '\w+z'. Did you mean"):
+        command.main([f"{next(iter(command.DEFAULTS))}z=1"])
+    with pytest.raises(ValueError, match=r"Missing .*=\.\.\."):
+        command.main([])
+
+
+# apply
+
+
+def test_apply_writes_what_five_lines_of_pillow_write(artefact, tmp_path, capsys):
+    source, out = picture(tmp_path / "a photo.jpg"), tmp_path / "out"
+    assert apply.main([f"prompt={artefact}", f"images={source}", f"out={out}"]) == 0
+    frame, photo = Image.open(artefact / "prompt.png"), Image.open(source)
+    frame.paste(ImageOps.fit(ImageOps.exif_transpose(photo).convert("RGB"), (24, 24), Image.BICUBIC), (4, 4))
+    with Image.open(out / "a photo.png") as written:
+        assert written.format == "PNG" and np.array_equal(np.array(written), np.array(frame))
+    assert "Wrote 1 of 1 pictures (32 x 32)" in capsys.readouterr().out
+    photo.close()
+
+
+def test_apply_keeps_subfolders_names_the_damaged_and_exits_with_1(artefact, tmp_path, capsys):
+    images, out = tmp_path / "in", tmp_path / "out"
+    for name in ("one.png", "deep/er/two.webp", "deep/THREE.JPG", "deep/notes.txt", "bad.jpg"):
+        picture(images / name) if not name.endswith("txt") else (images / name).write_text("x")
+    (images / "bad.jpg").write_bytes((images / "bad.jpg").read_bytes()[:300])
+    originals = read_tree(images)
+    assert apply.main([f"prompt={artefact}", f"images={images}", f"out={out}", "fit=letterbox"]) == 1
+    assert sorted(read_tree(out)) == ["deep/THREE.png", "deep/er/two.png", "one.png"]
+    assert read_tree(images) == originals
+    said = capsys.readouterr()
+    assert "Wrote 3 of 4" in said.out and "bad.jpg' is damaged" in said.err and "Skipped 1 " in said.err
+
+
+def test_apply_never_overwrites(artefact, tmp_path):
+    photo, images = picture(tmp_path / "in" / "a.png"), tmp_path / "in"
+    original = photo.read_bytes()
+    with pytest.raises(FileExistsError, match=r"a.png' is one of the originals. Expected another out=DIR"):
+        apply.main([f"prompt={artefact}", f"images={photo}", f"out={images}", "overwrite=true"])
+    for inside in (images, images / "sub"):
+        with pytest.raises(ValueError, match=r"lies inside images="):
+            apply.main([f"prompt={artefact}", f"images={images}", f"out={inside}", "overwrite=true"])
+    assert photo.read_bytes() == original
+    out = [f"prompt={artefact}", f"images={images}", f"out={tmp_path / 'out'}"]
+    assert apply.main(out) == 0
+    with pytest.raises(FileExistsError, match=r"1 of 1 results exist already, e.g. .*overwrite=true"):
+        apply.main(out)
+    assert apply.main([*out, "overwrite=true", "reading=float"]) == 0
+
+
+def test_apply_gives_pictures_of_one_name_different_results(artefact, tmp_path):
+    for i, name in enumerate(("a.png", "a.gif", "b.png")):
+        picture(tmp_path / "in" / name, seed=i)
+    assert apply.main([f"prompt={artefact}", f"images={tmp_path / 'in'}", f"out={tmp_path / 'out'}"]) == 0
+    assert sorted(read_tree(tmp_path / "out")) == ["a.gif.png", "a.png.png", "b.png.png"]
+
+
+def test_apply_stops_on_a_full_disk_without_a_torn_picture(artefact, tmp_path, monkeypatch):
+    import os
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    picture(tmp_path / "in" / "a.png")
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match=r"No space left"):
+        apply.main([f"prompt={artefact}", f"images={tmp_path / 'in'}", f"out={tmp_path / 'out'}"])
+    assert read_tree(tmp_path / "out") == {}
+
+
+def test_apply_says_what_is_missing_and_creates_nothing(artefact, tmp_path):
+    (tmp_path / "empty").mkdir()
+    photo = picture(tmp_path / "a.png")
+    for images, error, message in (
+        (tmp_path / "none", FileNotFoundError, "No picture or folder"),
+        (tmp_path / "empty", FileNotFoundError, "No pictures in"),
+    ):
+        with pytest.raises(error, match=message):
+            apply.main([f"prompt={artefact}", f"images={images}", f"out={tmp_path / 'out'}"])
+    with pytest.raises(FileNotFoundError, match=r"No prompt folder"):
+        apply.main([f"prompt={tmp_path / 'none'}", f"images={photo}", f"out={tmp_path / 'out'}"])
+    with pytest.raises(ValueError, match=r"Unknown fit 'stretch'"):
+        apply.main([f"prompt={artefact}", f"images={photo}", f"out={tmp_path / 'out'}", "fit=stretch"])
+    with pytest.raises(FileExistsError, match=r"is a file. Expected a folder"):
+        apply.main([f"prompt={artefact}", f"images={photo}", f"out={photo}"])
+    assert not (tmp_path / "out").exists()
+
+
+# ask
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    model = tiny_mllm("minigpt4")
+    monkeypatch.setattr(model_zoo.registry, "load_mllm", lambda name, **_: model)
+    return model
+
+
+def asking(artefact: Path, tmp_path: Path, *more: str) -> list[str]:
+    photo = picture(tmp_path / "photo.png")
+    return [f"prompt={artefact}", "mllm=minigpt4", f"image={photo}", "question=what is it?", "device=cpu", *more]
+
+
+def test_ask_shows_the_models_own_answers_before_and_after(artefact, tmp_path, tiny, capsys):
+    assert ask.main(asking(artefact, tmp_path, "style=vqa", "max_new_tokens=4", "beams=1")) == 0
+    prompt, photo = load_prompt(artefact, reading="png"), Image.open(tmp_path / "photo.png")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "minigpt4: what is it?"
+    assert [line[:16].strip() for line in lines[1:4]] == ["full picture", "black border", "prompted"]
+    _, frames = ask.build_inputs(prompt, photo, fit="crop")
+    assert torch.equal(frames[2], ask.pil_to_tensor(prompt(photo))) and frames.shape == (3, 3, 32, 32)
+    assert not frames[1][:, :4].any() and torch.equal(frames[1][:, 4:28, 4:28], frames[2][:, 4:28, 4:28])
+    answers = tiny.generate(frames, ["what is it?"] * 3, style="vqa", max_new_tokens=4, num_beams=1)
+    assert [line[16:] for line in lines[1:4]] == answers
+    photo.close()
+
+
+def test_ask_with_candidates_prints_scores_and_marks_the_choice(artefact, tmp_path, tiny, capsys):
+    assert ask.main(asking(artefact, tmp_path, "candidates=cat, dog,a red car")) == 0
+    lines = capsys.readouterr().out.splitlines()
+    prompt, photo = load_prompt(artefact, reading="png"), Image.open(tmp_path / "photo.png")
+    _, frames = ask.build_inputs(prompt, photo, fit="crop")
+    scores = tiny.score(frames, ["what is it?"] * 3, ["cat", "dog", "a red car"])
+    printed = [[float(cell.rstrip("*")) for cell in line[18:].split()] for line in lines[2:5]]
+    torch.testing.assert_close(torch.tensor(printed).T, scores, atol=6e-4, rtol=0)
+    starred = [[cell.endswith("*") for cell in line[18:].split()] for line in lines[2:5]]
+    assert torch.equal(torch.tensor(starred).int().T.argmax(1), scores.argmax(1))
+    photo.close()
+
+
+def test_ask_about_an_overlay_has_no_black_border_and_an_unbounded_png_is_noted(tmp_path, tiny, capsys):
+    overlay = build_prompt("overlay", frame=32, pad=4, bounds="image")
+    names, frames = ask.build_inputs(overlay, Image.new("RGB", (9, 9)), fit="crop")
+    assert names == ["full picture", "prompted"] and len(frames) == 2
+    unbounded = build_prompt("pad", frame=32, pad=4, bounds="unbounded")
+    unbounded.init_("normal")
+    folder = save_artefact(unbounded, tmp_path / "unbounded", {})
+    ask.main(asking(folder, tmp_path, "candidates=cat,dog"))
+    assert "the PNG clamps" in capsys.readouterr().out
+    ask.main(asking(folder, tmp_path, "candidates=cat,dog", "reading=float"))
+    assert "the PNG clamps" not in capsys.readouterr().out
+
+
+def test_ask_refuses_unknown_words(artefact, tmp_path, tiny):
+    for word, message in (("style=long", "Unknown style 'long'"), ("device=tpu", "No device 'tpu' here. Available")):
+        with pytest.raises(ValueError, match=message):
+            ask.main([*asking(artefact, tmp_path), word])
+
+
+def test_ask_of_an_unknown_model_suggests_one(artefact, tmp_path):
+    with pytest.raises(ValueError, match=r"Unknown MLLM 'minigpt-4'. Did you mean 'minigpt4'"):
+        ask.main([*asking(artefact, tmp_path), "mllm=minigpt-4"])
+
+
+# import_prompt
+
+
+def perturbation(frame: int = 224, pad: int = 30) -> torch.Tensor:
+    prompt = build_prompt("pad", frame=frame, pad=pad, bounds="unbounded")
+    prompt.init_("normal", seed=4)
+    return prompt.delta.detach().clone()
+
+
+def imported(tmp_path: Path, content: object, *more: str, **save) -> Path:
+    torch.save(content, tmp_path / "checkpoint_best.pth", **save)
+    arguments = [f"from={tmp_path / 'checkpoint_best.pth'}", f"out={tmp_path / 'out'}", *more]
+    assert import_prompt.main(arguments) == 0
+    return tmp_path / "out"
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_import_keeps_every_value_and_states_the_clamped_fraction(tmp_path, capsys, zipped):
+    delta = perturbation()
+    content = {"perturbation": torch.nn.Parameter(delta), "epoch": 3}
+    folder = imported(tmp_path, content, "source=minigpt4", _use_new_zipfile_serialization=zipped)
+    prompt, manifest = load_prompt(folder), read_manifest(folder)
+    assert torch.equal(prompt.delta, delta) and (prompt.frame, prompt.pad, prompt.bounds) == (224, 30, "unbounded")
+    outside = ((delta < 0) | (delta > 1)).float().sum().item() / 69_840
+    assert manifest["png_clamped_fraction"] == pytest.approx(outside) and manifest["source"] == "minigpt4"
+    assert manifest["imported_from"]["file"] == "checkpoint_best.pth" and str(tmp_path) not in json.dumps(manifest)
+    assert f"{outside:.1%} of the border lies outside [0, 1]" in capsys.readouterr().out
+
+
+def test_import_rounds_a_nearly_zero_inside_and_refuses_a_wrong_pad(tmp_path):
+    delta = perturbation(32, 4)
+    folder = imported(tmp_path, {"perturbation": delta + 1e-8 * (delta == 0)}, "pad=4")
+    assert torch.equal(load_prompt(folder).delta, delta)
+    with pytest.raises(ValueError, match=r"lie inside a border of 3 px. Expected zeros there. This prompt fits pad=4"):
+        imported(tmp_path, {"perturbation": delta}, "pad=3")
+    with pytest.raises(ValueError, match=r"No border width fits"):
+        imported(tmp_path, {"perturbation": torch.ones(3, 32, 32)}, "pad=4")
+
+
+class Malicious:
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self):
+        return (Path.touch, (self.mark,))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_malicious_checkpoint_is_refused_and_not_run(tmp_path, zipped):
+    mark = tmp_path / "executed"
+    with pytest.raises(ValueError, match=r"was refused: it asks for '.*nothing in it was run") as caught:
+        imported(
+            tmp_path,
+            {"perturbation": perturbation(), "x": Malicious(mark)},
+            _use_new_zipfile_serialization=zipped,
+        )
+    assert not mark.exists() and not (tmp_path / "out").exists()
+    assert "\n" not in str(caught.value) and "weights_only" not in str(caught.value)
+    pickle.loads(pickle.dumps(Malicious(mark)))  # the trap itself works
+    assert mark.exists()
+
+
+UNUSABLE = {
+    "not a dict": (torch.zeros(3), [], "has no tensor 'perturbation'. Found: Tensor"),
+    "no key": ({"delta": torch.zeros(3, 4, 4), "n": 1}, [], "Found: delta, n. Choose another with key=NAME"),
+    "not a tensor": ({"perturbation": 3}, [], "has no tensor"),
+    "shape": ({"perturbation": torch.zeros(3, 4, 5)}, [], r"is \(3, 4, 5\) torch.float32. Expected floats of shape"),
+    "dtype": ({"perturbation": torch.zeros(3, 4, 4, dtype=torch.int64)}, [], "torch.int64. Expected floats"),
+    "NaN": ({"perturbation": torch.full((3, 9, 9), float("nan"))}, ["pad=4"], "NaN or infinite"),
+    "small": ({"perturbation": torch.zeros(3, 9, 9)}, [], "A border of 30 px does not fit a frame of 9 px"),
+}
+
+
+@pytest.mark.parametrize("case", UNUSABLE)
+def test_import_refuses_what_is_no_prompt(tmp_path, case):
+    content, more, message = UNUSABLE[case]
+    with pytest.raises(ValueError, match=message):
+        imported(tmp_path, content, *more)
+    assert not (tmp_path / "out").exists()
+
+
+def test_import_refuses_missing_damaged_and_oversized_files(tmp_path, monkeypatch):
+    arguments = [f"from={tmp_path / 'x.pth'}", f"out={tmp_path / 'out'}"]
+    with pytest.raises(FileNotFoundError, match=r"No checkpoint '.*x.pth'. Expected from=checkpoint_best.pth"):
+        import_prompt.main(arguments)
+    torch.save({"perturbation": perturbation()}, tmp_path / "x.pth")
+    whole = (tmp_path / "x.pth").read_bytes()
+    for content in (whole[:2000], b"", b"hello", b"<html>Not found</html>"):
+        (tmp_path / "x.pth").write_bytes(content)
+        with pytest.raises(ValueError, match=r"x.pth' (is damaged|was refused)"):
+            import_prompt.main(arguments)
+    monkeypatch.setattr(import_prompt, "MAX_BYTES", 2 * 2**20)
+    with zipfile.ZipFile(tmp_path / "x.pth", "w", zipfile.ZIP_DEFLATED) as bomb:
+        bomb.writestr("archive/data/0", bytes(import_prompt.MAX_BYTES + 1))
+    with pytest.raises(ValueError, match=r"unpacks to 2 MiB"):
+        import_prompt.main(arguments)
+    monkeypatch.setattr(import_prompt, "MAX_BYTES", 100)
+    with pytest.raises(ValueError, match=r"MiB. Expected a prompt of about 1 MiB"):
+        import_prompt.main(arguments)
