@@ -41,6 +41,16 @@ def test_lightning_gives_each_epoch_its_own_order(workers, tmp_path):
     assert model.seen == [batch for epoch in range(3) for batch in ids(epoch_of(Toy(), epoch))]
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_epoch_cut_short_is_followed_by_the_next_from_its_beginning(workers, tmp_path):
+    short = {"max_epochs": 2, "limit_train_batches": 3}
+    expected = [batch for epoch in range(3) for batch in ids(epoch_of(Toy(), epoch))[:3]]
+    assert fit(Toy(workers=workers), tmp_path, **short).seen == expected[:6]
+    short["max_epochs"] = 3
+    assert fit(Toy(workers=workers), tmp_path, tmp_path / "step=6.ckpt", **short).seen == expected[6:]
+    assert fit(Toy(workers=workers), tmp_path, tmp_path / "step=4.ckpt", **short).seen == expected[4:]
+
+
 @pytest.mark.parametrize("position", ["from Lightning's checkpoint", "set by hand as well"])
 @pytest.mark.parametrize("step", [3, 5, 7, 10], ids=lambda step: f"step {step} of 5 an epoch")
 def test_a_resumed_run_sees_the_same_batches_as_an_uninterrupted_one(step, position, tmp_path):

@@ -107,3 +107,17 @@ def test_a_loader_can_be_sent_to_a_spawned_worker():
 
 def _round_trip(value):
     return ForkingPickler.loads(ForkingPickler.dumps(value))
+
+
+def _rank(rank, folder):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    torch.save([ids(Toy().train_dataloader()), ids(Toy().val_dataloader())], f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_real_processes_share_the_rows(tmp_path):
+    torch.multiprocessing.start_processes(_rank, (str(tmp_path),), nprocs=2, start_method="fork")
+    train, val = zip(*(torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)), strict=True)
+    assert [a + b for a, b in zip(*train, strict=True)] == ids(epoch_of(Toy(batch_size=16), 0))
+    seen = Counter(row for part in val for batch in part for row in batch)
+    assert seen == Counter(row.id for row in Toy().rows("val"))
