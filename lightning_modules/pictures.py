@@ -196,9 +196,9 @@ def _fitted(photo: Image.Image, size: int, fit: str) -> Image.Image:
     if fit == "crop":
         return ImageOps.fit(photo, (size, size), Image.Resampling.BICUBIC)
     scale = size / max(photo.size)
-    inner = tuple(min(size, max(1, round(side * scale))) for side in photo.size)
+    width, height = (min(size, max(1, round(side * scale))) for side in photo.size)
     canvas = Image.new(photo.mode, (size, size))
-    canvas.paste(photo.resize(inner, Image.Resampling.BICUBIC), tuple((size - side) // 2 for side in inner))
+    canvas.paste(photo.resize((width, height), Image.Resampling.BICUBIC), ((size - width) // 2, (size - height) // 2))
     return canvas
 
 

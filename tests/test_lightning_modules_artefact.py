@@ -5,8 +5,6 @@ import errno
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +15,7 @@ from safetensors.torch import save_file
 
 from lightning_modules.artefact import OWN_ENTRIES, load_prompt, prompt_sha256, read_manifest, save_artefact
 from lightning_modules.artefact import update_manifest as update
-from lightning_modules.atomic import backup_of, replace_file, replace_folder
+from lightning_modules.atomic import backup_of
 from lightning_modules.prompts import Prompt, build_prompt
 
 FILES = ["manifest.json", "prompt.png", "prompt.safetensors"]
@@ -180,33 +178,6 @@ def test_a_rename_that_fails_puts_the_older_artefact_back(artefact, monkeypatch)
     assert torch.equal(load_prompt(artefact).delta, make().delta) and names(artefact.parent) == ["prompt"]
 
 
-KILLED = """
-import os, sys
-import lightning_modules.atomic as atomic
-call, name = sys.argv[2], sys.argv[3]
-original, count = getattr(os, call), [0]
-def die(*args, **kwargs):
-    count[0] += 1
-    if count[0] == int(name):
-        os._exit(9)
-    return original(*args, **kwargs)
-setattr(os, call, die)
-atomic.replace_folder(sys.argv[1], {"a": b"new", "b": b"new"})
-"""
-
-
-@pytest.mark.parametrize(("call", "count"), [("fsync", 1), ("fsync", 2), ("rename", 1), ("rename", 2), ("fsync", 4)])
-def test_a_killed_writer_leaves_the_old_or_the_new_folder(tmp_path, call, count):
-    folder = replace_folder(tmp_path / "f", {"a": b"old", "b": b"old"})
-    arguments = [sys.executable, "-c", KILLED, str(folder), call, str(count)]
-    assert subprocess.run(arguments, cwd=Path(__file__).parents[1]).returncode == 9
-    place = folder if folder.exists() else backup_of(folder)
-    assert {path.read_bytes() for path in place.iterdir()} in ({b"old"}, {b"new"})
-    assert names(place) == ["a", "b"]
-    replace_folder(folder, {"a": b"next", "b": b"next"})
-    assert (folder / "a").read_bytes() == b"next" and names(tmp_path) == ["f"]
-
-
 def test_an_artefact_is_found_when_its_writer_died_between_the_renames(artefact):
     artefact.rename(backup_of(artefact))
     assert torch.equal(load_prompt(artefact).delta, make().delta)
@@ -220,15 +191,6 @@ def test_folders_with_other_files_are_never_replaced(tmp_path, artefact):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(FileExistsError, match=r"is a file"):
         save_artefact(make(), tmp_path / "file", {})
-
-
-def test_replace_file_keeps_the_old_file_on_failure(tmp_path, monkeypatch):
-    path = tmp_path / "x.png"
-    replace_file(path, b"old")
-    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(errno.EDQUOT, "Disk quota exceeded")))
-    with pytest.raises(OSError, match=r"Disk quota exceeded"):
-        replace_file(path, b"new", sync=False)
-    assert path.read_bytes() == b"old" and names(tmp_path) == ["x.png"]
 
 
 # Bad input: one clear message each
