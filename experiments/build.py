@@ -94,28 +94,44 @@ def run_length(config: DictConfig, steps_per_epoch: int) -> tuple[int, int]:
     return math.ceil(steps / steps_per_epoch), steps
 
 
-def build_callback(config: DictConfig, datamodule: Any, folder: RunFolder) -> Any:
+def build_scorer(config: DictConfig, datamodule: Any) -> Any:
+    from lightning_modules.scorer import PromptScorer
+
+    return PromptScorer(
+        datamodule,
+        control_store(),
+        frame=config.prompt.frame,
+        pad=config.prompt.pad,
+        sizes={"val": config.targets.n, "test": config.data.n_test},
+        residency=config.targets.residency,
+    )
+
+
+def control_store() -> Any:
+    """Scores of controls are shared by all runs: `cache/controls`, or below TVP_CACHE."""
     from lightning_modules.controls import ControlStore
+
+    return ControlStore(Path(os.environ.get("TVP_CACHE", "cache")) / "controls")
+
+
+def build_callback(config: DictConfig, datamodule: Any, folder: RunFolder) -> Any:
     from lightning_modules.records import ResultLog
     from lightning_modules.transfer_callback import TransferCallback
 
     context = {
-        "run": folder.path.name, "seed": config.seed, "method": config.method.name,
+        "run": folder.path.name,
+        "seed": config.seed,
+        "method": config.method.name,
         "source": "+".join(spec.name for spec in source_specs(config)),
-        "official": config.official, "bounds": config.prompt.bounds,
-    }  # fmt: skip
+        "official": config.official,
+        "bounds": config.prompt.bounds,
+    }
     return TransferCallback(
         source_specs(config)[0],
         target_specs(config),
+        build_scorer(config, datamodule),
         ResultLog(folder.results),
-        ControlStore(Path(os.environ.get("TVP_CACHE", "cache")) / "controls"),
-        datamodule,
-        frame=config.prompt.frame,
-        pad=config.prompt.pad,
         context=context,
-        n=config.targets.n,
-        n_test=config.data.n_test,
-        residency=config.targets.residency,
         scores_folder=folder.scores,
     )
 

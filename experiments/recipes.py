@@ -1,4 +1,4 @@
-"""Recipes: finding them, merging a recipe with `key=value` words, and resolving it into a complete statement of a run."""
+"""Recipes: finding one, merging it with `key=value` words, resolving both into a complete statement of a run."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -123,10 +124,8 @@ def _guarded(config: DictConfig, folder: RunFolder) -> Path:
 
 
 def _try_status(folder: RunFolder, error: BaseException) -> None:
-    try:
+    with suppress(OSError):  # a full disk must not hide the error that is being reported
         folder.write_status("failed", error=f"{type(error).__name__}: {error}")
-    except OSError:
-        pass  # a full disk must not hide the error that is being reported
 
 
 def execute(config: DictConfig, folder: RunFolder) -> None:
@@ -136,13 +135,13 @@ def execute(config: DictConfig, folder: RunFolder) -> None:
     datamodule = build_datamodule(config)
     module = build_module(config, steps_per_epoch(datamodule))
     callback = build_callback(config, datamodule, folder)
-    monitor = monitor_key(config, callback.metric)
+    monitor = monitor_key(config, callback.scorer.metric)
     trainer = build_trainer(config, folder, callback, monitor)
     train(config, trainer, module, datamodule, folder)
     if trainer.is_global_zero:
         export(config, module, datamodule, folder)
     trainer.strategy.barrier()
-    callback.extra_inputs = {"png": load_prompt(folder.prompt, reading="png").to(module.device)}
+    callback.test_prompts = {"png": load_prompt(folder.prompt, reading="png").to(module.device)}
     trainer.test(module, datamodule=datamodule, verbose=False)
     if trainer.is_global_zero:
         scores = write_summary(config, folder, callback, module.prompt)

@@ -54,27 +54,32 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def write_summary(config: DictConfig, folder: RunFolder, callback: Any, prompt: Prompt) -> dict:
     """Print and save the table, draw the pictures, return the scores for the artefact's manifest."""
-    records, metric = callback.latest["test"], callback.metric
+    records, metric = callback.latest["test"], callback.scorer.metric
     roles = {spec.name: spec.role for spec in (callback.source, *callback.targets)}
-    header = ["model", "n", *NAMES.values(), *(f"gain over {NAMES[control]}" for control in CONTROLS)]
-    rows = model_rows(metric, records, roles)
     title = (
         f"{config.exp}: method {config.method.name}, seed {config.seed}, bounds {config.prompt.bounds}, test {metric} "
         "in %, gains in points with 95 % paired intervals"
     )
-    print_table(title, header, rows)
-    difference = png_difference(metric, records)
-    print(difference)
+    table = show_records(title, metric, records, roles)
     baselines = baseline_text(config.exp)
     print(baselines)
-    text = f"# {title}\n\n{markdown(header, rows)}\n{difference}\n\n{baselines}\n"
-    replace_file(folder.path / "table.md", text.encode())
+    replace_file(folder.path / "table.md", f"{table}\n{baselines}\n".encode())
     draw_pictures(folder, callback, prompt)
     print(f"Pictures and table: {folder.path}/pictures, {folder.path}/table.md; the prompt as a file: {folder.prompt}")
     return {
         name: {given: estimate(metric, scores)._asdict() for given, scores in of_input.items()}
         for name, of_input in records.items()
     } | {"metric": metric, "split": "test"}
+
+
+def show_records(title: str, metric: str, records: Mapping, roles: Mapping[str, str]) -> str:
+    """Print the table of scores and gains and the PNG's difference; return the same as Markdown."""
+    header = ["model", "n", *NAMES.values(), *(f"gain over {NAMES[control]}" for control in CONTROLS)]
+    rows = model_rows(metric, records, roles)
+    print_table(title, header, rows)
+    difference = png_difference(metric, records)
+    print(difference)
+    return f"# {title}\n\n{markdown(header, rows)}\n{difference}\n"
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -116,7 +121,7 @@ def baseline_text(exp: str) -> str:
 
 
 def draw_pictures(folder: RunFolder, callback: Any, prompt: Prompt) -> None:
-    """prompt.png magnified, and a contact sheet of prompted test examples with the source's answers before and after."""
+    """The border magnified, and a contact sheet of prompted test examples with the source's answers."""
     from lightning_modules.pictures import contact_sheet, magnify
 
     pictures = folder.path / "pictures"
@@ -134,8 +139,8 @@ def examples(callback: Any, prompt: Prompt) -> tuple[torch.Tensor, list[str], li
     """(frames, answers with a black border, answers with the prompt, true answers) of the first test samples."""
     records = callback.latest["test"][callback.source.name]
     place = {key: i for i, key in enumerate(records["prompt"].ids)}
-    data = callback.datamodule.with_image_size(prompt.image_size)
-    batch = next(iter(data.loader("test", n=callback.sizes["test"], batch_size=EXAMPLES)))
+    data = callback.scorer.datamodule.with_image_size(prompt.image_size)
+    batch = next(iter(data.loader("test", n=callback.scorer.sizes["test"], batch_size=EXAMPLES)))
     at = [place[key] for key in batch.ids]
     options = batch.candidates or [data.candidates] * len(batch.ids)
     black = records.get("black", records["prompt"]).predictions

@@ -1,4 +1,4 @@
-"""Learn a prompt on one MLLM and show what it does to the others: `python -m experiments.train exp=NAME [key=value ...]`."""
+"""Learn a prompt on one MLLM, show what it does to others: `python -m experiments.train exp=NAME key=value ...`."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _list() -> int:
 def _resume(folder: str, others: list[tuple[str, str]]) -> int:
     if others:
         raise ValueError(
-            f"A resumed run keeps its configuration; got {', '.join('='.join(pair) for pair in others)} beside resume=. "
+            f"A resumed run keeps its configuration; got {' '.join('='.join(pair) for pair in others)} beside resume=. "
             "Leave them out, or start a new run."
         )
     from experiments.run import resume_run

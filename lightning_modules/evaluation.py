@@ -82,7 +82,9 @@ def score_inputs(
     for size in sorted({size for size, _ in inputs.values()}):
         of_size = {name: to_frames for name, (s, to_frames) in inputs.items() if s == size}
         loader = datamodule.with_image_size(size).loader(split, n=n, shard=shard)
-        bar = tqdm(loader, desc=f"{mllm.name} {split} {'+'.join(of_size)[:24]}", delay=2, leave=False, disable=None)
+        bar = tqdm(
+            loader, desc=f"{mllm.name} {split} {'+'.join(map(str, of_size))[:24]}", delay=2, leave=False, disable=None
+        )
         result |= score_batches(mllm, bar, of_size, datamodule.candidates)
     return result
 

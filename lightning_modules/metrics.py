@@ -146,3 +146,13 @@ def merge_scores(parts: Sequence[Scores]) -> Scores:
     order = sorted(range(len(ids)), key=ids.__getitem__)
     labels, table = np.concatenate([p.labels for p in parts]), np.concatenate(tables)
     return Scores([ids[i] for i in order], labels[order], table[order], [groups[i] for i in order])
+
+
+def t_interval(means: np.ndarray) -> tuple[float, float]:
+    """95 % Student t interval of a mean over few seeds; the point itself for one seed or no spread."""
+    if len(means) < 2 or np.ptp(means) == 0:
+        return float(means.mean()), float(means.mean())
+    from scipy.stats import sem, t
+
+    low, high = t.interval(0.95, len(means) - 1, loc=means.mean(), scale=sem(means))
+    return float(low), float(high)

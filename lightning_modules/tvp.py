@@ -112,7 +112,7 @@ class TVPModule(L.LightningModule):
         self._log_step(self.trainer.strategy.reduce(logged, reduce_op="sum"), gradient, optimizer, int(samples))
 
     def losses(self, batch: Any) -> Losses:
-        """Task, FCA and TSE sums of a micro-batch: ((sources,), (sources,), ()). Each frame is encoded once per source."""
+        """Sums of a micro-batch, nats and fca per source: ((S,), (S,), ()). Each frame is encoded once per source."""
         frames = self.prompt(batch.images)
         clean = self.prompt.blank(batch.images)
         nats, drift = [], []

@@ -1,0 +1,151 @@
+"""Score a finished prompt on any MLLM: `python -m experiments.evaluate prompt=DIR mllm=NAME[,NAME] [key=value ...]`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.cli import flat_options, run_command
+
+USAGE = """
+python -m experiments.evaluate prompt=DIR mllm=NAME[,NAME...] [key=value ...]
+
+Scores a prompt artefact, float and as the 8-bit PNG read back from disk, beside the controls, with n and intervals.
+
+  prompt=DIR       a prompt artefact (the `prompt` folder of a run)
+  mllm=NAME        one model or several, separated by commas
+  data=NAME        data set (default: the one the prompt was learned on)    root=data
+  split=test       or val        n=       size of a fixed sub-sample (default: all)
+  controls=full,black,constant,replicate      any of these, or none
+  weights=weights  folder of published weights    dtype=float32    device=auto    batch_size=64
+  official=false   the reference's deviations in the adapters
+  seed=42          of the data set's splits       out=DIR          append rows to DIR/results.jsonl
+"""
+DEFAULTS: dict[str, Any] = {
+    "prompt": ...,
+    "mllm": ...,
+    "data": "",
+    "root": "data",
+    "split": "test",
+    "n": 0,
+    "controls": "full,black,constant,replicate",
+    "weights": "weights",
+    "dtype": "float32",
+    "device": "auto",
+    "batch_size": 64,
+    "official": False,
+    "seed": 42,
+    "out": "",
+}
+
+
+def main(argv: Sequence[str]) -> int:
+    options: Any = flat_options(argv, DEFAULTS, usage=USAGE)
+    if options is None:
+        return 0
+    controls = _controls(options["controls"])
+    if options["split"] not in ("val", "test"):
+        raise ValueError(f"Unknown split '{options['split']}'. Available: val, test.")
+    from experiments.summary import show_records
+    from lightning_modules.artefact import load_prompt, read_manifest
+
+    manifest = read_manifest(options["prompt"])
+    names = [name for name in options["mllm"].split(",") if name]
+    specs = _specs(options, names, manifest)
+    device = _device(options["device"])
+    prompts = {"prompt": load_prompt(options["prompt"]), "png": load_prompt(options["prompt"], reading="png")}
+    prompts = {name: prompt.to(device) for name, prompt in prompts.items()}
+    scorer = _scorer(options, manifest, prompts["prompt"], controls, device)
+    records = {}
+    for spec in specs:
+        records[spec.name] = scorer.score(spec, options["split"], prompts)
+        if options["out"]:
+            _append(options, manifest, scorer, spec, records[spec.name], prompts)
+    title = f"{options['prompt']} on {scorer.datamodule.name} {options['split']}, {scorer.metric} in %"
+    show_records(title, scorer.metric, records, {spec.name: spec.role for spec in specs})
+    return 0
+
+
+def _controls(text: str) -> tuple[str, ...]:
+    from experiments.cli import suggest
+
+    known = ("full", "black", "constant", "replicate")
+    names = tuple(name for name in text.split(",") if name and name != "none")
+    for name in names:
+        if name not in known:
+            raise ValueError(f"Unknown control '{name}'.{suggest(name, known)} Available: {', '.join(known)}, none.")
+    return names
+
+
+def _specs(options: dict, names: Sequence[str], manifest: dict) -> list[Any]:
+    """Every model checked before the first is loaded. Raises FileNotFoundError listing all that is missing."""
+    from lightning_modules.evaluation import ModelSpec
+    from model_zoo.registry import require_files
+
+    for name in names:
+        require_files(name, options["weights"])
+    sources = manifest.get("source", [])
+    return [
+        ModelSpec(
+            name, "source" if name in sources else "heldout", options["weights"], options["dtype"], options["official"]
+        )
+        for name in names
+    ]
+
+
+def _device(wanted: str) -> str:
+    import torch
+
+    return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
+
+
+def _scorer(options: dict, manifest: dict, prompt: Any, controls: tuple[str, ...], device: str) -> Any:
+    from datamodules.registry import load_datamodule
+    from experiments.build import control_store
+    from lightning_modules.scorer import PromptScorer
+
+    name = options["data"] or manifest.get("data")
+    if not name:
+        raise ValueError("The artefact names no data set it was learned on. Give data=NAME.")
+    datamodule = load_datamodule(
+        name,
+        root=options["root"],
+        image_size=prompt.image_size,
+        eval_batch_size=options["batch_size"],
+        seed=options["seed"],
+        official=options["official"],
+    )
+    datamodule.setup()
+    sizes = {"val": options["n"] or None, "test": options["n"] or None}
+    return PromptScorer(
+        datamodule,
+        control_store(),
+        frame=prompt.frame,
+        pad=prompt.pad,
+        sizes=sizes,
+        controls=controls,
+        device=device,
+    )
+
+
+def _append(options: dict, manifest: dict, scorer: Any, spec: Any, records: dict, prompts: dict) -> None:
+    from lightning_modules.records import ResultLog
+
+    folder = Path(options["out"])
+    folder.mkdir(parents=True, exist_ok=True)
+    context = {
+        "run": manifest.get("run", Path(options["prompt"]).name),
+        "seed": manifest.get("seed", 0),
+        "method": manifest.get("method", "imported"),
+        "source": "+".join(manifest.get("source", [])),
+        "official": options["official"],
+        "bounds": manifest["bounds"],
+        "epoch": 0,
+        "step": manifest.get("steps", 0),
+    }
+    ResultLog(folder / "results.jsonl").append(scorer.rows(spec, options["split"], records, prompts, context))
+
+
+if __name__ == "__main__":
+    run_command(main)

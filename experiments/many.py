@@ -1,0 +1,100 @@
+"""Many ordinary runs in one folder: each is made once, continued when it was cut short, skipped when finished."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from experiments.run_folder import CONFIG, STATUS, read_status
+from lightning_modules.controls import read_scores
+from lightning_modules.metrics import Scores
+
+
+class Cell(NamedTuple):
+    """One run of a comparison: its folder name and the `key=value` words that make it."""
+
+    name: str
+    words: Sequence[tuple[str, str]]
+
+
+def state_of(folder: Path) -> str:
+    """`absent`, or the state in run.json."""
+    return read_status(folder).get("state", "absent") if (folder / STATUS).exists() else "absent"
+
+
+def ensure_run(cell: Cell, out: Path) -> Path:
+    """Finish the run of a cell, whatever state it is in, and return its folder.
+
+    Raises:
+        ValueError: the folder holds a run of other settings.
+    """
+    from experiments.recipes import load_experiment
+    from experiments.run import resume_run, start_run
+
+    folder = out / cell.name
+    config = load_experiment([*cell.words, ("out", str(folder))])
+    if not (folder / CONFIG).exists():
+        _remove_empty(folder)
+        return start_run(config)
+    _check_same(config, folder)
+    if state_of(folder) != "finished":
+        resume_run(folder)
+    return folder
+
+
+def _remove_empty(folder: Path) -> None:
+    """A run killed before it wrote its configuration leaves a lock file at most."""
+    if folder.is_dir() and {p.name for p in folder.iterdir()} <= {".lock"}:
+        (folder / ".lock").unlink(missing_ok=True)
+        folder.rmdir()
+
+
+def _check_same(config: object, folder: Path) -> None:
+    from omegaconf import OmegaConf
+
+    made = OmegaConf.to_container(OmegaConf.load(folder / CONFIG))
+    wanted = OmegaConf.to_container(config, resolve=True)
+    different = [key for key in wanted if key not in ("out", "log", "resume") and wanted[key] != made.get(key)]
+    if different:
+        raise ValueError(
+            f"'{folder}' holds a run of other settings (different: {', '.join(different)}). Choose another out=DIR, or "
+            "remove that run to make it again."
+        )
+
+
+def ensure_all(cells: Iterable[Cell], out: Path) -> dict[str, Path]:
+    """Every cell in turn, with a line that says how far it is."""
+    cells = list(cells)
+    folders = {}
+    for i, cell in enumerate(cells, 1):
+        state = state_of(out / cell.name)
+        print(f"[{i}/{len(cells)}] {cell.name}: {'finished before' if state == 'finished' else state}", flush=True)
+        folders[cell.name] = out / cell.name if state == "finished" and _same(cell, out) else ensure_run(cell, out)
+    return folders
+
+
+def _same(cell: Cell, out: Path) -> bool:
+    from experiments.recipes import load_experiment
+
+    _check_same(load_experiment([*cell.words, ("out", str(out / cell.name))]), out / cell.name)
+    return True
+
+
+def run_scores(folder: Path, split: str = "test") -> dict[str, dict[str, Scores]]:
+    """mllm -> input -> per-sample record of a finished run."""
+    from lightning_modules.records import read_rows
+
+    records: dict[str, dict[str, Scores]] = {}
+    rows = [row for row in read_rows(folder / "results.jsonl") if row["split"] == split]
+    for name in dict.fromkeys(row["mllm"] for row in rows):
+        inputs = dict.fromkeys(row["input"] for row in rows if row["mllm"] == name)
+        records[name] = {given: read_scores(folder / "scores" / f"{split}_{name}_{given}.npz") for given in inputs}
+    return records
+
+
+def run_roles(folder: Path) -> Mapping[str, str]:
+    """mllm -> role of a run."""
+    from lightning_modules.records import read_rows
+
+    return {row["mllm"]: row["role"] for row in read_rows(folder / "results.jsonl")}

@@ -1,0 +1,186 @@
+"""PromptScorer: any MLLM, on one split, with prompts and with every control; records kept, rows made."""
+
+from __future__ import annotations
+
+import copy
+import gc
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from lightning_modules.artefact import prompt_sha256
+from lightning_modules.controls import CONTROLS, SCORER, Control, ControlStore, all_controls
+from lightning_modules.evaluation import ModelSpec, gather_scores, score_in_process, score_inputs
+from lightning_modules.metrics import Scores, paired_gain, primary_metric, task_metrics
+from lightning_modules.prompts import Prompt
+
+RESIDENCIES = ("sequential", "keep", "process")
+
+
+class PromptScorer:
+    """Scores models on the fixed sub-samples of a data set.
+
+    Controls never change: they are computed once and stored; the constant border is the best of 27 colours on the
+    model's validation sub-sample, also when test is scored. Under torch.distributed each rank scores its own share of
+    the samples, each sample once, and every rank returns the joined record.
+
+    Args:
+        datamodule: rows, images, candidates and fingerprints.
+        store: where control scores are kept.
+        frame, pad: geometry of the controls.
+        sizes: split -> size of the fixed sub-sample (None: all).
+        controls: which of `CONTROLS` to score.
+        residency: `sequential` (load one model at a time), `keep`, or `process` (each in a process of its own).
+        device: where models run.
+    """
+
+    def __init__(
+        self,
+        datamodule: Any,
+        store: ControlStore,
+        *,
+        frame: int,
+        pad: int,
+        sizes: Mapping[str, int | None],
+        controls: tuple[str, ...] = CONTROLS,
+        residency: str = "sequential",
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if residency not in RESIDENCIES:
+            raise ValueError(f"Unknown residency '{residency}'. Available: {', '.join(RESIDENCIES)}.")
+        self.datamodule, self.store, self.sizes = datamodule, store, dict(sizes)
+        self.controls = [control for control in all_controls(frame, pad) if control.name in controls]
+        self.residency, self.device = residency, device
+        self.metric = primary_metric(datamodule.task)
+        self.colours: dict[str, Control] = {}  # model -> its best constant border on validation
+        self._kept: dict[str, Any] = {}
+
+    def score(
+        self, spec: ModelSpec, split: str, prompts: Mapping[str, Prompt], *, resident: Any = None
+    ) -> dict[str, Scores]:
+        """Records of one model: every control (the chosen constant only) and every prompt, by input name.
+
+        resident: the model itself where it is already loaded (the source during training).
+        """
+        if split != "val" and "constant" in {c.name for c in self.controls} and spec.name not in self.colours:
+            self.score(spec, "val", {}, resident=resident)  # chooses the colour; stored, so at most once
+        wanted = [c for c in self.controls if split == "val" or c.name != "constant" or c == self.colours[spec.name]]
+        known = self._score_inputs(spec, split, wanted, prompts, resident)
+        if split == "val" and "constant" in {c.name for c in wanted}:
+            self.colours[spec.name] = self._best_colour({c: known[c] for c in wanted if c.name == "constant"})
+        chosen = {c.name: known[c] for c in wanted if c.name != "constant" or c == self.colours[spec.name]}
+        return {name: chosen[name] for name in CONTROLS if name in chosen} | {name: known[name] for name in prompts}
+
+    def _score_inputs(
+        self, spec: ModelSpec, split: str, wanted: list[Control], prompts: Mapping[str, Prompt], resident: Any
+    ) -> dict[Any, Scores]:
+        key = self._store_key(spec, split)
+        known = {control: self.store.load(control, **key) for control in wanted}
+        todo = _from_rank_zero([control for control, scores in known.items() if scores is None])
+        inputs: dict[Any, Any] = {name: (prompt.image_size, prompt) for name, prompt in prompts.items()}
+        inputs |= {control: (control.image_size, control) for control in todo}
+        fresh = gather_scores(self._run(spec, split, inputs, resident)) if inputs else {}
+        for control in todo:
+            if is_rank_zero():
+                self.store.save(fresh[control], control, **key)
+        return known | fresh
+
+    def _best_colour(self, known: Mapping[Control, Scores]) -> Control:
+        return max(known, key=lambda control: task_metrics(self.datamodule.task, known[control])[self.metric].value)
+
+    def _store_key(self, spec: ModelSpec, split: str) -> dict:
+        return {
+            "model": spec.fingerprint(),
+            "mllm": spec.name,
+            "official": spec.official,
+            "dtype": spec.dtype,
+            "data": self.datamodule.fingerprint(split, self.sizes[split]),
+        }
+
+    def _run(self, spec: ModelSpec, split: str, inputs: dict, resident: Any) -> dict[Any, Scores]:
+        where = {"split": split, "n": self.sizes[split], "shard": _rank_and_world()}
+        if resident is not None:
+            return score_inputs(resident, self.datamodule, inputs, **where)
+        if self.residency == "process":
+            alone = {
+                name: (size, copy.deepcopy(to_frames).cpu() if isinstance(to_frames, Prompt) else to_frames)
+                for name, (size, to_frames) in inputs.items()
+            }
+            plain = self.datamodule.with_image_size(self.datamodule.image_size)  # a copy without the trainer
+            threads = torch.get_num_threads()
+            return score_in_process(spec, plain, alone, device=str(self.device), threads=threads, **where)
+        model = self._kept.get(spec.name) or spec.load(self.device)
+        if self.residency == "keep":
+            self._kept[spec.name] = model
+        scores = score_inputs(model, self.datamodule, inputs, **where)
+        del model
+        if self.residency == "sequential":
+            _release_memory()
+        return scores
+
+    def release(self) -> None:
+        """Let go of models kept loaded."""
+        self._kept.clear()
+        _release_memory()
+
+    # ---- what comes of the records ---------------------------------------------------------------------------------
+    def summarise(self, name: str, split: str, records: Mapping[str, Scores]) -> dict[str, float]:
+        """`<split>/<metric>/<mllm>` and `<split>/gain/<control>/<mllm>` of one model."""
+        metrics = task_metrics(self.datamodule.task, records["prompt"])
+        values = {f"{split}/{metric}/{name}": estimate.value for metric, estimate in metrics.items()}
+        for control in (c for c in CONTROLS if c in records):
+            gain = paired_gain(self.metric, records["prompt"], records[control])
+            values[f"{split}/gain/{control}/{name}"] = gain.value
+        return values
+
+    def rows(
+        self, spec: ModelSpec, split: str, records: Mapping[str, Scores], prompts: Mapping[str, Prompt], context: dict
+    ) -> list[dict]:
+        """Result rows (HOUSE.md) of one model; `context` holds run, epoch, step, seed, method, source..."""
+        digest = {name: prompt_sha256(prompt.delta) for name, prompt in prompts.items()}
+        common = context | {
+            "mllm": spec.name,
+            "role": spec.role,
+            "data": self.datamodule.name,
+            "split": split,
+            "group": "",
+            "model_fp": spec.fingerprint(),
+            "data_fp": self.datamodule.fingerprint(split, self.sizes[split]),
+            "dtype": spec.dtype,
+            "scorer": SCORER,
+        }
+        made = []
+        for name, record in records.items():
+            kind = "control" if name in CONTROLS else split
+            for metric, value in task_metrics(self.datamodule.task, record).items():
+                own = {"kind": kind, "input": name, "prompt": digest.get(name), "metric": metric}
+                made.append(common | own | value._asdict())
+        return made
+
+
+def _distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def is_rank_zero() -> bool:
+    return not _distributed() or torch.distributed.get_rank() == 0
+
+
+def _rank_and_world() -> tuple[int, int]:
+    return (torch.distributed.get_rank(), torch.distributed.get_world_size()) if _distributed() else (0, 1)
+
+
+def _from_rank_zero(value: Any) -> Any:
+    """Rank 0's value on every rank: a cache entry may appear between two ranks' looks."""
+    if not _distributed():
+        return value
+    box = [value]
+    torch.distributed.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def _release_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
