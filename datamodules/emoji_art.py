@@ -60,7 +60,7 @@ NAMES: tuple[str, ...] = tuple(OBJECTS)
 
 
 def fit_sprite(art: Image.Image) -> Tensor:
-    """Crop to the drawn part and centre it in a square with a 2-pixel margin: (4, SPRITE, SPRITE), premultiplied RGBA."""
+    """Crop to the drawn part, centre it with a 2-pixel margin: (4, SPRITE, SPRITE) premultiplied RGBA."""
     art = art.crop(art.getchannel("A").point(lambda a: 255 * (a > 8)).getbbox())
     ratio = (SPRITE - 4) / max(art.size)
     side = [max(1, round(s * ratio)) for s in art.size]

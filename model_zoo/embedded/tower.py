@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ class ConvTower(nn.Module):
         super().__init__()
         sizes = [3, width // 3, width // 3, 2 * width // 3, 2 * width // 3, width, width, width, width]
         layers: list[nn.Module] = []
-        for k, (inner, outer) in enumerate(zip(sizes, sizes[1:], strict=False)):
+        for k, (inner, outer) in enumerate(pairwise(sizes)):
             stride = 2 if k in (0, 2, 4) else 1
             layers += [nn.Conv2d(inner, outer, 3, stride, 1, bias=False), nn.GroupNorm(groups, outer), nn.GELU()]
         self.layers = nn.Sequential(*layers)
@@ -27,6 +28,16 @@ class ConvTower(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         return self.norm(self.layers(pixels).flatten(2).transpose(1, 2))
+
+
+class Merge(nn.Module):
+    """Each 2 x 2 block of a square map of tokens becomes one: (B, 64, width) -> (B, 16, 4 width)."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        b, n, width = tokens.shape
+        half = round(n**0.5) // 2
+        blocks = tokens.view(b, half, 2, half, 2, width).permute(0, 1, 3, 2, 4, 5)
+        return blocks.reshape(b, half * half, 4 * width)
 
 
 class DenseHead(nn.Module):
@@ -49,3 +60,20 @@ def build_vit(config: dict[str, Any]) -> nn.Module:
     from transformers import Blip2VisionConfig, Blip2VisionModel
 
     return Blip2VisionModel(Blip2VisionConfig(**config))
+
+
+def build_clip_model(config: dict[str, Any], vocab: int, context: int) -> nn.Module:
+    """A tiny `open_clip` CLIP with random weights from its sizes; its image tower has the ViT's shape."""
+    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+
+    vision = CLIPVisionCfg(
+        layers=config["layers"],
+        width=config["width"],
+        head_width=config["head_width"],
+        patch_size=config["patch_size"],
+        image_size=config["image_size"],
+    )
+    text = CLIPTextCfg(
+        context_length=context, vocab_size=vocab, width=config["text_width"], heads=4, layers=config["text_layers"]
+    )
+    return CLIP(config["embed_dim"], vision, text)

@@ -1,10 +1,10 @@
 """Train the embedded zoo from nothing: python -m model_zoo.embedded.train NAME|all [key=value ...]
 
-    NAME         vit, cnn, clip (towers), embedded_minigpt4 ... (connectors; need their tower), or all
+    NAME         vit, cnn, clip, embedded_minigpt4 ... (an MLLM needs its tower in `out` or in the package), or all
     out=DIR      where the safetensors go                         (default: this package's weights/)
     steps_scale  fraction of every number of steps, for a trial   (default 1.0)
-    third_style  false leaves the derived `sketch` and `sticker` art out of the towers' world (default true)
-    threads      CPU threads                                      (default 2)
+    third_style  false leaves the derived `sketch` and `sticker` art out of every world (default true)
+    threads      CPU threads                                      (default 2; 1 on a busy machine)
 
 The one file of model_zoo that imports datamodules: it is an entry point. Same seed, same machine: same weights.
 """
@@ -18,16 +18,30 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from datamodules import emoji_art, scenes
-from datamodules.scenes import World, render_scenes
+from datamodules.emoji import COUNTING, MATCHING, PRESENCE, RECOGNITION, absent, matching_text, present, with_article
+from datamodules.emoji_art import NAMES
+from datamodules.scenes import Scenes, World, render_scenes
+from model_zoo.embedded.build import WEIGHTS, build_embedded, embedded_files, load_tower_, own_tensors, read_config
 from model_zoo.embedded.fit import files_sha256, save_weights
-from model_zoo.embedded.train_towers import train_tower
+from model_zoo.embedded.text import ClipTokenizer
+from model_zoo.embedded.train_clip import Choice, train_clip
+from model_zoo.embedded.train_models import Asked, accuracy, tower_features, train_model
+from model_zoo.embedded.train_towers import Scene, train_tower
 
 HERE = Path(__file__).parent
-BROAD = World(scale=(0.25, 0.95), objects=(1, 4))
+POOL = 12_288  # scenes a connector trains on, half of them with one object
+HELD_OUT = 512  # of either half
+ANSWERS = {"recognition": list(NAMES), "counting": ["1", "2", "3", "4"], "presence": ["no", "yes"]}
+# Chances of each question about a scene with one object, and with up to four.
+MIX = {
+    True: {"recognition": 0.70, "counting": 0.10, "presence": 0.20, "matching": 0.0},
+    False: {"recognition": 0.0, "counting": 0.40, "presence": 0.40, "matching": 0.20},
+}
+GENERATION_STEPS = {0: 2, 5: 3}  # step modulo 10 -> which of train_models.VARIANTS the whole batch is laid out as
 
 
 def provenance() -> dict[str, object]:
@@ -40,38 +54,153 @@ def provenance() -> dict[str, object]:
     }
 
 
-def broad_scenes(world: World, seed: int, batch: int) -> Callable[[int], tuple[Tensor, Tensor, Tensor]]:
-    """Fresh scenes for a tower at each step."""
+def render_many(world: World, seed: int, split: str, n: int, start: int = 0) -> Scenes:
+    """n scenes, images as uint8."""
+    parts = []
+    for k in range(start, start + n, 64):
+        part = render_scenes(world, seed, split, range(k, min(k + 64, start + n)))
+        parts.append(part._replace(images=(part.images * 255).round().to(torch.uint8)))
+    return Scenes(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
-    def at(step: int) -> tuple[Tensor, Tensor, Tensor]:
-        drawn = render_scenes(world, seed, "tower/train", range(step * batch, (step + 1) * batch))
-        return drawn.images, drawn.patches, drawn.classes
+
+def as_scene(drawn: Scenes) -> Scene:
+    images = drawn.images.float() / 255 if drawn.images.dtype == torch.uint8 else drawn.images
+    return images, drawn.patches, drawn.classes
+
+
+# ---- towers --------------------------------------------------------------------------------------------------------
+def broad_world(third_style: bool, objects: tuple[int, int] = (1, 4)) -> World:
+    """Everything there is: all styles, all grounds."""
+    styles = emoji_art.STYLES if third_style else ("twemoji", "openmoji")
+    return World(styles, scale=(0.25, 0.95), objects=objects)
+
+
+def clip_choices(drawn: Scenes, n_single: int) -> list[Choice]:
+    """Captions to tell apart: names for the first n_single scenes, lists of objects for the rest, counts for all."""
+    rows = torch.arange(len(drawn.images))
+    lists = [", ".join(present(drawn, i)) for i in rows[n_single:].tolist()]
+    unique = list(dict.fromkeys(lists))
+    counts = [f"a photo of {n} object{'s' if n > 1 else ''}" for n in range(1, 5)]
+    return [
+        Choice(rows[:n_single], [f"this is a photo of a {name}" for name in NAMES], drawn.classes[:n_single, 0]),
+        Choice(rows, counts, drawn.counts - 1),
+        Choice(rows[n_single:], unique, torch.tensor([unique.index(text) for text in lists])),
+    ]
+
+
+def run_clip(config: dict[str, Any], options: dict[str, Any], steps: int) -> tuple[dict, dict]:
+    seed, half = config["training"]["seed"], config["training"]["batch"] // 2
+    worlds = broad_world(options["third_style"], (1, 1)), broad_world(options["third_style"])
+
+    def draw(split: str, start: int, n: int) -> tuple[Scene, list[Choice]]:
+        parts = [render_many(world, seed, split, n, start) for world in worlds]
+        drawn = Scenes(*(torch.cat(column) for column in zip(*parts, strict=True)))
+        return as_scene(drawn), clip_choices(drawn, n)
+
+    def scenes_at(step: int) -> tuple[Scene, list[Choice]]:
+        return draw("clip/train", step * half, half)
+
+    return train_clip(config, ClipTokenizer(), len(NAMES), scenes_at, draw("clip/held-out", 0, 256), steps)
+
+
+def run_tower(name: str, options: dict[str, Any]) -> None:
+    """Train `vit`, `cnn` or `clip` and write `<name>.safetensors`."""
+    config = read_config()["towers"][name]
+    training, world, start = config["training"], broad_world(options["third_style"]), time.time()
+    steps = max(2, round(training["steps"] * options["steps_scale"]))
+    if name == "clip":
+        weights, figures = run_clip(config, options, steps)
+    else:
+        batch, seed = training["batch"], training["seed"]
+        held_out = as_scene(render_many(world, seed, "tower/held-out", HELD_OUT))
+        weights, figures = train_tower(
+            name,
+            config,
+            len(NAMES),
+            lambda s: as_scene(render_many(world, seed, "tower/train", batch, s * batch)),
+            held_out,
+            steps,
+        )
+    write(name, options, start, training["seed"], weights, figures)
+
+
+# ---- connectors ----------------------------------------------------------------------------------------------------
+def question_about(drawn: Scenes, i: int, task: str, rng: np.random.Generator) -> tuple[str, str]:
+    """(question, answer) of a task about scene i."""
+    there = present(drawn, i)
+    if task == "recognition":
+        return RECOGNITION, there[0]
+    if task == "counting":
+        return COUNTING, str(int(drawn.counts[i]))
+    right = rng.random() < 0.5
+    if task == "presence":
+        asked = there[int(rng.random() * len(there))] if right else absent(drawn, i, rng.random())
+        return PRESENCE.format(object=with_article(asked)), ("no", "yes")[right]
+    pair = [there[int(rng.random() * len(there))] for _ in range(2)]
+    if not right:
+        pair[int(rng.random() * 2)] = absent(drawn, i, rng.random())
+    return MATCHING.format(text=matching_text(pair)), ("no", "yes")[right]
+
+
+def draw_batches(drawn: Scenes, n_single: int, seed: int, batch: int) -> Callable[[int], Asked]:
+    """Scene numbers and questions of a step, a pure function of (seed, step)."""
+
+    def at(step: int) -> Asked:
+        rng = np.random.Generator(np.random.Philox(key=seed, counter=[step, 0, 0, 0]))
+        numbers, questions, answers = (rng.random(batch) * len(drawn.images)).astype(int), [], []
+        for i in numbers.tolist():
+            mix = MIX[i < n_single]
+            task = list(mix)[int(np.searchsorted(np.cumsum(list(mix.values())), rng.random() * 0.999999))]
+            question, answer = question_about(drawn, i, task, rng)
+            questions.append(question)
+            answers.append(answer)
+        ranked = (rng.random(batch) < 0.55).astype(int)  # the ranking layout a little more often than the training one
+        variants = np.full(batch, GENERATION_STEPS.get(step % 10, -1))
+        variants = np.where(variants < 0, ranked, variants).tolist()
+        return Asked(torch.from_numpy(numbers), questions, answers, variants)
 
     return at
 
 
-def run_tower(name: str, config: dict[str, Any], options: dict[str, Any]) -> None:
-    """Train one tower and write `<name>.safetensors`."""
-    training = config["towers"][name]["training"]
-    world = BROAD if options["third_style"] else World(("twemoji", "openmoji"), scale=BROAD.scale, objects=(1, 4))
-    start, steps = time.time(), max(2, round(training["steps"] * options["steps_scale"]))
-    held_out = render_scenes(world, training["seed"], "tower/held-out", range(512))
-    weights, figures = train_tower(
-        name,
-        config["towers"][name],
-        len(emoji_art.NAMES),
-        broad_scenes(world, training["seed"], training["batch"]),
-        (held_out.images, held_out.patches, held_out.classes),
-        steps,
-    )
-    record = {"name": name, "seed": training["seed"], "minutes": round((time.time() - start) / 60, 1), **figures}
-    save_weights(options["out"] / f"{name}.safetensors", weights, {**record, **provenance()})
+def run_model(name: str, options: dict[str, Any]) -> None:
+    """Train one MLLM's connector and LLM on its frozen tower and write `<name>.safetensors`."""
+    training, start = read_config()["models"][name]["training"], time.time()
+    seed, steps = training["seed"], max(2, round(training["steps"] * options["steps_scale"]))
+    styles = tuple(training["styles"]) if options["third_style"] else ("twemoji",)
+    n = max(64, round(POOL * min(1.0, 4 * options["steps_scale"])) // 2)
+    one = World(styles, tuple(training["backgrounds"]))
+    several = World(styles, tuple(training["backgrounds"]), scale=(0.3, 0.6), objects=(1, 4))
+    parts = [
+        render_many(world, seed, f"{name}/{split}", size)
+        for split, size in (("train", n), ("held-out", HELD_OUT))
+        for world in (one, several)
+    ]
+    drawn = Scenes(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    model = build_embedded(name)
+    own = options["out"] / embedded_files(name)[0].name
+    load_tower_(model, name, options["out"] if own.is_file() else WEIGHTS)
+    features = tower_features(model, name, drawn.images)
+    pool = Scenes(*(column[: 2 * n] for column in drawn))
+    loss = train_model(model, name, features, draw_batches(pool, n, seed, training["batch"]), steps, training["lr"])
+    figures: dict[str, object] = {"steps": steps, "loss": round(loss, 4)}
+    rng = np.random.Generator(np.random.Philox(key=seed, counter=[0, 1, 0, 0]))
+    for task, candidates in ANSWERS.items():
+        first = 2 * n + (0 if task == "recognition" else HELD_OUT)
+        pairs = [question_about(drawn, i, task, rng) for i in range(first, first + HELD_OUT)]
+        questions, answers = (list(column) for column in zip(*pairs, strict=True))
+        figures[task] = accuracy(model, name, features, questions, answers, candidates, first)
+    write(name, options, start, seed, own_tensors(name, model), figures)
+
+
+def write(name: str, options: dict, start: float, seed: int, weights: dict, figures: dict[str, object]) -> None:
+    record = {"name": name, "seed": seed, "minutes": round((time.time() - start) / 60, 1), **figures}
+    save_weights(options["out"] / f"{name}.safetensors", weights, {**record, **options["provenance"]})
     print(json.dumps(record), flush=True)
 
 
 def parse(argv: list[str]) -> tuple[str, dict[str, Any]]:
     """NAME and the options; raises SystemExit with the usage on anything else."""
-    options: dict[str, Any] = {"out": HERE / "weights", "steps_scale": 1.0, "third_style": True, "threads": 2}
+    options: dict[str, Any] = {"out": WEIGHTS, "steps_scale": 1.0, "third_style": True, "threads": 2}
     names = [a for a in argv if "=" not in a]
     for key, _, value in (a.partition("=") for a in argv if "=" in a):
         if key not in options:
@@ -85,13 +214,13 @@ def parse(argv: list[str]) -> tuple[str, dict[str, Any]]:
 
 def main(argv: list[str]) -> None:
     name, options = parse(argv)
+    towers, models = list(read_config()["towers"]), list(read_config()["models"])
+    if name != "all" and name not in towers + models:
+        raise SystemExit(f"Unknown name {name!r}. Available: all, {', '.join(towers + models)}.")
     torch.set_num_threads(options["threads"])
-    config = json.loads((HERE / "config.json").read_text())
-    known = list(config["towers"])
-    if name != "all" and name not in known:
-        raise SystemExit(f"Unknown name {name!r}. Available: all, {', '.join(known)}.")
-    for each in known if name == "all" else [name]:
-        run_tower(each, config, options)
+    options["provenance"] = provenance()
+    for each in towers + models if name == "all" else [name]:
+        (run_tower if each in towers else run_model)(each, options)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,178 @@
+"""From `config.json` and the safetensors beside it to the same adapter classes as the 7B siblings."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from model_zoo.base import MLLM
+    from model_zoo.clip import ClipScorer
+
+HERE = Path(__file__).parent
+WEIGHTS = HERE / "weights"
+TOWER_AT = {"vit": "connector.vision.", "cnn": "tower."}
+"""Where a tower sits in its adapter's state dict; the rest is the model's own file."""
+
+
+@lru_cache(maxsize=1)
+def read_config() -> dict[str, Any]:
+    """Every architecture and training number of the zoo."""
+    return json.loads((HERE / "config.json").read_text(encoding="utf-8"))
+
+
+def embedded_names() -> list[str]:
+    return list(read_config()["models"])
+
+
+def model_config(name: str) -> dict[str, Any]:
+    """One model's entry. Raises ValueError naming the available ones."""
+    models = read_config()["models"]
+    if name not in models:
+        raise ValueError(f"Unknown embedded MLLM {name!r}. Available: {', '.join(models)}.")
+    return models[name]
+
+
+def embedded_files(name: str, folder: Path | None = None) -> list[Path]:
+    """The tower's file and the model's own file: all the bytes its outputs depend on."""
+    folder = Path(folder or WEIGHTS)
+    return [folder / f"{model_config(name)['tower']}.safetensors", folder / f"{name}.safetensors"]
+
+
+def _llama(config: dict[str, Any], vocab: int) -> nn.Module:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=vocab, tie_word_embeddings=False, **ids, **config))
+
+
+def _t5(config: dict[str, Any], vocab: int) -> nn.Module:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    ids = {"pad_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 0}
+    llm = T5ForConditionalGeneration(
+        T5Config(vocab_size=vocab, dropout_rate=0.0, tie_word_embeddings=False, **ids, **config)
+    )
+    llm.lm_head.weight.data.mul_(config["d_model"] ** -0.5)  # its default start is a loss of 50 nats a token
+    return llm
+
+
+def _qformer_mllm(config: dict[str, Any], tokenizer: Any, llm: nn.Module, width: int, options: dict) -> MLLM:
+    from model_zoo.blip2 import Blip2T5
+    from model_zoo.bliva import BLIVA
+    from model_zoo.connectors import build_connector
+    from model_zoo.embedded.text import build_tokenizer
+    from model_zoo.instructblip import InstructBLIP
+    from model_zoo.minigpt4 import MiniGPT4
+
+    family = config["family"]
+    reads_text = family in ("instructblip", "bliva")
+    connector = build_connector(
+        read_config()["towers"][config["tower"]]["architecture"],
+        {**config["qformer"], "vocab_size": len(tokenizer)},
+        config["n_query"],
+        width,
+        reads_text=reads_text,
+        with_patches=family == "bliva",
+    )
+    if family == "minigpt4":
+        return MiniGPT4(connector, llm, tokenizer, **options)
+    if family == "blip2":
+        return Blip2T5(connector, llm, tokenizer, max_text=64, **options)
+    return (InstructBLIP if family == "instructblip" else BLIVA)(
+        connector, llm, tokenizer, build_tokenizer(qformer=True), **options
+    )
+
+
+def _llava(config: dict[str, Any], tokenizer: Any, llm: nn.Module, width: int, options: dict) -> MLLM:
+    from model_zoo.embedded.tower import ConvTower, Merge
+    from model_zoo.llava import LLaVA, build_projector
+
+    architecture = read_config()["towers"][config["tower"]]["architecture"]
+    projector = nn.Sequential(Merge(), *build_projector(4 * architecture["width"], width))
+    return LLaVA(ConvTower(**architecture), projector, llm, tokenizer, **options)
+
+
+def build_embedded(name: str, **options: Any) -> MLLM:
+    """The adapter with random weights, not frozen; leaves torch's global generator as it was."""
+    from model_zoo.embedded.text import build_tokenizer
+
+    config, tokenizer = model_config(name), build_tokenizer()
+    options = {"name": name, "image_size": read_config()["frame"], **options}
+    make = _llava if config["family"] == "llava" else _qformer_mllm
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config["training"]["seed"])
+        llm = (_t5 if config["family"] == "blip2" else _llama)(config["llm"], len(tokenizer))
+        return make(config, tokenizer, llm, llm.get_input_embeddings().embedding_dim, options)
+
+
+def own_tensors(name: str, model: nn.Module) -> dict[str, Tensor]:
+    """What the model's own file holds: every parameter outside its tower."""
+    prefix = TOWER_AT[model_config(name)["tower"]]
+    return {key: p.detach() for key, p in model.named_parameters() if not key.startswith(prefix)}
+
+
+def load_tower_(model: nn.Module, name: str, folder: Path | None = None) -> None:
+    """Fill the tower of an adapter in place."""
+    _fill_(model, embedded_files(name, folder)[0], TOWER_AT[model_config(name)["tower"]])
+
+
+def _fill_(model: nn.Module, path: Path, prefix: str) -> None:
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"No {path.name} in '{path.parent}'. It ships with the package: reinstall it, or train it with "
+            f"python -m model_zoo.embedded.train {path.stem} out={path.parent}"
+        )
+    tensors = {prefix + key: t.float() for key, t in load_file(path).items()}
+    unknown = model.load_state_dict(tensors, strict=False).unexpected_keys
+    wanted = {key for key, _ in model.named_parameters() if key.startswith(prefix)}
+    if prefix == "":
+        wanted = {k for k in wanted if not k.startswith(tuple(TOWER_AT.values()))}
+    absent = wanted - set(tensors)
+    if unknown or absent:
+        raise ValueError(
+            f"'{path}' does not fit: unknown {sorted(unknown)[:3]}, missing {sorted(absent)[:3]}. "
+            "Expected the file of this version of the package; reinstall it."
+        )
+
+
+def load_embedded(
+    name: str,
+    weights: object = None,
+    *,
+    dtype: str = "float32",
+    official: bool = False,
+    folder: Path | None = None,
+    **options: Any,
+) -> MLLM:
+    """A frozen tiny MLLM with its trained weights.
+
+    weights: ignored (the registry's folder of published checkpoints). folder: where the embedded files are.
+    options go to the adapter: `scoring`, `max_nodes`, ...
+
+    Raises FileNotFoundError or ValueError when a file is missing or does not fit.
+    """
+    model = build_embedded(name, official=official, **options)
+    load_tower_(model, name, folder)
+    _fill_(model, embedded_files(name, folder)[1], "")
+    return model.to(getattr(torch, dtype)).freeze_()
+
+
+def load_embedded_clip(folder: Path | None = None) -> ClipScorer:
+    """The tiny CLIP behind TSE, frozen. Raises FileNotFoundError when its file is missing."""
+    from model_zoo.clip import ClipScorer
+    from model_zoo.embedded.text import ClipTokenizer
+    from model_zoo.embedded.tower import build_clip_model
+
+    config, tokenizer = read_config()["towers"]["clip"]["architecture"], ClipTokenizer()
+    with torch.random.fork_rng(devices=[]):
+        model = build_clip_model(config, tokenizer.vocab_size, tokenizer.context_length)
+    _fill_(model, Path(folder or WEIGHTS) / "clip.safetensors", "")
+    return ClipScorer(model, tokenizer, config["image_size"])
