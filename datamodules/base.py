@@ -34,7 +34,8 @@ class ImageTextDataModule(lightning.LightningDataModule, ABC):
     `build_rows`, `load_image` and `candidates`, and `missing` when it reads files. `build_rows("train")` and
     `build_rows("val")` must be disjoint; with `self.val == "official"` the base makes "val" itself out of "test".
 
-    image_size: S of the batches. batch_size: per rank. n_train: None, a number of rows, or a fraction: the
+    seed drives order and augmentation; split_seed which rows are held out or sub-sampled, so that runs of several seeds
+    share them. image_size: S of the batches. batch_size: per rank. n_train: None, a number of rows, or a fraction: the
     class-balanced first rows by hash. val: "train" (held out of train; the default) or "official" (the reference's 5 %
     of the TEST split with replacement; the default when `official`). augment: flip and random crop in training.
     """
@@ -53,6 +54,7 @@ class ImageTextDataModule(lightning.LightningDataModule, ABC):
         n_train: int | float | None = None,
         workers: int = 0,
         seed: int = 42,
+        split_seed: int = 42,
         val: str | None = None,
         official: bool = False,
         augment: bool = True,
@@ -63,7 +65,7 @@ class ImageTextDataModule(lightning.LightningDataModule, ABC):
         expect("val", val, ("train", "official"))
         self.root, self.image_size = str(root), image_size
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.n_train, self.workers, self.seed = n_train, workers, seed
+        self.n_train, self.workers, self.seed, self.split_seed = n_train, workers, seed, split_seed
         self.val, self.official, self.augment = val, official, augment
         self.n_val: int | None = None
         self.n_test: int | None = None
@@ -107,8 +109,8 @@ class ImageTextDataModule(lightning.LightningDataModule, ABC):
     def subset_positions(self, split: str, n: int | float | None) -> list[int]:
         """Positions in `rows(split)` of the fixed sub-sample of n rows (all of them in their own order for None).
 
-        Rows come in order of sha256("{seed}:{id}"), taking turns over (group, label) where rows share candidates, so
-        that every prefix is balanced and a smaller sub-sample is the beginning of a larger one.
+        Rows come in order of sha256("{split_seed}:{id}"), taking turns over (group, label) where rows share
+        candidates, so that every prefix is balanced and a smaller sub-sample is the beginning of a larger one.
         """
         return self._positions(self.rows(split), n, f"{self.name} '{split}'")
 
@@ -122,7 +124,7 @@ class ImageTextDataModule(lightning.LightningDataModule, ABC):
             return list(range(size))
         shared = self.candidates is not None
         classes = [(row.group, row.label) if shared else None for row in rows]
-        return balanced_order([row.id for row in rows], classes, self.seed)[:size]
+        return balanced_order([row.id for row in rows], classes, self.split_seed)[:size]
 
     def _table(self, split: str) -> Table:
         expect("split", split, SPLITS)

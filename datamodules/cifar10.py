@@ -75,7 +75,7 @@ class CIFAR10(ImageTextDataModule):
     def _split(self, split: str, ids: list[str], labels: list[int]) -> list[int]:
         if split == "test" or self.val == "official":
             return list(range(len(ids)))
-        kept, held = holdout(ids, labels, 0.1, self.seed)
+        kept, held = holdout(ids, labels, 0.1, self.split_seed)
         return held if split == "val" else kept
 
     def _read(self, file: str) -> tuple[np.ndarray, list[int]]:

@@ -80,10 +80,10 @@ class ImageFolder(ImageTextDataModule):
         pool = self._images(trees.get("train", ""))
         classes = [self._class_of(path) for path in pool]
         if "test" not in trees:
-            return [pool[i] for i in three_way(pool, classes, self.seed)[split]]
+            return [pool[i] for i in three_way(pool, classes, self.split_seed)[split]]
         if "val" in trees or (split == "train" and self.val == "official"):
             return pool
-        kept, held = holdout(pool, classes, 0.1, self.seed)
+        kept, held = holdout(pool, classes, 0.1, self.split_seed)
         return [pool[i] for i in (held if split == "val" else kept)]
 
     def _images(self, tree: str) -> list[str]:

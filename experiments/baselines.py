@@ -32,11 +32,13 @@ def compare(folders: Mapping[tuple[str, int], Path], metric: str) -> dict:
         result["methods"][method] = {name: _model_summary(metric, name, seeds) for name in first}
     result["differences"] = _differences(metric, records, roles)
     for (method, seed), record in records.items():
-        scores = {
-            n: {i: _short(estimate(metric, s)) for i, s in of.items() if i not in CONTROLS} for n, of in record.items()
-        }
+        scores = {name: _prompted(metric, of_input) for name, of_input in record.items()}
         result["runs"].append({"method": method, "seed": seed, "run": folders[method, seed].name, "scores": scores})
     return result
+
+
+def _prompted(metric: str, of_input: Mapping[str, Scores]) -> dict:
+    return {given: _short(estimate(metric, s)) for given, s in of_input.items() if given not in CONTROLS}
 
 
 def _model_summary(metric: str, name: str, seeds: Mapping[int, Mapping[str, Mapping[str, Scores]]]) -> dict:

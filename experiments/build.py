@@ -27,6 +27,7 @@ def build_datamodule(config: DictConfig) -> Any:
         n_train=data.n_train,
         workers=data.workers,
         seed=config.seed,
+        split_seed=data.split_seed,
         val=data.val,
         official=data.official,
         augment=data.augment,

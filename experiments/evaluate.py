@@ -20,7 +20,7 @@ Scores a prompt artefact, float and as the 8-bit PNG read back from disk, beside
   controls=full,black,constant,replicate      any of these, or none
   weights=weights  folder of published weights    dtype=float32    device=auto    batch_size=64
   official=false   the reference's deviations in the adapters
-  seed=42          of the data set's splits       out=DIR          append rows to DIR/results.jsonl
+  split_seed=42    which rows are held out and sub-sampled     out=DIR   append rows to DIR/results.jsonl
 """
 DEFAULTS: dict[str, Any] = {
     "prompt": ...,
@@ -35,7 +35,7 @@ DEFAULTS: dict[str, Any] = {
     "device": "auto",
     "batch_size": 64,
     "official": False,
-    "seed": 42,
+    "split_seed": 42,
     "out": "",
 }
 
@@ -113,7 +113,7 @@ def _scorer(options: dict, manifest: dict, prompt: Any, controls: tuple[str, ...
         root=options["root"],
         image_size=prompt.image_size,
         eval_batch_size=options["batch_size"],
-        seed=options["seed"],
+        split_seed=options["split_seed"],
         official=options["official"],
     )
     datamodule.setup()

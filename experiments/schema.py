@@ -36,7 +36,10 @@ class Targets:
 
 @dataclass
 class Data:
-    """image_size null: what the prompt needs (frame - 2 pad, or the whole frame for method vp)."""
+    """image_size null: what the prompt needs (frame - 2 pad, or the whole frame for method vp).
+
+    split_seed: which rows are held out and sub-sampled; apart from `seed`, so that runs of several seeds share them.
+    """
 
     name: str = MISSING
     root: str = "data"
@@ -47,6 +50,7 @@ class Data:
     n_test: int | None = None
     augment: bool = True
     workers: int = 0
+    split_seed: int = 42
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""`make table`: none, vp, evp and tvp x seeds on the embedded zoo, each method tuned on the source's validation data."""
+"""`make table`: none, vp, evp, tvp x seeds on the embedded zoo, each method tuned on the source's validation data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ loaded), runs every method with every seed, and writes experiments/results/<exp>
 """
 DEFAULTS: dict[str, Any] = {"out": "runs/table", "seeds": "0,1,2", "exp": "embedded", "write": True}
 METHODS = ("none", "vp", "evp", "tvp")
-# Six trials a method. VP's update is not normalised, hence its own scale of lr (METHOD.md: published 2.9 in pixel units).
+# Six trials a method. VP's update is not normalised, hence its own scale of lr (published: 2.9 in pixel units).
 EPOCHS = ("2", "6")
 GRID: dict[str, tuple[str, ...]] = {"vp": ("0.3", "1.0", "2.9"), "evp": ("2", "5", "10"), "tvp": ("2", "5", "10")}
 MARKS = ("<!-- results:embedded -->", "<!-- /results:embedded -->")

@@ -29,6 +29,7 @@ class Prompt(nn.Module, ABC):
     """
 
     kind: str
+    mask: Tensor
 
     def __init__(self, frame: int = 224, pad: int = 30, bounds: str = "image") -> None:
         super().__init__()
