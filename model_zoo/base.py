@@ -26,7 +26,7 @@ class Visual(NamedTuple):
 
 
 def resize_square(images: Tensor, size: int) -> Tensor:
-    """Differentiable bicubic resize with antialias, (B,3,S,S) -> (B,3,size,size); the bit-exact identity when S == size."""
+    """Differentiable bicubic antialiased resize, (B,3,S,S) -> (B,3,size,size); the bit-exact identity at S == size."""
     if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]:
         raise ValueError(f"Expected square RGB images (B, 3, S, S), got {tuple(images.shape)}. Crop or pad them first.")
     if images.shape[-1] == size:
@@ -84,7 +84,7 @@ class MLLM(nn.Module, ABC):
         return next(p.dtype for p in self.parameters() if p.is_floating_point())
 
     def prepare(self, images: Tensor) -> Tensor:
-        """Resize frames (B,3,S,S) to (B,3,image_size,image_size), normalise, cast to the weights' dtype; keeps gradients."""
+        """Resize frames (B,3,S,S) to the model's own size, normalise, cast to the weights' dtype; keeps gradients."""
         pixels = resize_square(images if images.dtype == torch.float64 else images.float(), self.image_size)
         mean, std = (pixels.new_tensor(v).view(1, 3, 1, 1) for v in (self.mean, self.std))
         return ((pixels - mean) / std).to(self.dtype)
@@ -133,4 +133,4 @@ class MLLM(nn.Module, ABC):
         visual: Visual | None = None,
         **decoding: object,
     ) -> list[str]:
-        """Free text answers; style is `infer` (free) or `vqa` (short). `decoding` overrides max_new_tokens, num_beams..."""
+        """Free text answers; style `infer` (free) or `vqa` (short). `decoding`: max_new_tokens, num_beams, ..."""

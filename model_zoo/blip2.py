@@ -14,7 +14,15 @@ from model_zoo.decoder import SCORERS
 from model_zoo.generation import generate_texts
 from model_zoo.scoring import encode_candidates, finish
 from model_zoo.scoring_naive import score_naive
-from model_zoo.sequences import TextEncoder, embed_rows, log_softmax_pick, pad_rows, require_texts, special_id
+from model_zoo.sequences import (
+    TextEncoder,
+    embed_rows,
+    log_softmax_pick,
+    pad_rows,
+    require_texts,
+    score_dtype,
+    special_id,
+)
 from model_zoo.templates import TEMPLATES, Template, render
 
 
@@ -133,8 +141,7 @@ class Blip2T5(MLLM):
         width = max(len(row) for row in rows)
         pairs = [(b, k) for b, row in enumerate(rows) for k in range(len(row))]
         cells = torch.tensor([b * width + k for b, k in pairs], device=states.device)
-        total = torch.zeros(len(rows) * width, device=states.device)
-        total = total.double() if states.dtype == torch.float64 else total
+        total = torch.zeros(len(rows) * width, dtype=score_dtype(states.dtype), device=states.device)
         for start in range(0, len(pairs), self.max_rows):
             some = pairs[start : start + self.max_rows]
             image = torch.tensor([b for b, _ in some], device=states.device)

@@ -32,7 +32,7 @@ class DecoderMLLM(MLLM):
     Args:
         name, image_size, official, mean, std: see `MLLM`.
         llm: a Hugging Face causal LM with `.model` (hidden states) and `.lm_head`.
-        tokenizer: its tokenizer; only `tokenizer(text, add_special_tokens=False)`, `decode` and the special ids are used.
+        tokenizer: its tokenizer; used for plain text, `decode` and the special ids only.
         template: instruction texts (`model_zoo.templates`).
         scoring: `packed` (exact and fast) or `naive` (the oracle: one candidate at a time).
         max_nodes: most candidate tokens packed in one forward; None packs all. The result does not depend on it.

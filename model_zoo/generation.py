@@ -22,13 +22,13 @@ def cut_at_stop(text: str, stops: Sequence[str]) -> str:
     return text[: min(ends)].strip() if ends else text.strip()
 
 
-def stop_criteria(tokenizer: Any, stops: Sequence[str], start: int = 0) -> Any:
-    """A Hugging Face criterion that ends a row when its last tokens spell a stop string; ids before `start` are prompt."""
+def stop_criteria(tokenizer: Any, stops: Sequence[str]) -> Any:
+    """A Hugging Face criterion that ends a row when its last tokens spell a stop string."""
     from transformers import StoppingCriteria, StoppingCriteriaList
 
     class StopStrings(StoppingCriteria):
         def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-            tails = [tokenizer.decode(row[start:][-16:].tolist(), skip_special_tokens=True) for row in input_ids]
+            tails = [tokenizer.decode(row[-16:].tolist(), skip_special_tokens=True) for row in input_ids]
             done = [any(stop in tail for stop in stops) for tail in tails]
             return torch.tensor(done, device=input_ids.device)
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from model_zoo.sequences import TextEncoder, log_softmax_pick, positions_of
+from model_zoo.sequences import TextEncoder, positions_of, score_dtype
 
 Forward = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(embeds (B,L,D), additive mask (B,1,L,L), positions (B,L)) -> hidden states (B,L,D)."""
@@ -77,18 +77,32 @@ def block_mask(prefix: Tensor, nodes: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def pick_rows(hidden: Tensor, project: Callable[[Tensor], Tensor], index: Tensor, tokens: Tensor, rows: int) -> Tensor:
-    """Log-probabilities (S,) of tokens (S,) read at hidden rows index (S,), hidden (R, D) projected once, `rows` at a time."""
-    result = torch.zeros(len(index), dtype=torch.float64 if hidden.dtype == torch.float64 else torch.float32).to(
-        hidden.device
-    )
+    """Log-probabilities (S,) of tokens (S,) read at rows index (S,) of hidden (R, D).
+
+    Every hidden row meets the vocabulary once, `rows` of them at a time.
+    """
+    result = torch.zeros(len(index), dtype=score_dtype(hidden.dtype), device=hidden.device)
     for start in range(0, len(hidden), rows):
-        logits = project(hidden[start : start + rows])
-        logits = logits if logits.dtype == torch.float64 else logits.float()
+        logits = project(hidden[start : start + rows]).to(result.dtype)
         normaliser = logits.logsumexp(-1)
         here = ((index >= start) & (index < start + rows)).nonzero().squeeze(-1)
         local = index[here] - start
         result = result.index_put((here,), logits[local, tokens[here]] - normaliser[local])
     return result
+
+
+def stack_tries(tries: Sequence[Trie]) -> tuple[Tensor, Tensor, Tensor]:
+    """(token ids (B, N), depths (B, N), ancestor matrices (B, N, N)), N = the largest trie's size."""
+    batch, n = len(tries), max(len(trie.tokens) for trie in tries)
+    ids, depths = torch.zeros(batch, n, dtype=torch.long), torch.zeros(batch, n, dtype=torch.long)
+    nodes = torch.eye(n, dtype=torch.bool).repeat(batch, 1, 1)
+    unique = {id(trie): trie for trie in tries}  # rows usually share one
+    known = {key: (torch.tensor(t.tokens), torch.tensor(t.depths), ancestors(t.parents)) for key, t in unique.items()}
+    for b, trie in enumerate(tries):
+        size = len(trie.tokens)
+        if size:
+            ids[b, :size], depths[b, :size], nodes[b, :size, :size] = known[id(trie)]
+    return ids, depths, nodes
 
 
 def score_packed(
@@ -109,23 +123,12 @@ def score_packed(
     """
     batch, p = prefix_mask.shape
     device, dtype = prefix_embeds.device, prefix_embeds.dtype
-    n = max(len(trie.tokens) for trie in tries)
-    ids, depths = torch.zeros(batch, n, dtype=torch.long), torch.zeros(batch, n, dtype=torch.long)
-    nodes = torch.eye(n, dtype=torch.bool).repeat(batch, 1, 1)
-    known: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
-    for b, trie in enumerate(tries):
-        size = len(trie.tokens)
-        if id(trie) not in known:
-            known[id(trie)] = (
-                torch.tensor(trie.tokens).long(),
-                torch.tensor(trie.depths).long(),
-                ancestors(trie.parents),
-            )
-        ids[b, :size], depths[b, :size], nodes[b, :size, :size] = known[id(trie)]
+    ids, depths, nodes = (part.to(device) for part in stack_tries(tries))
+    n = ids.shape[1]
     lengths = prefix_mask.sum(-1)
-    positions = torch.cat([positions_of(prefix_mask), lengths[:, None] + depths.to(device)], dim=1)
-    embeds = torch.cat([prefix_embeds, embed(ids.to(device)).to(dtype)], dim=1) if n else prefix_embeds
-    hidden = forward(embeds, block_mask(prefix_mask, nodes.to(device), dtype), positions)  # (B, P+N, D)
+    positions = torch.cat([positions_of(prefix_mask), lengths[:, None] + depths], dim=1)
+    embeds = torch.cat([prefix_embeds, embed(ids).to(dtype)], dim=1) if n else prefix_embeds
+    hidden = forward(embeds, block_mask(prefix_mask, nodes, dtype), positions)  # (B, P+N, D)
     last = p - 1 - prefix_mask.flip(-1).long().argmax(-1)  # last real prefix entry
     read = torch.cat([hidden[torch.arange(batch, device=device), last][:, None], hidden[:, p:]], dim=1)
     steps = torch.tensor([(b, *step) for b, trie in enumerate(tries) for step in trie.steps], device=device)
@@ -177,7 +180,7 @@ def finish(total: Tensor, rows: Sequence[Sequence[Sequence[int]]], normalize: bo
 
 
 def chunks(row: Sequence[Sequence[int]], max_nodes: int | None) -> Iterator[list[int]]:
-    """Candidate indices in groups whose tokens fit `max_nodes`, neighbours in token order so shared beginnings stay together."""
+    """Groups of candidate indices whose tokens fit `max_nodes`, in token order to keep shared beginnings together."""
     if max_nodes is None:
         yield list(range(len(row)))
         return
@@ -205,15 +208,3 @@ def plan_tries(rows: Sequence[Sequence[Sequence[int]]], max_nodes: int | None) -
 def _subset_trie(row: Sequence[Sequence[int]], group: Sequence[int]) -> Trie:
     trie = build_trie([row[k] for k in group])
     return trie._replace(steps=[(group[k], source, token) for k, source, token in trie.steps])
-
-
-__all__ = [
-    "Trie",
-    "ancestors",
-    "block_mask",
-    "build_trie",
-    "encode_candidates",
-    "finish",
-    "log_softmax_pick",
-    "score_packed",
-]

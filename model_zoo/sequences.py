@@ -65,9 +65,14 @@ def positions_of(mask: Tensor) -> Tensor:
     return (mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
+def score_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Softmax runs in float32 whatever the weights are; float64 stays."""
+    return torch.promote_types(dtype, torch.float32)
+
+
 def log_softmax_pick(logits: Tensor, tokens: Tensor) -> Tensor:
-    """log softmax(logits (N, V))[n, tokens[n]] in float32 (float64 stays), (N,)."""
-    logits = logits if logits.dtype == torch.float64 else logits.float()
+    """log softmax(logits (N, V))[n, tokens[n]], (N,), in `score_dtype`."""
+    logits = logits.to(score_dtype(logits.dtype))
     return logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
 
 

@@ -1,7 +1,7 @@
 """Instruction templates of every MLLM, as data.
 
-Sources: METHOD.md section 4 and the prompts recorded from the reference (`text.prompts` in the golden files). A template
-has a wrapper around the visual tokens and a text after them. Each piece is tokenised on its own, as the reference does.
+Source: the prompts recorded from the reference (`text.prompts` in the golden files). A template has a wrapper around
+the visual tokens and a text after them. Each piece is tokenised on its own, as the reference does.
 """
 
 from __future__ import annotations

@@ -46,24 +46,33 @@ def load_llm(
         extra_rows: one more row (1, D) of the input embedding and of the output head, as a resized LLM has.
         config: overrides of the folder's config.json, e.g. dense_act_fn.
     """
-    import transformers
+    from transformers import AutoConfig
 
-    settings = transformers.AutoConfig.from_pretrained(str(folder))
+    settings = AutoConfig.from_pretrained(str(folder))
     for key, value in config.items():
         setattr(settings, key, value)
-    architecture = (settings.architectures or ["?"])[0]
-    if not hasattr(transformers, architecture):
-        raise ValueError(f"{folder}/config.json names architecture {architecture!r}, which transformers does not have.")
     tensors = read_shards(folder)
     if extra_rows is not None:
         tensors = add_rows(tensors, extra_rows)
         settings.vocab_size += 1
     with torch.device("meta"):
-        llm = getattr(transformers, architecture)(settings)
+        llm = llm_class(settings, folder)(settings)
     tensors = complete_ties(llm, tensors, str(folder))
     assign_weights_(llm, tensors, dtype, str(folder))
     rebuild_buffers_(llm, settings)
     return llm
+
+
+def llm_class(config: Any, folder: Path) -> type[nn.Module]:
+    """The transformers class for a config, whatever old name config.json gives it. Raises ValueError if there is none."""
+    from transformers.models.auto import modeling_auto as auto
+
+    mapping = auto.MODEL_FOR_CAUSAL_LM_MAPPING
+    if config.is_encoder_decoder:
+        mapping = auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
+    if type(config) not in mapping:
+        raise ValueError(f"{folder}/config.json describes a {config.model_type}. Expected a causal or T5-like LLM.")
+    return mapping[type(config)]
 
 
 def add_rows(tensors: dict[str, Tensor], extra_rows: tuple[Tensor, Tensor]) -> dict[str, Tensor]:

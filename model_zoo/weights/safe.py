@@ -60,6 +60,11 @@ def _read_pickle(path: Path) -> object:
             ) from error
         raise ValueError(_damaged(path, error)) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
+        if "TorchScript" in str(error):
+            raise ValueError(
+                f"{path} is a TorchScript archive: it carries code and was refused. Expected the same weights as plain "
+                "tensors, e.g. the .safetensors file of a hub copy."
+            ) from error
         raise ValueError(_damaged(path, error)) from error
 
 

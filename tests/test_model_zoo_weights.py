@@ -1,0 +1,270 @@
+"""Loading: everything missing is listed at once, damage and code are refused, wrong keys are named."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from golden import golden_root
+
+import model_zoo
+from model_zoo.registry import (
+    REGISTRY,
+    get_entry,
+    list_mllms,
+    load_mllm,
+    missing_files,
+    model_fingerprint,
+    weight_files,
+)
+from model_zoo.weights.eva import convert_eva
+from model_zoo.weights.fingerprint import cache_file, fingerprint
+from model_zoo.weights.index import shard_names
+from model_zoo.weights.llm import load_llm, load_tokenizer
+from model_zoo.weights.safe import as_dtype, load_tensors
+
+QFORMER = "hub/checkpoints/blip2_pretrained_flant5xxl.pth"
+PROJECTION = "model_weights/prerained_minigpt4_7b.pth"
+LLM = "model_weights/vicuna-7b-v0"
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def original() -> Path:
+    root = golden_root()
+    if root is None or not (root / "minigpt4" / "weights").is_dir():
+        pytest.skip("no golden MiniGPT-4 weights here")
+    return root / "minigpt4"
+
+
+@pytest.fixture
+def weights(original: Path, tmp_path: Path) -> Path:
+    """A writable copy of the tiny MiniGPT-4 checkpoint files."""
+    target = tmp_path / "weights"
+    shutil.copytree(original / "weights", target)
+    for path in [target, *target.rglob("*")]:
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    return target
+
+
+@pytest.fixture(scope="module")
+def heads(original: Path) -> dict[str, int]:
+    config = json.loads((original / "config.json").read_text())
+    return {"vision_heads": config["vision"]["heads"], "qformer_heads": config["qformer"]["num_attention_heads"]}
+
+
+def rewrite(path: Path, change) -> None:
+    """Load a checkpoint, let `change` edit its tensors, save it again."""
+    content = torch.load(path, weights_only=True)
+    change(content.get("model", content))
+    torch.save(content, path)
+
+
+def test_all_missing_files_are_listed_in_one_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        load_mllm("minigpt4", weights=tmp_path)
+    message = str(caught.value)
+    for item in get_entry("minigpt4").files:
+        assert item.path in message and item.what in message and item.source in message
+    assert 'See README, "Weights".' in message
+
+
+def test_missing_shards_are_listed_by_name(weights: Path) -> None:
+    shards = shard_names(weights / LLM)
+    assert len(shards) > 1
+    for name in shards[:2]:
+        (weights / LLM / name).unlink()
+    lines = missing_files("minigpt4", weights)
+    assert [line.split(":")[0] for line in lines] == [f"{LLM}/{name}" for name in shards[:2]]
+
+
+def test_weight_files_are_the_tensor_files(weights: Path) -> None:
+    files = weight_files("minigpt4", weights)
+    assert {path.suffix for path in files} == {".pth", ".bin"}
+    assert len(files) == 3 + len(shard_names(weights / LLM))
+    assert missing_files("minigpt4", weights) == []
+
+
+def test_a_truncated_file_is_named(weights: Path, heads: dict) -> None:
+    path = weights / QFORMER
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ValueError, match=r"blip2_pretrained_flant5xxl.pth .* is damaged or cut short"):
+        load_mllm("minigpt4", weights=weights, **heads)
+
+
+def test_an_empty_file_is_named(weights: Path) -> None:
+    (weights / PROJECTION).write_bytes(b"")
+    with pytest.raises(ValueError, match="damaged or cut short"):
+        load_tensors(weights / PROJECTION)
+
+
+class Malicious:
+    """Unpickling this would create a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("protocol", ["torch", "pickle"])
+def test_code_in_a_file_is_refused_and_does_not_run(tmp_path: Path, protocol: str) -> None:
+    path, trace = tmp_path / "evil.pth", tmp_path / "trace"
+    if protocol == "torch":
+        torch.save({"model": {"a": torch.zeros(1), "b": Malicious(trace)}}, path)
+    else:
+        path.write_bytes(pickle.dumps(Malicious(trace), protocol=2))
+    with pytest.raises(ValueError, match="it was refused"):
+        load_tensors(path)
+    assert not trace.exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:.*torch.jit:DeprecationWarning")
+def test_a_torchscript_archive_is_refused(tmp_path: Path) -> None:
+    torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)), tmp_path / "script.pt")
+    with pytest.raises(ValueError, match="TorchScript archive"):
+        load_tensors(tmp_path / "script.pt")
+
+
+def test_a_file_that_holds_no_tensors_is_named(tmp_path: Path) -> None:
+    torch.save({"model": {"a": 3}}, tmp_path / "odd.pth")
+    with pytest.raises(ValueError, match="does not hold a flat dictionary of tensors"):
+        load_tensors(tmp_path / "odd.pth")
+
+
+def test_the_old_torch_format_loads(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(2)}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    assert load_tensors(tmp_path / "old.pth")["a"].tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        (PROJECTION, lambda t: t.pop("llama_proj.bias"), "missing llama_proj.bias"),
+        (PROJECTION, lambda t: t.update(surprise=torch.zeros(1)), "unexpected surprise"),
+        (QFORMER, lambda t: t.pop("query_tokens"), "missing query_tokens"),
+        (QFORMER, lambda t: t.update({"Qformer.bert.more": torch.zeros(1)}), "unexpected more"),
+        (QFORMER, lambda t: t.update({"ln_vision.bias": torch.zeros(3)}), r"misshaped post_layernorm.bias: \(3,\)"),
+    ],
+)
+def test_wrong_keys_are_named(weights: Path, heads: dict, file: str, change, message: str) -> None:
+    rewrite(weights / file, change)
+    with pytest.raises(ValueError, match=message):
+        load_mllm("minigpt4", weights=weights, **heads)
+
+
+def test_unknown_head_counts_ask_for_the_option(weights: Path) -> None:
+    with pytest.raises(ValueError, match="Pass vision_heads="):
+        load_mllm("minigpt4", weights=weights)
+
+
+def test_an_unknown_name_gets_a_suggestion() -> None:
+    with pytest.raises(ValueError, match=r"Unknown MLLM 'minigpt-4'\. Did you mean 'minigpt4'\? Available: "):
+        load_mllm("minigpt-4")
+    with pytest.raises(ValueError, match=r"Unknown MLLM 'xyz'\. Available: "):
+        get_entry("xyz")
+
+
+def test_an_unknown_dtype_is_named() -> None:
+    with pytest.raises(ValueError, match="Unknown dtype 'int3'"):
+        as_dtype("int3")
+
+
+def test_loaded_weights_have_the_asked_dtype_and_are_frozen(weights: Path, heads: dict) -> None:
+    model = load_mllm("minigpt4", weights=weights, dtype="bfloat16", **heads)
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    assert not any(p.requires_grad or p.is_meta for p in model.parameters())
+    assert not any(buffer.is_meta for buffer in model.buffers())
+
+
+def test_safetensors_folders_load_like_bin_folders(weights: Path) -> None:
+    from safetensors.torch import save_file
+
+    folder = weights / LLM
+    before = load_llm(folder, torch.float32).state_dict()
+    tensors = {}
+    for name in shard_names(folder):
+        tensors |= load_tensors(folder / name)
+    for path in folder.glob("pytorch_model*"):
+        path.unlink()
+    save_file(tensors, folder / "model.safetensors")
+    after = load_llm(folder, torch.float32).state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_an_empty_tokenizer_is_refused(weights: Path) -> None:
+    (weights / LLM / "tokenizer.model").unlink()
+    with pytest.raises(Exception, match=r"empty|tokenizer"):
+        load_tokenizer(weights / LLM)
+
+
+def test_eva_drops_the_last_block_and_builds_the_qkv_bias() -> None:
+    def block(n: int) -> dict:
+        return {
+            f"blocks.{n}.attn.q_bias": torch.ones(2),
+            f"blocks.{n}.attn.v_bias": torch.full((2,), 3.0),
+            f"blocks.{n}.norm1.weight": torch.zeros(2),
+        }
+
+    state = convert_eva({**block(0), **block(1), "norm.weight": torch.zeros(2), "cls_token": torch.zeros(1, 1, 2)})
+    assert sorted(state) == [
+        "embeddings.class_embedding",
+        "encoder.layers.0.layer_norm1.weight",
+        "encoder.layers.0.self_attn.qkv.bias",
+    ]
+    assert state["encoder.layers.0.self_attn.qkv.bias"].tolist() == [1, 1, 0, 0, 3, 3]
+
+
+def test_the_fingerprint_depends_on_content_not_on_sharding(tmp_path: Path) -> None:
+    tensors = {"a": torch.arange(4.0), "b": torch.ones(2, 2, dtype=torch.bfloat16), "c": torch.tensor(1.0)}
+    torch.save(tensors, tmp_path / "whole.bin")
+    for name, value in tensors.items():
+        torch.save({name: value}, tmp_path / f"{name}.bin")
+    whole = fingerprint([tmp_path / "whole.bin"])
+    assert whole == fingerprint([tmp_path / f"{name}.bin" for name in "cab"])
+    torch.save(tensors | {"a": torch.arange(4.0) + 1}, tmp_path / "whole.bin")
+    assert fingerprint([tmp_path / "whole.bin"]) != whole
+
+
+def test_the_fingerprint_is_cached_until_the_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "w.bin"
+    torch.save({"a": torch.zeros(1)}, path)
+    first = fingerprint([path])
+    assert cache_file().is_file()
+    monkeypatch.setattr("model_zoo.weights.fingerprint.tensor_lines", lambda path: pytest.fail("read again"))
+    assert fingerprint([path]) == first
+
+
+def test_a_model_without_files_has_no_fingerprint(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="Cannot fingerprint 'minigpt4'"):
+        model_fingerprint("minigpt4", tmp_path)
+
+
+def test_every_entry_is_well_formed() -> None:
+    for name in list_mllms():
+        entry = REGISTRY[name]
+        assert name == name.lower() and "-" not in name
+        assert entry.factory.count(":") == 1 and entry.description and entry.parameters > 0
+        assert entry.embedded != bool(entry.files)
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, model_zoo, model_zoo.registry; print([m for m in ('torch', 'transformers') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    assert issubclass(model_zoo.MLLM, torch.nn.Module)
