@@ -64,7 +64,7 @@ def load_llm(
 
 
 def llm_class(config: Any, folder: Path) -> type[nn.Module]:
-    """The transformers class for a config, whatever old name config.json gives it. Raises ValueError if there is none."""
+    """The transformers class for a config, whatever name config.json gives it. Raises ValueError if there is none."""
     from transformers.models.auto import modeling_auto as auto
 
     mapping = auto.MODEL_FOR_CAUSAL_LM_MAPPING

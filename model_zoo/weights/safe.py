@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -50,6 +51,11 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_pickle(path: Path) -> object:
+    if _is_torchscript(path):
+        raise ValueError(
+            f"{path} is a TorchScript archive: it carries code and was refused. Expected the same weights as plain "
+            "tensors, e.g. the .safetensors file of a hub copy."
+        )
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
     except pickle.UnpicklingError as error:
@@ -60,17 +66,19 @@ def _read_pickle(path: Path) -> object:
             ) from error
         raise ValueError(_damaged(path, error)) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
-        if "TorchScript" in str(error):
-            raise ValueError(
-                f"{path} is a TorchScript archive: it carries code and was refused. Expected the same weights as plain "
-                "tensors, e.g. the .safetensors file of a hub copy."
-            ) from error
         raise ValueError(_damaged(path, error)) from error
 
 
 def _is_zip(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(4) == b"PK\x03\x04"  # the older format cannot be memory-mapped
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def _damaged(path: Path, error: Exception) -> str:
