@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from experiments.run_folder import CONFIG, STATUS, read_status
-from lightning_modules.controls import read_scores
-from lightning_modules.metrics import Scores
+
+if TYPE_CHECKING:
+    from lightning_modules.metrics import Scores
 
 
 class Cell(NamedTuple):
@@ -83,6 +84,7 @@ def _same(cell: Cell, out: Path) -> bool:
 
 def run_scores(folder: Path, split: str = "test") -> dict[str, dict[str, Scores]]:
     """mllm -> input -> per-sample record of a finished run."""
+    from lightning_modules.controls import read_scores
     from lightning_modules.records import read_rows
 
     records: dict[str, dict[str, Scores]] = {}

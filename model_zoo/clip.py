@@ -131,5 +131,16 @@ def find_clip(name_or_path: str | Path, weights: str | Path = "weights") -> Path
     )
 
 
+def missing_clip(name_or_path: str | Path, weights: str | Path = "weights") -> list[str]:
+    """What `load_clip` would miss, as lines for a message; empty when it would find its file."""
+    if str(name_or_path) == "embedded":
+        return []
+    try:
+        find_clip(name_or_path, weights)
+    except FileNotFoundError as error:
+        return [str(error)]
+    return []
+
+
 def _layers(tensors: Mapping[str, Tensor], prefix: str) -> int:
     return sum(key.startswith(prefix) and key.endswith(".attn.in_proj_weight") for key in tensors)
