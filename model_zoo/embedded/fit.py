@@ -52,6 +52,7 @@ def save_weights(path: Path, tensors: dict[str, Tensor], metadata: dict[str, obj
     save_file(half, draft, {k: str(v) for k, v in metadata.items()})
     with draft.open("rb") as file:
         os.fsync(file.fileno())
+    draft.chmod(0o644)  # safetensors writes for the owner only
     os.replace(draft, path)
 
 
