@@ -70,12 +70,14 @@ def load_mllm(
 ) -> MLLM:
     """A frozen MLLM with its weights. `options` go to the factory (`scoring`, `max_nodes`, head counts, ...).
 
+    `weights` is the directory of the published checkpoints; embedded MLLMs ship theirs and ignore it.
+
     Raises ValueError for an unknown name, FileNotFoundError listing every missing file at once.
     """
     entry = get_entry(name)
     module, function = entry.factory.split(":")
     if entry.embedded:
-        options["name"] = name
+        options["name"], weights = name, None  # their files ship inside the package, see `weight_files`
     return getattr(import_module(module), function)(weights=weights, dtype=dtype, official=official, **options)
 
 

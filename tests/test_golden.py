@@ -229,7 +229,7 @@ def losses(
     """(task loss, FCA, TSE) of the images in `rows`, whose label is their own index (METHOD.md section 2)."""
     model, images = golden.model, golden.pixels[rows]
     questions = [golden.questions("std")[row] for row in rows]
-    names = [golden.text["class_names"][golden.text["eval_labels"][row]] for row in rows]
+    names = [golden.text["class_names"][row] for row in rows]
     prompted, zero = prompt(images), torch.zeros(())
     visual = model.encode_image(prompted, questions)
     nats, tokens = model.answer_loss(prompted, questions, names, visual=visual)

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from tiny_models import CANDIDATES, QUESTIONS, TINY, tiny_images, tiny_mllm
 
 from model_zoo.base import MLLM
-from model_zoo.scoring import ancestors, block_mask, build_trie, chunks
+from model_zoo.scoring import ancestors, block_mask, build_trie, chunks, score_packed
+from model_zoo.sequences import embed_rows, pad_rows
 
 DECODERS = [name for name in TINY if name != "blip2"]
 
@@ -31,6 +32,20 @@ def score(model: MLLM, candidates: list, scoring: str = "packed", **kwargs) -> t
         return model.score(tiny_images(), QUESTIONS, candidates, **kwargs)
     finally:
         model.scoring = before
+
+
+@torch.no_grad()
+def test_the_side_of_the_padding_does_not_change_scores(llava: MLLM) -> None:
+    tokens = llava.encode_image(tiny_images(), QUESTIONS).tokens
+    prefixes = [llava.prefix_ids(question, tokens.shape[1], ranking=True) for question in QUESTIONS]
+    tries, embedding = [build_trie([llava.text_ids(text) for text in CANDIDATES])] * 3, llava.llm.get_input_embeddings()
+    right, left = (
+        score_packed(
+            llava.hidden_states, embedding, llava.llm.lm_head, embed_rows(embedding, ids, tokens), mask, tries, 7
+        )
+        for ids, mask in (pad_rows(prefixes, tokens.device, left=side) for side in (False, True))
+    )
+    torch.testing.assert_close(left, right, atol=1e-5, rtol=1e-6)
 
 
 @pytest.mark.parametrize("normalize", [True, False])
