@@ -102,7 +102,12 @@ def existing_files(files: Sequence[WeightFile], weights: str | Path) -> list[Pat
 
 def require_files(name: str, weights: str | Path) -> None:
     """Raise ONE FileNotFoundError that lists every missing file of a published MLLM."""
-    if lines := missing_lines(FILES[name], weights):
+    raise_missing(name, missing_lines(FILES[name], weights), weights)
+
+
+def raise_missing(name: str, lines: Sequence[str], weights: str | Path) -> None:
+    """Raise FileNotFoundError with the lines of missing files; nothing if there are none."""
+    if lines:
         listing = "\n  ".join(lines)
         raise FileNotFoundError(
             f"No complete {name} weights in '{weights}'. Expected:\n  {listing}\nSee README, \"Weights\"."

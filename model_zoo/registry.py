@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from model_zoo.published import FILES, WeightFile, existing_files, missing_lines
+from model_zoo.published import FILES, WeightFile, existing_files, missing_lines, raise_missing
 
 if TYPE_CHECKING:
     from model_zoo.base import MLLM
@@ -96,16 +96,17 @@ def missing_files(name: str, weights: str | Path = "weights") -> list[str]:
     return [f"{path}: part of the package. Reinstall it, or restore it with git" for path in absent]
 
 
+def require_files(name: str, weights: str | Path = "weights") -> None:
+    """Raise ONE FileNotFoundError that lists every missing file of an MLLM, published or embedded."""
+    raise_missing(name, missing_files(name, weights), weights)
+
+
 def model_fingerprint(name: str, weights: str | Path = "weights") -> str:
     """sha256 over the model's weight tensors, see `model_zoo.weights.fingerprint`.
 
     Raises FileNotFoundError when files are missing: half a model has no fingerprint.
     """
-    if lines := missing_files(name, weights):
-        listing = "\n  ".join(lines)
-        raise FileNotFoundError(
-            f"Cannot fingerprint '{name}' in '{weights}'. Missing:\n  {listing}\nSee README, \"Weights\"."
-        )
+    require_files(name, weights)
     from model_zoo.weights.fingerprint import fingerprint
 
     return fingerprint(weight_files(name, weights))

@@ -249,7 +249,7 @@ def test_the_fingerprint_is_cached_until_the_file_changes(tmp_path: Path, monkey
 
 
 def test_a_model_without_files_has_no_fingerprint(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="Cannot fingerprint 'minigpt4'"):
+    with pytest.raises(FileNotFoundError, match="No complete minigpt4 weights"):
         model_fingerprint("minigpt4", tmp_path)
 
 
