@@ -101,7 +101,7 @@ def read_scores(path: Path) -> Scores:
     import zipfile
 
     try:
-        with np.load(path, allow_pickle=False) as data:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as data:
             return Scores(
                 [str(i) for i in data["ids"]], data["labels"], data["scores"], [str(g) for g in data["groups"]]
             )

@@ -1,0 +1,91 @@
+"""Recipes are complete, typed, and never lose a word the user said."""
+
+from __future__ import annotations
+
+import pytest
+
+from experiments.recipes import FOLDER, list_recipes, load_experiment
+
+NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def load(*words, exp="embedded"):
+    return load_experiment([("exp", exp), *(tuple(word.split("=", 1)) for word in words)])
+
+
+def test_there_are_recipes():
+    assert {"embedded", "smoke", "cifar10_minigpt4"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_recipe_resolves_and_says_what_it_is(name):
+    config = load(exp=name)
+    assert config.exp == name and config.method.lr is not None
+    lines = (FOLDER / f"{name}.yaml").read_text().splitlines()
+    header = [line for line in lines if line.startswith("#")]
+    for word in ("What:", "Reproduces:", "Needs:", "Expect:", "Command:"):
+        assert any(line.startswith(f"# {word}") for line in header), f"{name} has no '# {word}' line"
+    assert list_recipes()[name] == header[0].lstrip("# ")
+
+
+def test_the_method_shorthand_is_not_lost_beside_a_dotted_key():
+    config = load("method=evp", "method.lr=3")
+    assert config.method.name == "evp" and config.method.lr == 3
+    assert (config.method.fca, config.method.tse) == (0, 0)
+    config = load("method.lr=3", "method=evp")
+    assert config.method.name == "evp" and config.method.lr == 3
+
+
+def test_switching_parts_off_keeps_the_loop_and_switching_the_loop_does_not():
+    tvp, evp, vp = load(), load("method=evp"), load("method=vp")
+    assert evp.method.lr == tvp.method.lr and evp.method.optimizer == "normalized"
+    assert vp.method.optimizer == "sgd" and vp.method.lr == 2.9 and vp.method.momentum == 0.9
+    assert vp.prompt.init == "normal" and vp.data.image_size == vp.prompt.frame
+    assert tvp.data.image_size == tvp.prompt.frame - 2 * tvp.prompt.pad
+
+
+def test_official_sets_every_deviation_and_each_can_be_set_alone():
+    config = load("official=true", exp="cifar10_minigpt4")
+    assert config.prompt.bounds == "unbounded" and config.data.val == "official"
+    assert config.data.official and config.source.official
+    kept = load("official=true", "prompt.bounds=image", exp="cifar10_minigpt4")
+    assert kept.prompt.bounds == "image" and kept.source.official
+    alone = load("source.official=true", exp="cifar10_minigpt4")
+    assert alone.source.official and alone.prompt.bounds == "image" and not alone.official
+
+
+def test_targets_that_are_not_named_as_steering_are_held_out():
+    config = load("targets.select=[]", "targets.heldout=[]", "targets.names=[embedded_llava,embedded_blip2]")
+    assert list(config.targets.heldout) == ["embedded_llava", "embedded_blip2"]
+
+
+def test_a_list_override_replaces_the_whole_list():
+    assert list(load("targets.heldout=[embedded_llava]").targets.names) == ["embedded_instructblip", "embedded_llava"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["exp=embeded"], "Unknown recipe 'embeded'. Did you mean 'embedded'"),
+        (["method.fcaa=1"], "'fcaa' not in 'Method'. Did you mean: 'fca'"),
+        (["method=evpp"], "expected one of"),
+        (["train.epochs=abc"], "'abc' of type 'str' could not be converted to Integer"),
+        (["targets=3"], "'targets' is a group of keys"),
+        (["method=evp", "method.fca=0.1"], "Method 'evp' has no FCA"),
+        (["train.batch_size=0"], "Expected train.batch_size >= 1"),
+        (["prompt.pad=40"], "does not fit prompt.frame=64"),
+        (["data.image_size=50"], "needs 48"),
+        (["targets.select=[embedded_llava]"], "targets.select and targets.heldout"),
+    ],
+)
+def test_a_wrong_word_gets_one_message_that_names_it(words, message):
+    with pytest.raises(ValueError) as error:
+        load(*words)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_resolved_configuration_cannot_be_changed():
+    from omegaconf.errors import ReadonlyConfigError
+
+    with pytest.raises(ReadonlyConfigError):
+        load().seed = 3

@@ -1,0 +1,137 @@
+"""TVPModule: the update, its splits, and what stays frozen."""
+
+from __future__ import annotations
+
+import lightning as L
+import pytest
+import torch
+from tiny_models import tiny_mllm
+from torch import nn
+from torch.utils.data import DataLoader
+
+from datamodules.batch import Batch
+from lightning_modules.losses import fca_loss, tse_loss
+from lightning_modules.prompts import PadPrompt
+from lightning_modules.tvp import TVPModule, split_batch
+
+FRAME, PAD = 32, 4
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*in eval mode at the start of training"),  # frozen models are meant to be
+    pytest.mark.filterwarnings("ignore:You defined a `validation_step`"),  # these tests only train
+]
+ANSWERS = ["cat", "a red car", "do", "carpet"]
+
+
+class ToyClip(nn.Module):
+    """A differentiable stand-in with CLIP's interface: how bright the frame is, by caption length."""
+
+    def similarity(self, frames, captions):
+        return frames.mean((1, 2, 3)) * torch.tensor([float(len(c)) for c in captions])
+
+
+def make_batch(n=4, seed=0):
+    images = torch.rand(n, 3, FRAME - 2 * PAD, FRAME - 2 * PAD, generator=torch.Generator().manual_seed(seed))
+    texts = [ANSWERS[i % 4] for i in range(n)]
+    ids = [f"{seed}-{i}" for i in range(n)]
+    return Batch(images, torch.zeros(n, dtype=torch.long), ["photo"] * n, texts, texts, ids, [""] * n)
+
+
+def make_module(sources=("minigpt4",), bounds="unbounded", **options):
+    prompt = PadPrompt(FRAME, PAD, bounds)
+    return TVPModule(prompt, lambda: [tiny_mllm(name) for name in sources], ToyClip, **{"lr": 3.0, **options})
+
+
+def fit(module, batches, **trainer):
+    loader = DataLoader(batches, batch_size=None)
+    L.Trainer(
+        max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu",
+        enable_model_summary=False, limit_val_batches=0, **trainer,
+    ).fit(module, loader)  # fmt: skip
+    return module.prompt.delta.detach().clone()
+
+
+def test_one_step_is_the_update_of_the_paper():
+    batch, fca, tse = make_batch(), 0.3, 0.02
+    module = make_module(fca=fca, tse=tse)
+    start = torch.rand(3, FRAME, FRAME) * module.prompt.mask
+    module.prompt.delta.data.copy_(start)
+    after = fit(module, [batch])
+
+    source, delta = tiny_mllm("minigpt4"), start.clone().requires_grad_()
+    clean = nn.functional.pad(batch.images, [PAD] * 4)
+    visual = source.encode_image(clean + delta, batch.questions)
+    nats, tokens = source.answer_loss(clean + delta, batch.questions, batch.answers, visual=visual)
+    loss = nats.sum() / tokens.sum() + fca * fca_loss(visual.tokens, source.encode_image(clean, batch.questions).tokens)
+    loss = loss + tse * tse_loss(ToyClip().similarity(clean + delta, batch.captions))
+    (g,) = torch.autograd.grad(loss, delta)
+    expected = start - 3.0 * module.prompt.mask * g / (g.norm() + 1e-10)
+    torch.testing.assert_close(after, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("options", [{}, {"fca": 0.3, "tse": 0.02}])
+def test_accumulated_micro_batches_equal_the_big_batch(options):
+    whole = fit(make_module(**options), [make_batch(), make_batch(seed=1)])
+    parts = fit(make_module(**options, accumulate=3), [make_batch(), make_batch(seed=1)])
+    torch.testing.assert_close(parts, whole, atol=1e-5, rtol=0)
+
+
+def test_fca_does_not_touch_the_first_step_from_a_zero_prompt():
+    with_fca, without = fit(make_module(fca=5.0), [make_batch()]), fit(make_module(), [make_batch()])
+    assert torch.equal(with_fca, without)
+    assert torch.isfinite(with_fca).all() and with_fca.abs().sum() > 0
+
+
+def test_fca_pulls_later_steps_towards_the_clean_features():
+    batches = [make_batch(seed=s) for s in range(4)]
+    source, clean = tiny_mllm("minigpt4"), nn.functional.pad(batches[0].images, [PAD] * 4)
+
+    def drift(delta):
+        tokens = [source.encode_image(clean + d, batches[0].questions).tokens for d in (delta, 0 * delta)]
+        return fca_loss(*tokens).item()
+
+    assert drift(fit(make_module(fca=50.0), batches)) < drift(fit(make_module(), batches))
+
+
+def test_image_bounds_hold_after_every_step():
+    delta = fit(make_module(bounds="image", lr=50.0), [make_batch(), make_batch(seed=1)])
+    assert delta.min() >= 0 and delta.max() <= 1 and delta.max() > 0
+
+
+def test_several_sources_step_along_the_mean_or_sum_of_their_losses():
+    names = ("minigpt4", "blip2")
+    mean = fit(make_module(names, sources_reduction="mean"), [make_batch()])
+    total = fit(make_module(names, sources_reduction="sum"), [make_batch()])
+    torch.testing.assert_close(mean, total, atol=1e-5, rtol=0)  # one normalised step: the same direction
+    assert not torch.allclose(mean, fit(make_module(("minigpt4",)), [make_batch()]), atol=1e-3)
+
+
+def test_a_checkpoint_holds_the_prompt_only(tmp_path):
+    module = make_module()
+    trainer = L.Trainer(
+        max_epochs=1, logger=False, enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
+        accelerator="cpu", default_root_dir=tmp_path, enable_checkpointing=False,
+    )  # fmt: skip
+    trainer.fit(module, DataLoader([make_batch()], batch_size=None))
+    trainer.save_checkpoint(tmp_path / "x.ckpt")
+    state = torch.load(tmp_path / "x.ckpt", weights_only=True)["state_dict"]
+    assert set(state) == {"prompt.delta"}
+    assert (tmp_path / "x.ckpt").stat().st_size < 100_000
+    fresh = make_module()
+    fresh.load_state_dict(state)
+    assert torch.equal(fresh.prompt.delta, module.prompt.delta)
+
+
+def test_sources_stay_frozen_and_in_eval_mode_whatever_lightning_asks():
+    module = make_module()
+    module.configure_model()
+    module.train()
+    assert not any(m.training for m in module.sources.modules() if m is not module.sources)
+    assert [name for name, p in module.named_parameters() if p.requires_grad] == ["prompt.delta"]
+    fit(module, [make_batch()])
+    assert all(p.grad is None for p in module.sources.parameters())
+
+
+def test_micro_batches_cover_a_batch_once():
+    parts = split_batch(make_batch(7), 3)
+    assert [key for part in parts for key in part.ids] == make_batch(7).ids
+    assert torch.equal(torch.cat([part.images for part in parts]), make_batch(7).images)
