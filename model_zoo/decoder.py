@@ -35,7 +35,8 @@ class DecoderMLLM(MLLM):
         tokenizer: its tokenizer; used for plain text, `decode` and the special ids only.
         template: instruction texts (`model_zoo.templates`).
         scoring: `packed` (exact and fast) or `naive` (the oracle: one candidate at a time).
-        max_nodes: most candidate tokens packed in one forward; None packs all. The result does not depend on it.
+        max_nodes: most candidate tokens packed in one forward; None packs all, in the same forward as the
+            prefix. The result does not depend on it.
     """
 
     def __init__(
@@ -72,11 +73,17 @@ class DecoderMLLM(MLLM):
         """The visual tokens (B, T, D) the LLM sees; a family may show it fewer in ranking."""
         return visual.tokens
 
-    def hidden_states(self, embeds: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
-        """Final hidden states (B, L, D) from embeds (B, L, D); mask is (B, L) bool or additive (B, 1, L, L)."""
-        mask = mask.long() if mask.ndim == 2 else mask
+    def hidden_states(self, embeds: Tensor, mask: Tensor, positions: Tensor, cache: Any = None) -> Tensor:
+        """Final hidden states (B, L, D) from embeds (B, L, D); mask is (B, L) bool or additive (B, 1, L, past+L).
+
+        A `cache` is extended in place by these L entries.
+        """
         return self.llm.model(
-            inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=False
+            inputs_embeds=embeds,
+            attention_mask=mask.long() if mask.ndim == 2 else mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=cache is not None,
         ).last_hidden_state
 
     def answer_token_counts(self, answers: Sequence[str]) -> Tensor:
@@ -118,15 +125,20 @@ class DecoderMLLM(MLLM):
         return finish(score(tokens, prefixes, rows), rows, normalize)
 
     def _score_packed(self, tokens: Tensor, prefixes: list[list[int]], rows: list[list[list[int]]]) -> Tensor:
+        from transformers import DynamicCache
+
         ids, mask = pad_rows(prefixes, tokens.device)
         embedding = self.llm.get_input_embeddings()
-        embeds = embed_rows(embedding, ids, tokens)
-        width = max(len(row) for row in rows)
-        totals = [
-            score_packed(self.hidden_states, embedding, self.llm.lm_head, embeds, mask, tries, width)
-            for tries in plan_tries(rows, self.max_nodes)
-        ]
-        return torch.stack(totals).sum(0)
+        return score_packed(
+            self.hidden_states,
+            embedding,
+            self.llm.lm_head,
+            embed_rows(embedding, ids, tokens),
+            mask,
+            plan_tries(rows, self.max_nodes),
+            max(len(row) for row in rows),
+            new_cache=lambda: DynamicCache(config=self.llm.config),
+        )
 
     def _score_naive(self, tokens: Tensor, prefixes: list[list[int]], rows: list[list[list[int]]]) -> Tensor:
         embedding = self.llm.get_input_embeddings()

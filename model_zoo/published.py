@@ -11,13 +11,16 @@ from model_zoo.weights.index import shard_names
 LAVIS = "https://storage.googleapis.com/sfr-vision-language-research/LAVIS/models"
 
 
+LLAMA = ("config.json", "tokenizer.model")
+
+
 class WeightFile(NamedTuple):
-    """A file or folder below the weights directory. A `folder` holds a config, a tokenizer and weight shards."""
+    """A file below the weights directory, or a folder that `holds` the named files besides its weight shards."""
 
     path: str
     what: str
     source: str
-    folder: bool = False
+    holds: tuple[str, ...] = ()
 
 
 EVA = WeightFile("hub/checkpoints/eva_vit_g.pth", "EVA-CLIP ViT-g/14 vision tower", f"{LAVIS}/BLIP2/eva_vit_g.pth")
@@ -26,16 +29,19 @@ VICUNA_V0 = WeightFile(
     "model_weights/vicuna-7b-v0",
     "Vicuna-7B v0: config.json, tokenizer.model, weight shards",
     "lmsys/vicuna-7b-delta-v0 (hub) applied to LLaMA-7B",
-    folder=True,
+    holds=LLAMA,
 )
 VICUNA_V11 = WeightFile(
     "lmsys/vicuna-7b-v1.1",
     "Vicuna-7B v1.1: config.json, tokenizer.model, weight shards",
     "lmsys/vicuna-7b-delta-v1.1 (hub) applied to LLaMA-7B",
-    folder=True,
+    holds=LLAMA,
 )
 FLAN_XL = WeightFile(
-    "google/flan-t5-xl", "FlanT5-XL: config.json, spiece.model, weight shards", "google/flan-t5-xl (hub)", folder=True
+    "google/flan-t5-xl",
+    "FlanT5-XL: config.json, spiece.model, weight shards",
+    "google/flan-t5-xl (hub)",
+    holds=("config.json", "spiece.model"),
 )
 
 FILES: dict[str, tuple[WeightFile, ...]] = {
@@ -95,7 +101,7 @@ def existing_files(files: Sequence[WeightFile], weights: str | Path) -> list[Pat
     found: list[Path] = []
     for item in files:
         path = Path(weights) / item.path
-        parts = [path / name for name in shard_names(path)] if item.folder else [path]
+        parts = [path / name for name in shard_names(path)] if item.holds else [path]
         found += [part for part in parts if part.is_file() and part.suffix != ".txt"]
     return found
 
@@ -116,8 +122,8 @@ def raise_missing(name: str, lines: Sequence[str], weights: str | Path) -> None:
 
 def _absent(item: WeightFile, weights: Path) -> list[str]:
     path = weights / item.path
-    if not item.folder:
+    if not item.holds:
         return [] if path.is_file() else [item.path]
     if not path.is_dir():
         return [f"{item.path}/"]
-    return [f"{item.path}/{name}" for name in ("config.json", *shard_names(path)) if not (path / name).is_file()]
+    return [f"{item.path}/{name}" for name in (*item.holds, *shard_names(path)) if not (path / name).is_file()]

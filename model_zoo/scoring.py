@@ -9,15 +9,15 @@ its own sentence. This equals scoring candidates one at a time (`scoring_naive.p
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from model_zoo.sequences import TextEncoder, positions_of, score_dtype
 
-Forward = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(embeds (B,L,D), additive mask (B,1,L,L), positions (B,L)) -> hidden states (B,L,D)."""
+Forward = Callable[[Tensor, Tensor, Tensor, Any], Tensor]
+"""(embeds (B,L,D), additive mask (B,1,L,past+L), positions (B,L), key/value cache or None) -> hidden states (B,L,D)."""
 
 
 class Trie(NamedTuple):
@@ -111,29 +111,54 @@ def score_packed(
     project: Callable[[Tensor], Tensor],
     prefix_embeds: Tensor,
     prefix_mask: Tensor,
-    tries: Sequence[Trie],
+    rounds: Sequence[Sequence[Trie]],
     n_candidates: int,
     *,
+    new_cache: Callable[[], Any] | None = None,
     vocab_rows: int = 512,
 ) -> Tensor:
-    """Summed log-likelihoods (B, n_candidates) of the candidates in `tries` (one per row), 0 where a row has none.
+    """Summed log-likelihoods (B, n_candidates) of the candidates in `rounds`, 0 where a row has none.
 
-    prefix_embeds (B, P, D) and prefix_mask (B, P) bool may be padded on either side. `embed` maps ids to embeddings,
-    `project` hidden states to vocabulary logits; at most `vocab_rows` rows of logits exist at a time.
+    prefix_embeds (B, P, D) and prefix_mask (B, P) bool may be padded on either side. A round holds one trie per row:
+    with one round, prefix and nodes run in a single forward; with several, the prefix runs once into a `new_cache()`
+    that every round reads and leaves as it was. `embed` maps ids to embeddings, `project` hidden states to vocabulary
+    logits, of which at most `vocab_rows` rows exist at a time.
     """
-    batch, p = prefix_mask.shape
-    device, dtype = prefix_embeds.device, prefix_embeds.dtype
-    ids, depths, nodes = (part.to(device) for part in stack_tries(tries))
-    n = ids.shape[1]
-    lengths = prefix_mask.sum(-1)
-    positions = torch.cat([positions_of(prefix_mask), lengths[:, None] + depths], dim=1)
-    embeds = torch.cat([prefix_embeds, embed(ids).to(dtype)], dim=1) if n else prefix_embeds
-    hidden = forward(embeds, block_mask(prefix_mask, nodes, dtype), positions)  # (B, P+N, D)
-    last = p - 1 - prefix_mask.flip(-1).long().argmax(-1)  # last real prefix entry
-    read = torch.cat([hidden[torch.arange(batch, device=device), last][:, None], hidden[:, p:]], dim=1)
-    steps = torch.tensor([(b, *step) for b, trie in enumerate(tries) for step in trie.steps], device=device)
-    row, candidate, source, token = steps.unbind(-1)
-    logp = pick_rows(read.flatten(0, 1), project, row * (n + 1) + source, token, vocab_rows)
+    p, dtype, start = prefix_mask.shape[1], prefix_embeds.dtype, positions_of(prefix_mask)
+    cache, ends, totals = None, None, []
+    if len(rounds) > 1:
+        cache = new_cache()
+        no_nodes = prefix_mask.new_zeros(len(prefix_mask), 0, 0)
+        ends = last_real(forward(prefix_embeds, block_mask(prefix_mask, no_nodes, dtype), start, cache), prefix_mask)
+    for tries in rounds:
+        ids, depths, nodes = (part.to(prefix_embeds.device) for part in stack_tries(tries))
+        embeds, n = embed(ids).to(dtype), ids.shape[1]
+        mask, positions = block_mask(prefix_mask, nodes, dtype), prefix_mask.sum(-1, keepdim=True) + depths
+        if cache is None:
+            embeds, positions = torch.cat([prefix_embeds, embeds], dim=1), torch.cat([start, positions], dim=1)
+            hidden = forward(embeds, mask, positions, None)  # (B, P+N, D)
+            ends, hidden = last_real(hidden[:, :p], prefix_mask), hidden[:, p:]
+        elif n:
+            hidden = forward(embeds, mask[:, :, p:], positions, cache)  # (B, N, D)
+            cache.crop(-n)
+        else:
+            hidden = embeds
+        totals.append(tally(torch.cat([ends, hidden], dim=1), project, tries, n_candidates, vocab_rows))
+    return torch.stack(totals).sum(0)
+
+
+def last_real(hidden: Tensor, mask: Tensor) -> Tensor:
+    """Hidden state (B, 1, D) of the last real entry of each row, hidden (B, P, D), mask (B, P) bool."""
+    last = mask.shape[1] - 1 - mask.flip(-1).long().argmax(-1)
+    return hidden[torch.arange(len(hidden), device=hidden.device), last].unsqueeze(1)
+
+
+def tally(read: Tensor, project: Callable, tries: Sequence[Trie], n_candidates: int, vocab_rows: int) -> Tensor:
+    """Add up the steps of every candidate, (B, n_candidates); read (B, 1+N, D) is the prefix's end, then the nodes."""
+    batch, width = read.shape[:2]
+    steps = torch.tensor([(b, *step) for b, trie in enumerate(tries) for step in trie.steps], device=read.device)
+    row, candidate, source, token = steps.view(-1, 4).unbind(-1)
+    logp = pick_rows(read.flatten(0, 1), project, row * width + source, token, vocab_rows)
     total = logp.new_zeros(batch * n_candidates).index_add(0, row * n_candidates + candidate, logp)
     return total.view(batch, n_candidates)
 

@@ -109,11 +109,22 @@ def test_chunking_does_not_change_scores(model: MLLM, limit: int) -> None:
 def test_one_token_candidates_need_the_prefix_only(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, lengths, forward = tiny_mllm(name), [], None
     forward = model.hidden_states
-    monkeypatch.setattr(model, "hidden_states", lambda e, m, p: lengths.append(e.shape[1]) or forward(e, m, p))
+    monkeypatch.setattr(model, "hidden_states", lambda e, *rest: lengths.append(e.shape[1]) or forward(e, *rest))
     scores = score(model, ["a", "b", "do"])
     n_visual = model.encode_image(tiny_images(1), QUESTIONS[:1]).tokens.shape[1]
     assert lengths == [max(len(model.prefix_ids(q, n_visual, ranking=True)) for q in QUESTIONS)]
     torch.testing.assert_close(scores, score(model, ["a", "b", "do"], "naive"), atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_chunking_runs_the_prefix_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, lengths = tiny_mllm("llava", max_nodes=4), []
+    forward = model.hidden_states
+    monkeypatch.setattr(model, "hidden_states", lambda e, *rest: lengths.append(e.shape[1]) or forward(e, *rest))
+    model.score(tiny_images(), QUESTIONS, CANDIDATES)
+    prefix = max(len(model.prefix_ids(question, 16, ranking=True)) for question in QUESTIONS)
+    assert lengths[0] == prefix
+    assert len(lengths) > 2 and all(length < 9 for length in lengths[1:])
 
 
 def test_normalised_score_is_the_sum_over_the_number_of_tokens(model: MLLM) -> None:

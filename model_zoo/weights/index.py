@@ -16,7 +16,16 @@ def shard_names(folder: Path) -> list[str]:
     """
     for index, single in zip(INDEXES, SINGLE, strict=True):
         if (folder / index).is_file():
-            return sorted(set(json.loads((folder / index).read_text())["weight_map"].values()))
+            return _indexed(folder / index)
         if (folder / single).is_file():
             return [single]
     return [SINGLE[1]]
+
+
+def _indexed(path: Path) -> list[str]:
+    try:
+        return sorted(set(json.loads(path.read_text())["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is no index of weight shards. Expected JSON with a weight_map; get it again."
+        ) from error
