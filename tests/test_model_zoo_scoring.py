@@ -41,7 +41,7 @@ def test_the_side_of_the_padding_does_not_change_scores(llava: MLLM) -> None:
     tries, embedding = [build_trie([llava.text_ids(text) for text in CANDIDATES])] * 3, llava.llm.get_input_embeddings()
     right, left = (
         score_packed(
-            llava.hidden_states, embedding, llava.llm.lm_head, embed_rows(embedding, ids, tokens), mask, tries, 7
+            llava.hidden_states, embedding, llava.llm.lm_head, embed_rows(embedding, ids, tokens), mask, [tries], 7
         )
         for ids, mask in (pad_rows(prefixes, tokens.device, left=side) for side in (False, True))
     )
