@@ -1,0 +1,181 @@
+"""PromptScorer and TransferCallback: controls once, right samples, no held-out steering, no partial validations."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tiny_models import tiny_mllm
+from toy_data import Toy
+
+import lightning_modules.evaluation as evaluation
+from lightning_modules.controls import CONTROLS, ControlStore
+from lightning_modules.evaluation import ModelSpec
+from lightning_modules.prompts import PadPrompt
+from lightning_modules.records import FIELDS, ResultLog
+from lightning_modules.scorer import PromptScorer
+from lightning_modules.transfer_callback import TransferCallback
+
+FRAME, PAD = 16, 2
+CONTEXT = {"run": "r", "seed": 0, "method": "tvp", "source": "tiny_minigpt4", "official": False, "bounds": "image"}
+
+
+class Spec(ModelSpec):
+    """A tiny random model by architecture; counts how often it is loaded."""
+
+    loads: list[str] = []
+
+    def load(self, device):
+        self.loads.append(self.name)
+        model = tiny_mllm(self.name.removeprefix("tiny_"))
+        model.name = self.name
+        return model
+
+    def fingerprint(self):
+        return f"fp-{self.name}"
+
+
+@pytest.fixture(autouse=True)
+def fresh_loads():
+    Spec.loads.clear()
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Names of the inputs each scoring pass really ran."""
+    passes = []
+    original = evaluation.score_batches
+
+    def counting(mllm, batches, inputs, candidates):
+        passes.extend((mllm.name, getattr(name, "name", name)) for name in inputs)
+        return original(mllm, batches, inputs, candidates)
+
+    monkeypatch.setattr(evaluation, "score_batches", counting)
+    return passes
+
+
+def make_scorer(tmp_path, **options):
+    data = Toy(image_size=FRAME - 2 * PAD, count=11)
+    sizes = {"val": 7, "test": None}
+    return PromptScorer(data, ControlStore(tmp_path), **{"frame": FRAME, "pad": PAD, "sizes": sizes, **options})
+
+
+def make_prompt(value=0.5):
+    prompt = PadPrompt(FRAME, PAD)
+    prompt.delta.data.fill_(value)
+    prompt.project_()
+    return prompt
+
+
+def test_controls_are_scored_once_and_only_the_prompt_again(tmp_path, counted):
+    spec = Spec("tiny_minigpt4", "source")
+    first = make_scorer(tmp_path).score(spec, "val", {"prompt": make_prompt()})
+    assert sorted(name for _, name in counted if name != "constant") == ["black", "full", "prompt", "replicate"]
+    assert sum(name == "constant" for _, name in counted) == 27
+    counted.clear()
+    again = make_scorer(tmp_path).score(spec, "val", {"prompt": make_prompt()})
+    assert counted == [("tiny_minigpt4", "prompt")]
+    assert list(first) == list(again) == [*CONTROLS, "prompt"]
+    for name in first:
+        assert first[name].ids == again[name].ids and (first[name].scores == again[name].scores).all()
+
+
+def test_a_zero_prompt_scores_bit_for_bit_as_the_black_border(tmp_path):
+    for name in ("tiny_minigpt4", "tiny_blip2", "tiny_llava"):
+        records = make_scorer(tmp_path).score(Spec(name, "heldout"), "val", {"prompt": make_prompt(0.0)})
+        assert (records["prompt"].scores == records["black"].scores).all()
+        assert not (records["full"].scores == records["black"].scores).all()
+
+
+def test_the_constant_border_on_test_is_the_best_of_validation(tmp_path):
+    spec, scorer = Spec("tiny_llava", "heldout"), make_scorer(tmp_path)
+    records = scorer.score(spec, "test", {"prompt": make_prompt()})
+    chosen, key = scorer.colours["tiny_llava"], scorer._store_key(spec, "val")
+    accuracy = {c: scorer.store.load(c, **key).correct.mean() for c in scorer.controls if c.name == "constant"}
+    assert accuracy[chosen] == max(accuracy.values())
+    assert len(records["constant"].ids) == 11  # all of test
+    assert not any(scorer.store.load(c, **scorer._store_key(spec, "test")) for c in accuracy if c != chosen)
+
+
+def test_residencies_give_the_same_scores_and_load_as_they_say(tmp_path):
+    spec, records = Spec("tiny_blip2", "heldout"), {}
+    for residency, loads in (("sequential", 2), ("keep", 1)):
+        Spec.loads.clear()
+        scorer = make_scorer(tmp_path / residency, residency=residency)
+        scorer.score(spec, "val", {"prompt": make_prompt()})
+        records[residency] = scorer.score(spec, "val", {"prompt": make_prompt()})
+        assert len(Spec.loads) == loads
+    assert all((records["keep"][k].scores == records["sequential"][k].scores).all() for k in records["keep"])
+    with pytest.raises(ValueError, match=r"Unknown residency 'cloud'\. Available: sequential, keep, process"):
+        make_scorer(tmp_path, residency="cloud")
+
+
+@pytest.mark.slow
+def test_a_process_of_its_own_gives_the_same_scores(tmp_path):
+    spec = ModelSpec("embedded_llava", "heldout")
+    prompt = PadPrompt(64, 8)
+    prompt.delta.data.fill_(0.3)
+    prompt.project_()
+    from datamodules.registry import load_datamodule
+
+    records = []
+    for residency in ("process", "sequential"):
+        data = load_datamodule("emoji_recognition", image_size=48)
+        sizes = {"val": 6, "test": 6}
+        options = {"frame": 64, "pad": 8, "sizes": sizes, "controls": ("black",), "residency": residency}
+        scorer = PromptScorer(data, ControlStore(tmp_path / residency), **options)
+        records.append(scorer.score(spec, "val", {"prompt": prompt}))
+    for name in ("black", "prompt"):
+        assert torch.allclose(torch.tensor(records[0][name].scores), torch.tensor(records[1][name].scores), atol=1e-5)
+
+
+def make_callback(tmp_path, targets):
+    source = Spec("tiny_minigpt4", "source")
+    log = ResultLog(tmp_path / "results.jsonl")
+    return TransferCallback(source, targets, make_scorer(tmp_path), log, context=CONTEXT, scores_folder=tmp_path / "s")
+
+
+def make_module():
+    return SimpleNamespace(device="cpu", prompt=make_prompt(), sources=[Spec("tiny_minigpt4", "source").load("cpu")])
+
+
+def test_held_out_targets_never_enter_the_mean_that_may_steer(tmp_path):
+    targets = [Spec("tiny_blip2", "select"), Spec("tiny_bliva", "select"), Spec("tiny_llava", "heldout")]
+    logged = make_callback(tmp_path, targets).score_split(make_module(), "val", 0, 0)
+    for control in CONTROLS:
+        pair = [logged[f"val/gain/{control}/{name}"] for name in ("tiny_blip2", "tiny_bliva")]
+        assert logged[f"val/gain/{control}/mean_select"] == pytest.approx(sum(pair) / 2)
+        assert f"val/gain/{control}/tiny_llava" in logged
+    only_held_out = make_callback(tmp_path, [Spec("tiny_llava", "heldout")])
+    assert not any(key.endswith("mean_select") for key in only_held_out.score_split(make_module(), "val", 0, 0))
+
+
+def test_rows_state_everything_and_the_scores_behind_them_are_kept(tmp_path):
+    callback = make_callback(tmp_path, [Spec("tiny_llava", "heldout")])
+    callback.score_split(make_module(), "val", epoch=3, step=40)
+    rows = callback.results.read()
+    assert {row["input"] for row in rows} == {*CONTROLS, "prompt"} and {row["n"] for row in rows} == {7}
+    assert {(row["mllm"], row["role"]) for row in rows} == {("tiny_minigpt4", "source"), ("tiny_llava", "heldout")}
+    assert all(list(row) == list(FIELDS) and row["epoch"] == 3 and row["step"] == 40 for row in rows)
+    assert all((row["prompt"] is None) == (row["kind"] == "control") for row in rows)
+    assert len(list((tmp_path / "s").glob("val_*.npz"))) == 10
+
+
+def test_a_partial_or_sanity_validation_is_never_scored(tmp_path, capsys):
+    callback = make_callback(tmp_path, [])
+    trainer = SimpleNamespace(sanity_checking=False, num_val_batches=[3], current_epoch=0, global_step=1, world_size=1)
+    module = make_module()
+    module.trainer, module.log_dict = trainer, lambda *a, **k: None
+    callback.on_validation_epoch_start(trainer, module)
+    callback.on_validation_batch_end()
+    callback.on_validation_epoch_end(trainer, module)
+    assert "skipped a partial validation (1 of 3 batches)" in capsys.readouterr().out
+    trainer.sanity_checking = True
+    callback.on_validation_epoch_end(trainer, module)
+    assert not (tmp_path / "results.jsonl").exists()
+    trainer.sanity_checking = False
+    for _ in range(2):
+        callback.on_validation_batch_end()
+    callback.on_validation_epoch_end(trainer, module)
+    assert len(callback.results.read()) == 5
