@@ -1,12 +1,13 @@
 """Factories of the published MLLMs from their original checkpoint files (`published.py` says which).
 
-All take `weights` (the directory), `dtype`, `official`, the two head counts where a tower has other than the published
-width, and options for the adapter. They raise one FileNotFoundError that lists every missing file, and ValueError for
+All take `weights` (the directory), `dtype`, `official`, `vision_heads` and `qformer_heads` (which shapes do not tell;
+known for the published widths, else from a manifest, see `head_counts`) and options for the adapter. They raise one FileNotFoundError that lists every missing file, and ValueError for
 files that do not fit.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,28 @@ LLM_PREFIXES = ("t5_proj.", "opt_proj.")
 """Projections to another LLM that a Q-Former checkpoint may hold besides."""
 
 
+def head_counts(weights: Path, options: dict[str, Any]) -> dict[str, int | None]:
+    """Take vision_heads and qformer_heads out of `options`, else read them from a manifest.
+
+    A manifest is a config.json in the weights directory or beside it with vision.heads and
+    qformer.num_attention_heads, as small test checkpoints have. None leaves the published numbers.
+    """
+    given = {key: options.pop(key, None) for key in ("vision_heads", "qformer_heads")}
+    for path in (weights / "config.json", weights.resolve().parent / "config.json"):
+        if path.is_file():
+            manifest = json.loads(path.read_text())
+            found = {
+                "vision_heads": manifest.get("vision", {}).get("heads"),
+                "qformer_heads": manifest.get("qformer", {}).get("num_attention_heads"),
+            }
+            return {key: given[key] or found[key] for key in given}
+    return given
+
+
 def load_minigpt4(
     weights: str | Path = "weights",
     dtype: str | torch.dtype = "float32",
     official: bool = False,
-    *,
-    vision_heads: int | None = None,
-    qformer_heads: int | None = None,
     **options: Any,
 ) -> MLLM:
     """MiniGPT-4 (Vicuna-v0-7B): Q-Former of the BLIP-2 flan-t5-xxl file, `llama_proj` of its own."""
@@ -44,8 +60,7 @@ def load_minigpt4(
         "llama_proj",
         dtype,
         unused=LLM_PREFIXES,
-        vision_heads=vision_heads,
-        qformer_heads=qformer_heads,
+        **head_counts(root, options),
     )
     options = {"image_size": connector.vision.config.image_size, **options}
     llm, tokenizer = load_llm(folder, dtype), load_tokenizer(folder)
@@ -56,9 +71,6 @@ def load_blip2(
     weights: str | Path = "weights",
     dtype: str | torch.dtype = "float32",
     official: bool = False,
-    *,
-    vision_heads: int | None = None,
-    qformer_heads: int | None = None,
     **options: Any,
 ) -> MLLM:
     """BLIP-2 (FlanT5-XL). The feed-forward activation is the exact GELU: LAVIS overrides the folder's gelu_new."""
@@ -72,8 +84,7 @@ def load_blip2(
         [checkpoint],
         "t5_proj",
         dtype,
-        vision_heads=vision_heads,
-        qformer_heads=qformer_heads,
+        **head_counts(root, options),
     )
     options = {"image_size": connector.vision.config.image_size, **options}
     llm, tokenizer = load_llm(folder, dtype, dense_act_fn="gelu"), load_tokenizer(folder)
@@ -124,8 +135,7 @@ def _text_reading_parts(
         dtype,
         reads_text=True,
         patch_projection=patch_projection,
-        vision_heads=options.pop("vision_heads", None),
-        qformer_heads=options.pop("qformer_heads", None),
+        **head_counts(root, options),
     )
     options.setdefault("image_size", connector.vision.config.image_size)
     bert = load_tokenizer((root / BERT.path).parent)

@@ -41,13 +41,13 @@ REGISTRY: dict[str, MLLMEntry] = {
         7_830_000_000,
         FILES["minigpt4"],
     ),
-    "embedded_minigpt4": MLLMEntry(EMBEDDED_FACTORY, "tiny trained MiniGPT-4, ships with the package", 1_000_000),
+    "embedded_minigpt4": MLLMEntry(EMBEDDED_FACTORY, "tiny trained MiniGPT-4, ships with the package", 1_050_000),
     "embedded_instructblip": MLLMEntry(
-        EMBEDDED_FACTORY, "tiny trained InstructBLIP, ships with the package", 1_000_000
+        EMBEDDED_FACTORY, "tiny trained InstructBLIP, ships with the package", 1_210_000
     ),
-    "embedded_blip2": MLLMEntry(EMBEDDED_FACTORY, "tiny trained BLIP-2 (T5), ships with the package", 1_000_000),
-    "embedded_bliva": MLLMEntry(EMBEDDED_FACTORY, "tiny trained BLIVA, ships with the package", 1_000_000),
-    "embedded_llava": MLLMEntry(EMBEDDED_FACTORY, "tiny trained LLaVA with a CNN tower, ships with it", 1_000_000),
+    "embedded_blip2": MLLMEntry(EMBEDDED_FACTORY, "tiny trained BLIP-2 (T5), ships with the package", 1_300_000),
+    "embedded_bliva": MLLMEntry(EMBEDDED_FACTORY, "tiny trained BLIVA, ships with the package", 1_220_000),
+    "embedded_llava": MLLMEntry(EMBEDDED_FACTORY, "tiny trained LLaVA with a CNN tower, ships with it", 735_000),
 }
 
 
