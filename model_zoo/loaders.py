@@ -1,8 +1,8 @@
 """Factories of the published MLLMs from their original checkpoint files (`published.py` says which).
 
 All take `weights` (the directory), `dtype`, `official`, `vision_heads` and `qformer_heads` (which shapes do not tell;
-known for the published widths, else from a manifest, see `head_counts`) and options for the adapter. They raise one FileNotFoundError that lists every missing file, and ValueError for
-files that do not fit.
+known for the published widths, else from a manifest, see `head_counts`) and options for the adapter. They raise one
+FileNotFoundError that lists every missing file, and ValueError for files that do not fit.
 """
 
 from __future__ import annotations
