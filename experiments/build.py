@@ -193,7 +193,7 @@ def build_loggers(config: DictConfig, folder: RunFolder) -> list[Any]:
 
     made: list[Any] = []
     if config.log.csv:
-        made.append(loggers.CSVLogger(folder.path, name="", version="csv"))
+        made.append(loggers.CSVLogger(folder.path, name="", version=_fresh_name(folder.path, "csv")))
     if config.log.tensorboard:
         made.append(loggers.TensorBoardLogger(folder.path, name="", version="tensorboard"))
     mode = wandb_mode(config.log.wandb)
@@ -212,6 +212,12 @@ def build_loggers(config: DictConfig, folder: RunFolder) -> list[Any]:
             )
         )
     return made
+
+
+def _fresh_name(folder: Path, name: str) -> str:
+    """`csv`, then `csv-2`... : a resumed run must not overwrite what was logged before the cut."""
+    names = [name, *(f"{name}-{i}" for i in range(2, 1000))]
+    return next(n for n in names if not (folder / n).exists())
 
 
 def wandb_mode(wanted: str) -> str:

@@ -35,7 +35,7 @@ def load_experiment(pairs: Sequence[tuple[str, str]]) -> DictConfig:
     names = [value for key, value in pairs if key == "exp"]
     if not names:
         raise ValueError(f"Missing exp=NAME. Available: {', '.join(list_recipes())}.")
-    overrides = [f"{key}={value}" for key, value in pairs]
+    overrides = [f"{key}={_as_said(value)}" for key, value in pairs]
     try:
         config = OmegaConf.merge(OmegaConf.structured(Experiment), _read_recipe(names[-1]))
         chosen = OmegaConf.from_dotlist(overrides)
@@ -65,6 +65,11 @@ def _expand_shorthand(key: str, value: str) -> tuple[str, str]:
     if key in GROUPS:
         raise ValueError(f"'{key}' is a group of keys, not a value. Expected {key}.<key>=..., got {key}={value}.")
     return key, value
+
+
+def _as_said(value: str) -> str:
+    """YAML would read `log.wandb=off` as False; quoted it stays a word, and boolean keys still understand it."""
+    return f"'{value}'" if value.lower() in ("on", "off", "yes", "no") else value
 
 
 def _switch_method(config: DictConfig, name: str | None) -> None:

@@ -111,10 +111,10 @@ def _missing_clip(config: DictConfig) -> list[str]:
 def _guarded(config: DictConfig, folder: RunFolder) -> Path:
     try:
         execute(config, folder)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C into SystemExit
         folder.write_status("interrupted")
         print(f"\nInterrupted; results so far are kept. Continue with resume={folder.path}")
-        raise
+        raise KeyboardInterrupt from None
     except BaseException as error:
         _try_status(folder, error)
         raise
@@ -146,9 +146,18 @@ def execute(config: DictConfig, folder: RunFolder) -> None:
     if trainer.is_global_zero:
         scores = write_summary(config, folder, callback, module.prompt)
         update_manifest(folder.prompt, {"scores": scores})
+        log_pictures(trainer, folder)
         folder.write_status("finished")
     for logger in trainer.loggers:
         logger.finalize("success")
+
+
+def log_pictures(trainer: L.Trainer, folder: RunFolder) -> None:
+    """The run's pictures to every logger that takes images (W&B)."""
+    for logger in trainer.loggers:
+        if hasattr(logger, "log_image"):
+            for picture in sorted((folder.path / "pictures").glob("*.png")):
+                logger.log_image(key=f"pictures/{picture.stem}", images=[str(picture)])
 
 
 def train(config: DictConfig, trainer: L.Trainer, module: Any, datamodule: Any, folder: RunFolder) -> None:
@@ -158,8 +167,6 @@ def train(config: DictConfig, trainer: L.Trainer, module: Any, datamodule: Any, 
         return
     last = folder.last_checkpoint
     trainer.fit(module, datamodule=datamodule, ckpt_path=last, weights_only=None if last is None else True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
     best = folder.checkpoints / "best.ckpt"
     if best.is_file():
         state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]

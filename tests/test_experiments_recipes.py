@@ -59,6 +59,11 @@ def test_targets_that_are_not_named_as_steering_are_held_out():
     assert list(config.targets.heldout) == ["embedded_llava", "embedded_blip2"]
 
 
+def test_off_is_a_word_where_words_are_expected_and_a_boolean_where_those_are():
+    config = load("log.wandb=off", "data.augment=on")
+    assert config.log.wandb == "off" and config.data.augment is True
+
+
 def test_a_list_override_replaces_the_whole_list():
     assert list(load("targets.heldout=[embedded_llava]").targets.names) == ["embedded_instructblip", "embedded_llava"]
 
