@@ -63,16 +63,13 @@ def build_vit(config: dict[str, Any]) -> nn.Module:
 
 
 def build_clip_model(config: dict[str, Any], vocab: int, context: int) -> nn.Module:
-    """A tiny `open_clip` CLIP with random weights from its sizes; its image tower has the ViT's shape."""
+    """A tiny `open_clip` CLIP with random weights from its sizes.
+
+    Its image tower is CLIP's residual network with attention pooling, the architecture of neither MLLM tower.
+    """
     from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
-    vision = CLIPVisionCfg(
-        layers=config["layers"],
-        width=config["width"],
-        head_width=config["head_width"],
-        patch_size=config["patch_size"],
-        image_size=config["image_size"],
-    )
+    vision = CLIPVisionCfg(layers=tuple(config["layers"]), width=config["width"], image_size=config["image_size"])
     text = CLIPTextCfg(
         context_length=context, vocab_size=vocab, width=config["text_width"], heads=4, layers=config["text_layers"]
     )

@@ -1,6 +1,7 @@
 """Train the embedded zoo from nothing: python -m model_zoo.embedded.train NAME|all [key=value ...]
 
-    NAME         vit, cnn, clip, embedded_minigpt4 ... (an MLLM needs its tower in `out` or in the package), or all
+    NAME         vit, cnn, clip, embedded_minigpt4 ... (an MLLM needs its tower in `out` or in the package), or all;
+                 tokenizer writes tokenizer.json (into `out`; all the others use the package's)
     out=DIR      where the safetensors go                         (default: this package's weights/)
     steps_scale  fraction of every number of steps, for a trial   (default 1.0)
     third_style  false leaves the derived `sketch` and `sticker` art out of every world (default true)
@@ -15,11 +16,14 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 
 from datamodules import emoji_art, scenes
 from datamodules.emoji import COUNTING, MATCHING, PRESENCE, RECOGNITION, absent, matching_text, present, with_article
@@ -27,13 +31,15 @@ from datamodules.emoji_art import NAMES
 from datamodules.scenes import Scenes, World, render_scenes
 from model_zoo.embedded.build import WEIGHTS, build_embedded, embedded_files, load_tower_, own_tensors, read_config
 from model_zoo.embedded.fit import files_sha256, save_weights
-from model_zoo.embedded.text import ClipTokenizer
+from model_zoo.embedded.text import ClipTokenizer, train_tokenizer
 from model_zoo.embedded.train_clip import Choice, train_clip
 from model_zoo.embedded.train_models import Asked, accuracy, tower_features, train_model
 from model_zoo.embedded.train_towers import Scene, train_tower
+from model_zoo.templates import TEMPLATES
 
 HERE = Path(__file__).parent
 POOL = 12_288  # scenes a connector trains on, half of them with one object
+VOCABULARY = 500
 HELD_OUT = 512  # of either half
 ANSWERS = {"recognition": list(NAMES), "counting": ["1", "2", "3", "4"], "presence": ["no", "yes"]}
 # Chances of each question about a scene with one object, and with up to four.
@@ -52,6 +58,13 @@ def provenance() -> dict[str, object]:
         "torch": torch.__version__,
         "attribution": "trained on Twemoji (CC-BY 4.0) and OpenMoji (CC-BY-SA 4.0) art",
     }
+
+
+def tokenizer_texts() -> tuple[list[str], tuple[str, ...]]:
+    """(instruction texts, object names) that the BPE is fitted on."""
+    templates = [text for t in TEMPLATES.values() for text in (t.wrapper, t.cls, t.system, t.infer, t.vqa)]
+    answers = ["yes", "no", "2", "3", "4", "a photo of 1 object", "a photo of 2 objects", "this is a photo of a cat"]
+    return [*templates, RECOGNITION, COUNTING, PRESENCE, MATCHING, *answers, "Is there an apple in the image?"], NAMES
 
 
 def render_many(world: World, seed: int, split: str, n: int, start: int = 0) -> Scenes:
@@ -103,25 +116,50 @@ def run_clip(config: dict[str, Any], options: dict[str, Any], steps: int) -> tup
     return train_clip(config, ClipTokenizer(), len(NAMES), scenes_at, draw("clip/held-out", 0, 256), steps)
 
 
+def run_clip_file(options: dict[str, Any]) -> None:
+    """Train the tiny CLIP and write `clip.safetensors`."""
+    config, start = read_config()["towers"]["clip"], time.time()
+    steps = max(2, round(config["training"]["steps"] * options["steps_scale"]))
+    weights, figures = run_clip(config, options, steps)
+    write("clip", options, start, config["training"]["seed"], weights, figures)
+
+
 def run_tower(name: str, options: dict[str, Any]) -> None:
-    """Train `vit`, `cnn` or `clip` and write `<name>.safetensors`."""
-    config = read_config()["towers"][name]
-    training, world, start = config["training"], broad_world(options["third_style"]), time.time()
-    steps = max(2, round(training["steps"] * options["steps_scale"]))
+    """Train `vit` or `cnn` and write `<name>.safetensors` after every stage; an unfinished file is continued."""
     if name == "clip":
-        weights, figures = run_clip(config, options, steps)
-    else:
-        batch, seed = training["batch"], training["seed"]
-        held_out = as_scene(render_many(world, seed, "tower/held-out", HELD_OUT))
+        return run_clip_file(options)
+    config = read_config()["towers"][name]
+    seed, stages, start = config["training"]["seed"], config["training"]["stages"], time.time()
+    weights, done = read_stages(options["out"] / f"{name}.safetensors", len(stages))
+    for k in range(done, len(stages)):
+        batch, scale = stages[k]["batch"], tuple(stages[k]["scale"])
+        world = replace(broad_world(options["third_style"]), scale=scale)
         weights, figures = train_tower(
             name,
             config,
             len(NAMES),
-            lambda s: as_scene(render_many(world, seed, "tower/train", batch, s * batch)),
-            held_out,
-            steps,
+            k,
+            weights,
+            partial(tower_scenes, world, seed, k, batch),
+            as_scene(render_many(world, seed, "tower/held-out", HELD_OUT)),
+            max(2, round(stages[k]["steps"] * options["steps_scale"])),
         )
-    write(name, options, start, training["seed"], weights, figures)
+        write(name, options, start, seed, weights, {**figures, "stages_done": k + 1})
+
+
+def tower_scenes(world: World, seed: int, stage: int, batch: int, step: int) -> Scene:
+    """Fresh scenes of a step."""
+    split = "tower/train" if stage == 0 else f"tower/train/{stage}"
+    return as_scene(render_many(world, seed, split, batch, step * batch))
+
+
+def read_stages(path: Path, total: int) -> tuple[dict | None, int]:
+    """(tensors, stages done) of an unfinished tower file; (None, 0) when there is none or it is finished."""
+    if not path.is_file():
+        return None, 0
+    with safe_open(path, "pt") as file:
+        done = int((file.metadata() or {}).get("stages_done", total))
+        return ({key: file.get_tensor(key) for key in file.keys()}, done) if done < total else (None, 0)  # noqa: SIM118
 
 
 # ---- connectors ----------------------------------------------------------------------------------------------------
@@ -215,6 +253,8 @@ def parse(argv: list[str]) -> tuple[str, dict[str, Any]]:
 def main(argv: list[str]) -> None:
     name, options = parse(argv)
     towers, models = list(read_config()["towers"]), list(read_config()["models"])
+    if name == "tokenizer":
+        return train_tokenizer(*tokenizer_texts(), options["out"] / "tokenizer.json", VOCABULARY)
     if name != "all" and name not in towers + models:
         raise SystemExit(f"Unknown name {name!r}. Available: all, {', '.join(towers + models)}.")
     torch.set_num_threads(options["threads"])

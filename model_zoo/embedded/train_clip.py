@@ -1,4 +1,4 @@
-"""Training of the tiny CLIP: dense supervision of its own image tower together with image-text classification.
+"""Training of the tiny CLIP: dense supervision of its image tower together with choosing the right caption.
 
 Its tower starts from its own seed and is no copy of another model's, so that TSE favours no target.
 """
@@ -26,11 +26,12 @@ class Choice(NamedTuple):
 
 
 def encode(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """(unit image features (B, E), patch tokens (B, P, width)) of images in [0, 1]."""
-    model.visual.output_tokens = True
-    pooled, tokens = model.visual(normalise(images))
-    model.visual.output_tokens = False
-    return F.normalize(pooled, dim=-1), tokens
+    """(unit image features (B, E), tokens (B, 64, C) of the 8 x 8 map after the second stage) of images in [0, 1]."""
+    seen: list[Tensor] = []
+    hook = model.visual.layer2.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    pooled = model.encode_image(normalise(images))
+    hook.remove()
+    return F.normalize(pooled, dim=-1), seen[0].flatten(2).transpose(1, 2)
 
 
 def choice_logits(model: nn.Module, tokenizer: Any, seen: Tensor, choice: Choice) -> Tensor:
@@ -50,7 +51,7 @@ def train_clip(
     """Train from nothing; returns the state dict, and loss and accuracy per kind of caption on held-out scenes."""
     torch.manual_seed(config["training"]["seed"])
     model = build_clip_model(config["architecture"], tokenizer.vocab_size, tokenizer.context_length)
-    head = DenseHead(config["architecture"]["width"], classes)
+    head = DenseHead(8 * config["architecture"]["width"], classes)
 
     def loss_at(step: int) -> Tensor:
         (images, patches, present), choices = scenes(step)

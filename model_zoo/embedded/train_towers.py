@@ -60,11 +60,23 @@ def dense_accuracy(head: DenseHead, tokens: Tensor, patches: Tensor, classes: Te
 
 
 def train_tower(
-    name: str, config: dict[str, Any], classes: int, scenes: Callable[[int], Scene], held_out: Scene, steps: int
+    name: str,
+    config: dict[str, Any],
+    classes: int,
+    stage: int,
+    start: dict[str, Tensor] | None,
+    scenes: Callable[[int], Scene],
+    held_out: Scene,
+    steps: int,
 ) -> tuple[dict[str, Tensor], dict[str, object]]:
-    """Train the tower `vit` or `cnn` from nothing; returns its state dict and what to record beside it."""
-    torch.manual_seed(config["training"]["seed"])
+    """One stage of the tower `vit` or `cnn`, from nothing or from the tensors `start`, with a new head.
+
+    Returns the tower's state dict and what to record beside it.
+    """
+    torch.manual_seed(config["training"]["seed"] + stage)
     tower = build_vit(config["architecture"]) if name == "vit" else ConvTower(**config["architecture"])
+    if start is not None:
+        tower.load_state_dict({key: value.float() for key, value in start.items()})
     head = DenseHead(96, classes)
 
     def loss_at(step: int) -> Tensor:
@@ -72,7 +84,7 @@ def train_tower(
         return dense_loss(head, tokens_of(tower, images), patches, present)
 
     parts = nn.ModuleList([tower, head])
-    loss = fit(parts.parameters(), loss_at, steps, config["training"]["lr"], f"tower {name}")
+    loss = fit(parts.parameters(), loss_at, steps, config["training"]["stages"][stage]["lr"], f"{name} {stage + 1}")
     with torch.no_grad():
         figures = dense_accuracy(head, tokens_of(tower.eval(), held_out[0]), held_out[1], held_out[2])
     return tower.state_dict(), {"steps": steps, "loss": round(loss, 4), **figures}

@@ -1,0 +1,203 @@
+"""The shipped tiny MLLMs load, are frozen, share their tower, know their trade, and can be trained anew."""
+
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from datamodules.emoji import RECOGNITION, EmojiRecognition
+from datamodules.emoji_art import NAMES
+from datamodules.scenes import World, render_scenes
+from model_zoo.clip import load_clip
+from model_zoo.embedded import train
+from model_zoo.embedded.build import (
+    WEIGHTS,
+    build_embedded,
+    embedded_files,
+    embedded_names,
+    load_embedded,
+    model_config,
+    read_config,
+)
+from model_zoo.embedded.text import ClipTokenizer, build_tokenizer, train_tokenizer
+from model_zoo.embedded.train_models import Asked, from_cache, laid_out, tower_features
+from model_zoo.registry import load_mllm, weight_files
+
+MODELS = embedded_names()
+ON_VIT = [name for name in MODELS if model_config(name)["tower"] == "vit"]
+
+
+@pytest.fixture(scope="module")
+def zoo():
+    return {name: load_embedded(name) for name in MODELS}
+
+
+@pytest.fixture(scope="module")
+def narrow():
+    """48 scenes as the connectors trained on them, never drawn in training."""
+    return render_scenes(World(("twemoji",), ("solid", "gradient")), 5, "test", range(48))
+
+
+@pytest.fixture(scope="module")
+def downstream():
+    data = EmojiRecognition(image_size=64)
+    data.setup()
+    return next(iter(data.loader("val", n=64, batch_size=64))), data.candidates
+
+
+def top1(model, images, candidates, labels):
+    with torch.no_grad():
+        scores = model.score(images, [RECOGNITION] * len(images), candidates)
+    return (scores.argmax(1) == labels).float().mean().item()
+
+
+def test_weights_are_small():
+    sizes = [path.stat().st_size for path in WEIGHTS.iterdir()]
+    assert sum(sizes) <= 12e6 and max(sizes) <= 5e6
+    assert {path.name for path in WEIGHTS.iterdir()} == {
+        f"{name}.safetensors" for name in [*read_config()["towers"], *MODELS]
+    }
+
+
+def test_every_file_says_what_made_it():
+    for path in WEIGHTS.glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            record = file.metadata()
+        assert {"name", "seed", "steps", "loss", "data_sha256", "code_sha256", "torch", "attribution"} <= set(record)
+        if path.stem in MODELS:
+            assert float(record["recognition"]) >= 0.85
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_registry_loads_each_frozen(name):
+    model = load_mllm(name, weights="nowhere")
+    assert model.name == name and model.image_size == 64 and not model.training
+    assert not any(p.requires_grad for p in model.parameters())
+    assert weight_files(name) == embedded_files(name) and all(path.is_file() for path in embedded_files(name))
+
+
+def test_loading_leaves_the_global_generator_alone():
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    load_embedded("embedded_minigpt4")
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_four_models_share_one_tower(zoo):
+    assert len(ON_VIT) == 4
+    tower = load_file(WEIGHTS / "vit.safetensors")
+    for name in ON_VIT:
+        held = zoo[name].connector.vision.state_dict()
+        assert all(torch.equal(held[key], value.float()) for key, value in tower.items())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_each_knows_its_narrow_world(zoo, narrow, name):
+    assert top1(zoo[name], narrow.images, list(NAMES), narrow.classes[:, 0]) > 0.6  # chance .03
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_each_sees_the_downstream_objects(zoo, downstream, name):
+    batch, candidates = downstream
+    assert top1(zoo[name], batch.images, candidates, batch.labels) > 0.3  # chance .06
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_gradients_reach_the_frame(zoo, narrow, name):
+    frame = narrow.images[:2].clone().requires_grad_()
+    nats, tokens = zoo[name].answer_loss(frame, [RECOGNITION] * 2, ["cat", "slice of pizza"])
+    (nats.sum() / tokens.sum()).backward()
+    assert frame.grad.isfinite().all() and (frame.grad != 0).float().mean() > 0.5
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_generation_answers_in_the_vocabulary(zoo, narrow, name):
+    texts = zoo[name].generate(narrow.images[:8], [RECOGNITION] * 8, style="vqa", max_new_tokens=12, num_beams=1)
+    assert sum(text in NAMES for text in texts) >= 5
+
+
+@pytest.mark.parametrize("name", ["embedded_bliva", "embedded_llava"])
+def test_cached_features_give_the_same_loss(zoo, narrow, name):
+    model, questions, answers = zoo[name], [RECOGNITION] * 4, ["cat", "dog", "bee", "tree"]
+    features = tower_features(model, name, narrow.images[:4])
+    direct, _ = model.answer_loss(narrow.images[:4], questions, answers)
+    with from_cache(model, name, features):
+        cached, _ = model.answer_loss(torch.arange(4), questions, answers)
+    again, _ = model.answer_loss(narrow.images[:4], questions, answers)
+    assert torch.allclose(direct, cached, atol=0.05) and torch.equal(direct, again)
+
+
+def test_layouts_are_those_of_inference(zoo, narrow):
+    model = zoo["embedded_instructblip"]
+    visual = model.encode_image(narrow.images[:1], [RECOGNITION])
+    with laid_out(model, [1]):
+        nats, _ = model.answer_loss(narrow.images[:1], [RECOGNITION], ["cat"], visual=visual)
+    trained, _ = model.answer_loss(narrow.images[:1], [RECOGNITION], ["cat"], visual=visual)
+    ranked = -model.score(narrow.images[:1], [RECOGNITION], ["cat"], visual=visual, normalize=False)
+    assert trained.item() != nats.item() and ranked.item() <= nats.item() + 1e-4  # the loss adds the end token
+
+
+def test_unknown_name_lists_the_models():
+    with pytest.raises(ValueError, match=r"Unknown embedded MLLM 'gpt'\. Available: embedded_minigpt4"):
+        load_embedded("gpt")
+
+
+def test_missing_file_says_how_to_get_it(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"No vit\.safetensors in .*python -m model_zoo\.embedded\.train vit"):
+        load_embedded("embedded_bliva", folder=tmp_path)
+
+
+def test_tokenizer_covers_any_text_and_names_differ_in_length():
+    tokenizer = build_tokenizer()
+    text = "".join(map(chr, range(32, 127))) + "\n é 日本"
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    lengths = {len(tokenizer(name, add_special_tokens=False)["input_ids"]) for name in NAMES}
+    assert min(lengths) == 1 and 6 <= max(lengths) <= 8
+    asked = build_tokenizer(qformer=True)("cat")["input_ids"]
+    assert [tokenizer.convert_ids_to_tokens(i) for i in (asked[0], asked[-1])] == ["[CLS]", "[SEP]"]
+
+
+def test_clip_matches_captions_to_scenes(narrow):
+    scorer = load_clip("embedded")
+    texts = [f"this is a photo of a {name}" for name in NAMES]
+    with torch.no_grad():
+        scores = torch.stack([scorer.similarity(narrow.images, [t] * len(narrow.images)) for t in texts], 1)
+    assert (scores.argmax(1) == narrow.classes[:, 0]).float().mean() > 0.5
+    assert ClipTokenizer()("cat").shape == (1, 32)
+
+
+def test_question_batches_are_pure_functions_of_the_step():
+    drawn = train.render_many(World(objects=(1, 4)), 1, "any", 32)
+    first, again = (train.draw_batches(drawn, 0, 9, 16)(4) for _ in range(2))
+    assert isinstance(first, Asked) and first.questions == again.questions and first.answers == again.answers
+    assert torch.equal(first.scenes, again.scenes)
+
+
+def test_train_refuses_an_unknown_option():
+    with pytest.raises(SystemExit, match="Unknown option 'step'"):
+        train.main(["vit", "step=1"])
+
+
+@pytest.mark.slow
+def test_training_writes_files_that_load(tmp_path):
+    threads = torch.get_num_threads()
+    for name in ("vit", "clip", "embedded_instructblip"):
+        train.main([name, f"out={tmp_path}", "steps_scale=0.001", "threads=1"])
+    torch.set_num_threads(threads)
+    assert load_embedded("embedded_instructblip", folder=tmp_path).name == "embedded_instructblip"
+    with safe_open(tmp_path / "vit.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["steps"]) == 2
+
+
+def test_seed_fixes_the_starting_weights():
+    first, second = (build_embedded("embedded_blip2").state_dict() for _ in range(2))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_tokenizer_file_is_reproducible(tmp_path):
+    train_tokenizer(*train.tokenizer_texts(), tmp_path / "tokenizer.json", 500)
+    shipped = build_tokenizer().backend_tokenizer.get_vocab()
+    made = json.loads((tmp_path / "tokenizer.json").read_text())["model"]["vocab"]
+    assert all(shipped[token] == i for token, i in made.items())
