@@ -18,7 +18,6 @@ from experiments.build import (
     build_module,
     build_trainer,
     monitor_key,
-    run_length,
     source_specs,
     target_specs,
 )
@@ -137,9 +136,9 @@ def execute(config: DictConfig, folder: RunFolder) -> None:
     callback = build_callback(config, datamodule, folder)
     monitor = monitor_key(config, callback.scorer.metric)
     trainer = build_trainer(config, folder, callback, monitor)
-    train(config, trainer, module, datamodule, folder)
+    callback.chosen = train(config, trainer, module, datamodule, folder)
     if trainer.is_global_zero:
-        export(config, module, datamodule, folder)
+        export(config, module, datamodule, folder, steps=callback.chosen[1])
     trainer.strategy.barrier()
     callback.test_prompts = {"png": load_prompt(folder.prompt, reading="png").to(module.device)}
     trainer.test(module, datamodule=datamodule, verbose=False)
@@ -160,26 +159,31 @@ def log_pictures(trainer: L.Trainer, folder: RunFolder) -> None:
                 logger.log_image(key=f"pictures/{picture.stem}", images=[str(picture)])
 
 
-def train(config: DictConfig, trainer: L.Trainer, module: Any, datamodule: Any, folder: RunFolder) -> None:
-    """Fit from scratch or from the last checkpoint, then put the best prompt by validation into the module."""
+def train(config: DictConfig, trainer: L.Trainer, module: Any, datamodule: Any, folder: RunFolder) -> tuple[int, int]:
+    """Fit from scratch or from the last checkpoint, then put the best prompt by validation into the module.
+
+    Returns:
+        (epoch, updates) of the prompt now in the module.
+    """
     if config.method.name == "none":
         trainer.validate(module, datamodule=datamodule, verbose=False)
-        return
+        return 0, 0
     last = folder.last_checkpoint
     trainer.fit(module, datamodule=datamodule, ckpt_path=last, weights_only=None if last is None else True)
-    best = folder.checkpoints / "best.ckpt"
-    if best.is_file():
-        state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
-        module.load_state_dict(state, strict=False)
+    if not (folder.checkpoints / "best.ckpt").is_file():  # train.max_steps ended before the first validation
+        trainer.validate(module, datamodule=datamodule, verbose=False)
+        return trainer.current_epoch, trainer.global_step
+    best = torch.load(folder.checkpoints / "best.ckpt", map_location="cpu", weights_only=True)
+    module.load_state_dict(best["state_dict"], strict=False)  # the prompt only: frozen models are never saved
+    return best["epoch"], best["global_step"]
 
 
 def steps_per_epoch(datamodule: Any) -> int:
     return len(datamodule.train_dataloader())
 
 
-def export(config: DictConfig, module: Any, datamodule: Any, folder: RunFolder) -> None:
+def export(config: DictConfig, module: Any, datamodule: Any, folder: RunFolder, *, steps: int) -> None:
     """Write the prompt artefact of the run; its scores are added after the test."""
-    _, steps = run_length(config, steps_per_epoch(datamodule))
     save_artefact(
         module.prompt,
         folder.prompt,
@@ -192,7 +196,7 @@ def export(config: DictConfig, module: Any, datamodule: Any, folder: RunFolder) 
             "source_fingerprints": [spec.fingerprint() for spec in source_specs(config)],
             "train_data_fingerprint": datamodule.fingerprint("train"),
             "seed": config.seed,
-            "steps": steps if config.method.name != "none" else 0,
+            "steps": steps,
             "run": folder.path.name,
             "licence": LICENCE,
         },

@@ -46,6 +46,7 @@ class TransferCallback(L.Callback):
         self.context, self.scores_folder = context, scores_folder
         self.test_prompts: dict[str, Prompt] = {}  # further prompts scored on test, e.g. `png`
         self.latest: dict[str, dict[str, dict[str, Scores]]] = {}  # split -> mllm -> input -> record
+        self.chosen: tuple[int, int] | None = None  # (epoch, step) of the prompt that is tested, where not the current
         self._batches = 0
 
     # ---- when ------------------------------------------------------------------------------------------------------
@@ -73,7 +74,8 @@ class TransferCallback(L.Callback):
     # ---- what ------------------------------------------------------------------------------------------------------
     def _score_and_log(self, module: Any, split: str) -> None:
         trainer = module.trainer
-        metrics = self.score_split(module, split, trainer.current_epoch, trainer.global_step)
+        current = (trainer.current_epoch, trainer.global_step)
+        metrics = self.score_split(module, split, *(self.chosen or current if split == "test" else current))
         module.log_dict(metrics, sync_dist=trainer.world_size > 1)  # every rank holds the same gathered values
 
     def score_split(self, module: Any, split: str, epoch: int, step: int) -> dict[str, float]:
