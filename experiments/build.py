@@ -158,7 +158,7 @@ def monitor_key(config: DictConfig, metric: str) -> str:
 def build_trainer(config: DictConfig, folder: RunFolder, callback: Any, monitor: str) -> Any:
     import lightning as L
 
-    from lightning_modules.checkpoints import build_checkpoints
+    from lightning_modules.checkpoints import AtomicCheckpointIO, build_checkpoints
 
     train = config.train
     checkpoints = build_checkpoints(folder.checkpoints, monitor=monitor, every=train.checkpoint_every)
@@ -170,6 +170,7 @@ def build_trainer(config: DictConfig, folder: RunFolder, callback: Any, monitor:
         max_epochs=train.epochs,
         max_steps=train.max_steps,
         check_val_every_n_epoch=train.val_every,
+        plugins=[AtomicCheckpointIO()],
         callbacks=[callback, *checkpoints, *_progress(config)],
         logger=build_loggers(config, folder),
         log_every_n_steps=config.log.every,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import warnings
 from contextlib import suppress
@@ -116,6 +117,12 @@ def _guarded(config: DictConfig, folder: RunFolder) -> Path:
         raise KeyboardInterrupt from None
     except BaseException as error:
         _try_status(folder, error)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OSError(
+                error.errno,
+                f"The disk is full ({error}). What was written before is whole; free some space and continue with "
+                f"resume={folder.path}",
+            ) from None
         raise
     finally:
         folder.release()

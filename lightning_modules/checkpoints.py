@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
+
+from lightning_modules.atomic import replace_file
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target and renames. Lightning itself writes to the system's temporary folder and moves, which
+    across file systems is a copy: a full disk or a kill would leave half a checkpoint.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, buffer.getvalue())
 
 
 class StepCheckpoint(ModelCheckpoint):
