@@ -31,6 +31,7 @@ from datamodules.emoji_art import NAMES
 from datamodules.scenes import Scenes, World, render_scenes
 from model_zoo.embedded.build import WEIGHTS, build_embedded, embedded_files, load_tower_, own_tensors, read_config
 from model_zoo.embedded.fit import files_sha256, save_weights
+from model_zoo.embedded.options import parse
 from model_zoo.embedded.text import ClipTokenizer, train_tokenizer
 from model_zoo.embedded.train_clip import Choice, train_clip
 from model_zoo.embedded.train_models import Asked, accuracy, tower_features, train_model
@@ -236,22 +237,9 @@ def write(name: str, options: dict, start: float, seed: int, weights: dict, figu
     print(json.dumps(record), flush=True)
 
 
-def parse(argv: list[str]) -> tuple[str, dict[str, Any]]:
-    """NAME and the options; raises SystemExit with the usage on anything else."""
-    options: dict[str, Any] = {"out": WEIGHTS, "steps_scale": 1.0, "third_style": True, "threads": 2}
-    names = [a for a in argv if "=" not in a]
-    for key, _, value in (a.partition("=") for a in argv if "=" in a):
-        if key not in options:
-            raise SystemExit(f"Unknown option {key!r}. Available: {', '.join(options)}.")
-        kind = type(options[key])
-        options[key] = value.lower() == "true" if kind is bool else Path(value) if key == "out" else kind(value)
-    if len(names) != 1:
-        raise SystemExit(__doc__)
-    return names[0], options
-
-
 def main(argv: list[str]) -> None:
-    name, options = parse(argv)
+    """Train what the command line names."""
+    name, options = parse(argv, __doc__)
     towers, models = list(read_config()["towers"]), list(read_config()["models"])
     if name == "tokenizer":
         return train_tokenizer(*tokenizer_texts(), options["out"] / "tokenizer.json", VOCABULARY)
