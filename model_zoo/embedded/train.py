@@ -29,6 +29,7 @@ from datamodules import emoji_art, scenes
 from datamodules.emoji import COUNTING, MATCHING, PRESENCE, RECOGNITION, absent, matching_text, present, with_article
 from datamodules.emoji_art import NAMES
 from datamodules.scenes import Scenes, World, render_scenes
+from model_zoo.base import MLLM
 from model_zoo.embedded.build import WEIGHTS, build_embedded, embedded_files, load_tower_, own_tensors, read_config
 from model_zoo.embedded.fit import files_sha256, save_weights
 from model_zoo.embedded.options import parse
@@ -43,10 +44,18 @@ POOL = 12_288  # scenes a connector trains on, half of them with one object
 VOCABULARY = 500
 HELD_OUT = 512  # of either half
 ANSWERS = {"recognition": list(NAMES), "counting": ["1", "2", "3", "4"], "presence": ["no", "yes"]}
-# Chances of each question about a scene with one object, and with up to four.
-MIX = {
-    True: {"recognition": 0.70, "counting": 0.10, "presence": 0.20, "matching": 0.0},
-    False: {"recognition": 0.0, "counting": 0.40, "presence": 0.40, "matching": 0.20},
+# A mix: the share of scenes with one object, and the chances of each question about such and about other scenes.
+MIXES = {
+    "even": (
+        0.5,
+        {"recognition": 0.70, "counting": 0.10, "presence": 0.20},
+        {"counting": 0.40, "presence": 0.40, "matching": 0.20},
+    ),
+    "names": (
+        0.65,
+        {"recognition": 0.90, "counting": 0.05, "presence": 0.05},
+        {"counting": 0.50, "presence": 0.40, "matching": 0.10},
+    ),
 }
 GENERATION_STEPS = {0: 2, 5: 3}  # step modulo 10 -> which of train_models.VARIANTS the whole batch is laid out as
 
@@ -181,15 +190,22 @@ def question_about(drawn: Scenes, i: int, task: str, rng: np.random.Generator) -
     return MATCHING.format(text=matching_text(pair)), ("no", "yes")[right]
 
 
-def draw_batches(drawn: Scenes, n_single: int, seed: int, batch: int) -> Callable[[int], Asked]:
+def draw_batches(drawn: Scenes, n_single: int, mix: str, seed: int, batch: int) -> Callable[[int], Asked]:
     """Scene numbers and questions of a step, a pure function of (seed, step)."""
+    share, *chances = MIXES[mix]
 
     def at(step: int) -> Asked:
         rng = np.random.Generator(np.random.Philox(key=seed, counter=[step, 0, 0, 0]))
-        numbers, questions, answers = (rng.random(batch) * len(drawn.images)).astype(int), [], []
+        single = rng.random(batch) < share
+        numbers = np.where(
+            single,
+            (rng.random(batch) * n_single).astype(int),
+            n_single + (rng.random(batch) * (len(drawn.images) - n_single)).astype(int),
+        )
+        questions, answers = [], []
         for i in numbers.tolist():
-            mix = MIX[i < n_single]
-            task = list(mix)[int(np.searchsorted(np.cumsum(list(mix.values())), rng.random() * 0.999999))]
+            tasks = chances[0 if i < n_single else 1]
+            task = list(tasks)[int(np.searchsorted(np.cumsum(list(tasks.values())), rng.random() * 0.999999))]
             question, answer = question_about(drawn, i, task, rng)
             questions.append(question)
             answers.append(answer)
@@ -201,34 +217,50 @@ def draw_batches(drawn: Scenes, n_single: int, seed: int, batch: int) -> Callabl
     return at
 
 
-def run_model(name: str, options: dict[str, Any]) -> None:
-    """Train one MLLM's connector and LLM on its frozen tower and write `<name>.safetensors`."""
-    training, start = read_config()["models"][name]["training"], time.time()
-    seed, steps = training["seed"], max(2, round(training["steps"] * options["steps_scale"]))
-    styles = tuple(training["styles"]) if options["third_style"] else ("twemoji",)
-    n = max(64, round(POOL * min(1.0, 4 * options["steps_scale"])) // 2)
+def narrow_scenes(name: str, third_style: bool, n: int) -> Scenes:
+    """n scenes of one object, n of several, then HELD_OUT of either: in the model's own styles and grounds."""
+    training = read_config()["models"][name]["training"]
+    styles = tuple(training["styles"]) if third_style else ("twemoji",)
     one = World(styles, tuple(training["backgrounds"]))
-    several = World(styles, tuple(training["backgrounds"]), scale=(0.3, 0.6), objects=(1, 4))
+    several = replace(one, scale=(0.3, 0.6), objects=(1, 4))
     parts = [
-        render_many(world, seed, f"{name}/{split}", size)
+        render_many(world, training["seed"], f"{name}/{split}", size)
         for split, size in (("train", n), ("held-out", HELD_OUT))
         for world in (one, several)
     ]
-    drawn = Scenes(*(torch.cat(column) for column in zip(*parts, strict=True)))
-    model = build_embedded(name)
-    own = options["out"] / embedded_files(name)[0].name
-    load_tower_(model, name, options["out"] if own.is_file() else WEIGHTS)
+    return Scenes(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def run_model(name: str, options: dict[str, Any]) -> None:
+    """Train one MLLM's connector and LLM on its frozen tower; `<name>.safetensors` is written after every stage."""
+    training, start = read_config()["models"][name]["training"], time.time()
+    seed, stages = training["seed"], training["stages"]
+    n = max(64, round(POOL * min(1.0, 4 * options["steps_scale"])) // 2)
+    drawn, model = narrow_scenes(name, options["third_style"], n), build_embedded(name)
+    tower = options["out"] / embedded_files(name)[0].name
+    load_tower_(model, name, options["out"] if tower.is_file() else WEIGHTS)
+    weights, done = read_stages(options["out"] / f"{name}.safetensors", len(stages))
+    if weights:
+        model.load_state_dict({key: value.float() for key, value in weights.items()}, strict=False)
     features = tower_features(model, name, drawn.images)
     pool = Scenes(*(column[: 2 * n] for column in drawn))
-    loss = train_model(model, name, features, draw_batches(pool, n, seed, training["batch"]), steps, training["lr"])
-    figures: dict[str, object] = {"steps": steps, "loss": round(loss, 4)}
-    rng = np.random.Generator(np.random.Philox(key=seed, counter=[0, 1, 0, 0]))
+    for k in range(done, len(stages)):
+        stage, steps = stages[k], max(2, round(stages[k]["steps"] * options["steps_scale"]))
+        asked = draw_batches(pool, n, stage["mix"], seed + 1000 * k, stage["batch"])
+        loss = train_model(model, name, features, asked, steps, stage["lr"])
+        figures = {"steps": steps, "loss": round(loss, 4), **examine(model, name, features, drawn, 2 * n)}
+        write(name, options, start, seed, own_tensors(name, model), {**figures, "stages_done": k + 1})
+
+
+def examine(model: MLLM, name: str, features: tuple[torch.Tensor, ...], drawn: Scenes, first: int) -> dict[str, float]:
+    """Top-1 on held-out narrow scenes: 32 names of one object; counts, and yes or no, of up to four."""
+    figures, rng = {}, np.random.Generator(np.random.Philox(key=first, counter=[0, 1, 0, 0]))
     for task, candidates in ANSWERS.items():
-        first = 2 * n + (0 if task == "recognition" else HELD_OUT)
-        pairs = [question_about(drawn, i, task, rng) for i in range(first, first + HELD_OUT)]
+        start = first + (0 if task == "recognition" else HELD_OUT)
+        pairs = [question_about(drawn, i, task, rng) for i in range(start, start + HELD_OUT)]
         questions, answers = (list(column) for column in zip(*pairs, strict=True))
-        figures[task] = accuracy(model, name, features, questions, answers, candidates, first)
-    write(name, options, start, seed, own_tensors(name, model), figures)
+        figures[task] = accuracy(model, name, features, questions, answers, candidates, start)
+    return figures
 
 
 def write(name: str, options: dict, start: float, seed: int, weights: dict, figures: dict[str, object]) -> None:
