@@ -94,3 +94,13 @@ def test_a_resolved_configuration_cannot_be_changed():
 
     with pytest.raises(ReadonlyConfigError):
         load().seed = 3
+
+
+def test_a_recipe_may_name_several_sources(tmp_path, monkeypatch):
+    text = (FOLDER / "smoke.yaml").read_text()
+    both = "sources: [{name: embedded_minigpt4}, {name: embedded_instructblip}]"
+    (tmp_path / "pair.yaml").write_text(text.replace("source: {name: embedded_minigpt4}", both))
+    monkeypatch.setattr("experiments.recipes.FOLDER", tmp_path)
+    config = load(exp="pair")
+    assert config.source.name == "embedded_minigpt4" and len(config.sources) == 2
+    assert list(config.targets.names) == ["embedded_llava"]  # a source is no target
