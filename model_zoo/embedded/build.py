@@ -69,6 +69,7 @@ def _qformer_mllm(config: dict[str, Any], tokenizer: Any, llm: nn.Module, width:
     from model_zoo.embedded.text import build_tokenizer
     from model_zoo.instructblip import InstructBLIP
     from model_zoo.minigpt4 import MiniGPT4
+    from model_zoo.templates import TEMPLATES
 
     family = config["family"]
     reads_text = family in ("instructblip", "bliva")
@@ -81,6 +82,9 @@ def _qformer_mllm(config: dict[str, Any], tokenizer: Any, llm: nn.Module, width:
         with_patches=family == "bliva",
     )
     if family == "minigpt4":
+        template = TEMPLATES["minigpt4"]
+        # Trained on nothing but answer + newline, it has no text of its own after one.
+        options = {"template": template._replace(stops=(*template.stops, "\n")), **options}
         return MiniGPT4(connector, llm, tokenizer, **options)
     if family == "blip2":
         return Blip2T5(connector, llm, tokenizer, max_text=64, **options)
