@@ -44,7 +44,7 @@ DOWNSTREAM_NAMES = (
     "alarm clock",
     "hammer",
 )
-# The shift: a style and grounds that the towers saw and no connector did.
+# The shift: the towers saw all of it; no connector saw this style, stripes or checkers (two saw noise).
 DOWNSTREAM = World(styles=("openmoji",), backgrounds=("stripes", "checker", "noise"), scale=(0.35, 0.9))
 
 
