@@ -48,14 +48,17 @@ class ClipScorer(nn.Module):
 
     @torch.no_grad()
     def text_features(self, captions: Sequence[str]) -> Tensor:
-        """Normalised text features (B, E); every caption is encoded once and remembered on the CPU or its device."""
+        """Normalised text features (B, E); every caption is encoded once and remembered.
+
+        Each is encoded alone: beside others its last bits would depend on which captions came first, and a resumed run
+        would differ from an uninterrupted one.
+        """
         if "" in captions:
             raise ValueError("A caption is empty. Expected a text per image for TSE; give captions, or set tse to 0.")
-        new = [caption for caption in dict.fromkeys(captions) if caption not in self._captions]
-        if new:
-            device = self.model.logit_scale.device
-            features = self.model.encode_text(self.tokenizer(new).to(device)).float()
-            self._captions |= dict(zip(new, nn.functional.normalize(features, dim=-1), strict=True))
+        for caption in dict.fromkeys(captions):
+            if caption not in self._captions:
+                tokens = self.tokenizer([caption]).to(self.model.logit_scale.device)
+                self._captions[caption] = nn.functional.normalize(self.model.encode_text(tokens).float(), dim=-1)[0]
         return torch.stack([self._captions[caption] for caption in captions])
 
     def _apply(self, fn: Callable, recurse: bool = True) -> ClipScorer:

@@ -55,7 +55,7 @@ def test_every_caption_is_encoded_once(scorer: ClipScorer, monkeypatch: pytest.M
     monkeypatch.setattr(scorer.model, "encode_text", lambda tokens: asked.append(len(tokens)) or encode(tokens))
     for _ in range(2):
         scorer.similarity(tiny_images(), CAPTIONS)
-    assert asked == [2]
+    assert asked == [1, 1]  # each alone, once
 
 
 def test_gradient_reaches_the_frames_and_no_weight(scorer: ClipScorer) -> None:
@@ -99,3 +99,13 @@ def test_another_models_file_is_named(tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pt")
     with pytest.raises(ValueError, match="is no CLIP ViT"):
         load_clip(tmp_path / "other.pt")
+
+
+def test_a_caption_s_features_do_not_depend_on_the_captions_beside_it():
+    from model_zoo.clip import load_clip
+
+    together, alone = load_clip("embedded"), load_clip("embedded")
+    captions = [f"this is a photo of a {name}" for name in ("cat", "slice of pizza", "alarm clock", "dog", "car")]
+    features = together.text_features(captions)
+    for i, caption in enumerate(captions):
+        assert torch.equal(alone.text_features([caption])[0], features[i])
