@@ -6,7 +6,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 EXP    ?= embedded
-OVERRIDES = $(filter-out EXP=% ARGS=% PYTHON=% TORCH_ARGS=% FAST=% PROMPT=%,$(MAKEOVERRIDES)) $(ARGS)
+WORKERS ?= 2
+OVERRIDES = $(filter-out EXP=% ARGS=% PYTHON=% TORCH_ARGS=% FAST=% WORKERS=%,$(MAKEOVERRIDES)) $(ARGS)
 
 .DEFAULT_GOAL := help
 .PHONY: help install train evaluate table sweep report bench test lint clean
@@ -40,8 +41,8 @@ report: $(STAMP) ## Rebuild the tables and pictures of a run folder: make report
 bench: $(STAMP) ## Time the training step and the scoring, as ratios measured in one run
 	$(BIN)/python -m experiments.bench $(OVERRIDES)
 
-test: $(STAMP) ## Run the tests (FAST=1 leaves out those marked slow)
-	$(BIN)/python -m pytest $(if $(FAST),-m "not slow") $(ARGS)
+test: $(STAMP) ## Run the tests (FAST=1 leaves out those marked slow; WORKERS=N processes)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(if $(FAST),-m "not slow") $(ARGS)
 
 lint: $(STAMP) ## Check style
 	$(BIN)/python -m ruff check .

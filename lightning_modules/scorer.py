@@ -16,6 +16,7 @@ from lightning_modules.metrics import Scores, paired_gain, primary_metric, task_
 from lightning_modules.prompts import Prompt
 
 RESIDENCIES = ("sequential", "keep", "process")
+LARGE = 2**28  # bytes of weights from which a collection of garbage between models pays
 
 
 class PromptScorer:
@@ -114,8 +115,9 @@ class PromptScorer:
         if self.residency == "keep":
             self._kept[spec.name] = model
         scores = score_inputs(model, self.datamodule, inputs, **where)
+        large = sum(p.numel() * p.element_size() for p in model.parameters()) > LARGE
         del model
-        if self.residency == "sequential":
+        if self.residency == "sequential" and large:
             _release_memory()
         return scores
 
