@@ -117,18 +117,6 @@ def comparison_table(data: Mapping, control: str = "black") -> str:
     return markdown([f"method: score (gain over {NAMES[control]})", *(_label(data, name) for name in models)], rows)
 
 
-def gains_table(data: Mapping, method: str) -> str:
-    """One method: its gain over each of the four controls on every model."""
-    from experiments.summary import NAMES, markdown
-
-    rows = []
-    for name, summary in data["methods"][method].items():
-        gains = [summary[f"gain_{control}"] for control in CONTROLS]
-        cells = [f"{100 * g['value']:+.1f} [{100 * g['low']:+.1f}, {100 * g['high']:+.1f}]" for g in gains]
-        rows.append([_label(data, name), *cells])
-    return markdown([f"{method}: gain over", *(NAMES[c] for c in CONTROLS)], rows)
-
-
 def differences_table(data: Mapping) -> str:
     """TVP minus the baselines, paired on the same test images."""
     from experiments.summary import markdown

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import redirect_stderr, redirect_stdout
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -64,15 +67,39 @@ def _check_same(config: object, folder: Path) -> None:
         )
 
 
-def ensure_all(cells: Iterable[Cell], out: Path) -> dict[str, Path]:
-    """Every cell in turn, with a line that says how far it is."""
+def ensure_all(cells: Iterable[Cell], out: Path, *, jobs: int = 1) -> dict[str, Path]:
+    """Every cell, `jobs` at a time, with a line as each is done; what a cell prints goes to OUT/<cell>.log.
+
+    Each job is a process with one thread, so that results do not depend on how many run or on the machine's cores.
+    Ctrl-C lets the running cells stop; the same call continues them.
+    """
     cells = list(cells)
-    folders = {}
-    for i, cell in enumerate(cells, 1):
-        state = state_of(out / cell.name)
-        print(f"[{i}/{len(cells)}] {cell.name}: {'finished before' if state == 'finished' else state}", flush=True)
-        folders[cell.name] = out / cell.name if state == "finished" and _same(cell, out) else ensure_run(cell, out)
-    return folders
+    todo = [cell for cell in cells if not (state_of(out / cell.name) == "finished" and _same(cell, out))]
+    print(f"{len(cells) - len(todo)} of {len(cells)} runs in '{out}' are finished.", flush=True)
+    out.mkdir(parents=True, exist_ok=True)
+    if todo:
+        pool = ProcessPoolExecutor(min(jobs, len(todo)), mp_context=get_context("spawn"), initializer=_one_thread)
+        with pool:
+            running = {pool.submit(_ensure_logged, cell, out): cell for cell in todo}
+            try:
+                for i, done in enumerate(as_completed(running), 1):
+                    done.result()
+                    print(f"[{i}/{len(todo)}] {running[done].name} finished", flush=True)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+    return {cell.name: out / cell.name for cell in cells}
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _ensure_logged(cell: Cell, out: Path) -> None:
+    with open(out / f"{cell.name}.log", "a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
+        ensure_run(cell, out)
 
 
 def _same(cell: Cell, out: Path) -> bool:

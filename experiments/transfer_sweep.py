@@ -17,11 +17,11 @@ python -m experiments.transfer_sweep [run|plan|status] [key=value ...]
 
   exp=embedded              the recipe every cell starts from
   sources=NAME,NAME         default: the recipe's source and targets, each in turn
-  methods=evp,tvp  seeds=0  out=runs/sweep
+  methods=evp,tvp  seeds=0  out=runs/sweep  jobs=2 (runs at a time, one thread each)
   any other key=value goes to every cell (see `python -m experiments.train --help`)
 """
 ACTIONS = ("run", "plan", "status")
-OWN = {"exp": "embedded", "sources": "", "methods": "evp,tvp", "seeds": "0", "out": "runs/sweep"}
+OWN = {"exp": "embedded", "sources": "", "methods": "evp,tvp", "seeds": "0", "out": "runs/sweep", "jobs": "2"}
 COLUMNS = ("source", "target", "data", "method", "seed", "control", "metric", "n", "value")
 
 
@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
     if action != "run":
         print("\n".join(f"{cell.name}: {state_of(out / cell.name)}" for cell in cells))
         return 0
-    folders = ensure_all(cells, out)
+    folders = ensure_all(cells, out, jobs=int(own["jobs"]))
     write_matrix(out / "matrix.csv", list(folders.values()))
     print(f"{len(cells)} cells finished: {out / 'matrix.csv'}")
     return 0
