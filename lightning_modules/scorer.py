@@ -16,6 +16,7 @@ from lightning_modules.metrics import Scores, paired_gain, primary_metric, task_
 from lightning_modules.prompts import Prompt
 
 RESIDENCIES = ("sequential", "keep", "process")
+FIRST_ROUND, FINALISTS = 64, 6  # all 27 colours compete on the first 64 validation rows, the best 6 on all of them
 LARGE = 2**28  # bytes of weights from which a collection of garbage between models pays
 
 
@@ -23,7 +24,7 @@ class PromptScorer:
     """Scores models on the fixed sub-samples of a data set.
 
     Controls never change: they are computed once and stored; the constant border is the best of 27 colours on the
-    model's validation sub-sample, also when test is scored. Under torch.distributed each rank scores its own share of
+    model's validation sub-sample (in two rounds, see `FIRST_ROUND`), also when test is scored. Under torch.distributed each rank scores its own share of
     the samples, each sample once, and every rank returns the joined record.
 
     Args:
@@ -66,41 +67,59 @@ class PromptScorer:
         """
         if split != "val" and "constant" in {c.name for c in self.controls} and spec.name not in self.colours:
             self.score(spec, "val", {}, resident=resident)  # chooses the colour; stored, so at most once
-        wanted = [c for c in self.controls if split == "val" or c.name != "constant" or c == self.colours[spec.name]]
-        known = self._score_inputs(spec, split, wanted, prompts, resident)
+        constants = self._finalists(spec, resident) if split == "val" else [self.colours.get(spec.name)]
+        wanted = [c for c in self.controls if c.name != "constant" or c in constants]
+        known = self._score_inputs(spec, split, self.sizes[split], wanted, prompts, resident)
         if split == "val" and "constant" in {c.name for c in wanted}:
             self.colours[spec.name] = self._best_colour({c: known[c] for c in wanted if c.name == "constant"})
         chosen = {c.name: known[c] for c in wanted if c.name != "constant" or c == self.colours[spec.name]}
         return {name: chosen[name] for name in CONTROLS if name in chosen} | {name: known[name] for name in prompts}
 
+    def _finalists(self, spec: ModelSpec, resident: Any) -> list[Control]:
+        """The constant borders worth scoring on the whole validation sub-sample."""
+        constants = [control for control in self.controls if control.name == "constant"]
+        if min(self.sizes["val"] or self.datamodule.n("val"), self.datamodule.n("val")) <= FIRST_ROUND:
+            return constants
+        known = self._score_inputs(spec, "val", FIRST_ROUND, constants, {}, resident)
+        return sorted(constants, key=lambda control: -self._value(known[control]))[:FINALISTS]
+
+    def _value(self, scores: Scores) -> float:
+        return task_metrics(self.datamodule.task, scores)[self.metric].value
+
     def _score_inputs(
-        self, spec: ModelSpec, split: str, wanted: list[Control], prompts: Mapping[str, Prompt], resident: Any
+        self,
+        spec: ModelSpec,
+        split: str,
+        n: int | None,
+        wanted: list[Control],
+        prompts: Mapping[str, Prompt],
+        resident: Any,
     ) -> dict[Any, Scores]:
-        key = self._store_key(spec, split)
+        key = self._store_key(spec, split, n)
         known = {control: self.store.load(control, **key) for control in wanted}
         todo = _from_rank_zero([control for control, scores in known.items() if scores is None])
         inputs: dict[Any, Any] = {name: (prompt.image_size, prompt) for name, prompt in prompts.items()}
         inputs |= {control: (control.image_size, control) for control in todo}
-        fresh = gather_scores(self._run(spec, split, inputs, resident)) if inputs else {}
+        fresh = gather_scores(self._run(spec, split, n, inputs, resident)) if inputs else {}
         for control in todo:
             if is_rank_zero():
                 self.store.save(fresh[control], control, **key)
         return known | fresh
 
     def _best_colour(self, known: Mapping[Control, Scores]) -> Control:
-        return max(known, key=lambda control: task_metrics(self.datamodule.task, known[control])[self.metric].value)
+        return max(known, key=lambda control: self._value(known[control]))
 
-    def _store_key(self, spec: ModelSpec, split: str) -> dict:
+    def _store_key(self, spec: ModelSpec, split: str, n: int | None) -> dict:
         return {
             "model": spec.fingerprint(),
             "mllm": spec.name,
             "official": spec.official,
             "dtype": spec.dtype,
-            "data": self.datamodule.fingerprint(split, self.sizes[split]),
+            "data": self.datamodule.fingerprint(split, n),
         }
 
-    def _run(self, spec: ModelSpec, split: str, inputs: dict, resident: Any) -> dict[Any, Scores]:
-        where = {"split": split, "n": self.sizes[split], "shard": _rank_and_world()}
+    def _run(self, spec: ModelSpec, split: str, n: int | None, inputs: dict, resident: Any) -> dict[Any, Scores]:
+        where = {"split": split, "n": n, "shard": _rank_and_world()}
         if resident is not None:
             return score_inputs(resident, self.datamodule, inputs, **where)
         if self.residency == "process":
