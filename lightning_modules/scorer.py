@@ -24,8 +24,8 @@ class PromptScorer:
     """Scores models on the fixed sub-samples of a data set.
 
     Controls never change: they are computed once and stored; the constant border is the best of 27 colours on the
-    model's validation sub-sample (in two rounds, see `FIRST_ROUND`), also when test is scored. Under torch.distributed each rank scores its own share of
-    the samples, each sample once, and every rank returns the joined record.
+    model's validation sub-sample (in two rounds, see `FIRST_ROUND`), also when test is scored. Under torch.distributed
+    each rank scores its own share of the samples, each sample once, and every rank returns the joined record.
 
     Args:
         datamodule: rows, images, candidates and fingerprints.
