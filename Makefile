@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
 	touch $@
 
-install: $(STAMP) ## Create .venv with everything the project needs (about 2 minutes, once)
+install: $(STAMP) ## Create .venv with everything the project needs (2-4 minutes, once)
 
 train: $(STAMP) ## Learn a prompt and score it on the targets: make train [EXP=name] [key=value ...]
 	$(BIN)/python -m experiments.train exp=$(EXP) $(OVERRIDES)
