@@ -7,8 +7,8 @@ from omegaconf import DictConfig, OmegaConf
 from experiments.build import source_specs, target_specs
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-# Activations of a source with gradients, per image, as a share of one copy of its weights in float16: a rule of thumb
-# from 7B LLaMA-type models at about 100 tokens; batch 16 needs about 60 % more memory than the weights alone.
+# Activations of a source with gradients, per image, as a share of one copy of its weights in float16. A guess nobody
+# has measured, and printed as one.
 SOURCE_SHARE_PER_IMAGE = 0.04
 
 
@@ -35,7 +35,8 @@ def _memory(parameters: int, spec: object, config: DictConfig) -> str:
         return f"{_size(weights)} as {spec.dtype} while it is scored ({config.targets.residency})"
     images = config.train.batch_size
     extra = 2 * parameters * SOURCE_SHARE_PER_IMAGE * images
-    return f"{_size(weights)} as {spec.dtype}, about {_size(weights + extra)} with gradients at batch {images}"
+    guess = f"perhaps {_size(weights + extra)} with gradients at batch {images} (a guess, not measured)"
+    return f"{_size(weights)} as {spec.dtype}, {guess}"
 
 
 def _size(count: float) -> str:

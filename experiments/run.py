@@ -135,7 +135,7 @@ def _try_status(folder: RunFolder, error: BaseException) -> None:
 
 
 def execute(config: DictConfig, folder: RunFolder) -> None:
-    """Train (unless the method is `none`), export, score on test once, summarise."""
+    """Train (unless the method is `none`), export, score on test once (never with data.n_test=0), summarise."""
     quiet_lightning()
     L.seed_everything(config.seed, verbose=False)
     datamodule = build_datamodule(config)
@@ -147,15 +147,24 @@ def execute(config: DictConfig, folder: RunFolder) -> None:
     if trainer.is_global_zero:
         export(config, module, datamodule, folder, steps=callback.chosen[1])
     trainer.strategy.barrier()
+    if config.data.n_test != 0:
+        score_on_test(config, trainer, module, datamodule, callback, folder)
+    if trainer.is_global_zero:
+        folder.write_status("finished", device=str(module.device))
+    for logger in trainer.loggers:
+        logger.finalize("success")
+
+
+def score_on_test(
+    config: DictConfig, trainer: L.Trainer, module: Any, datamodule: Any, callback: Any, folder: RunFolder
+) -> None:
+    """The one reading of test: the float prompt and the PNG read back from disk, on every model; table and pictures."""
     callback.test_prompts = {"png": load_prompt(folder.prompt, reading="png").to(module.device)}
     trainer.test(module, datamodule=datamodule, verbose=False)
     if trainer.is_global_zero:
         scores = write_summary(config, folder, callback, module.prompt)
         update_manifest(folder.prompt, {"scores": scores})
         log_pictures(trainer, folder)
-        folder.write_status("finished")
-    for logger in trainer.loggers:
-        logger.finalize("success")
 
 
 def log_pictures(trainer: L.Trainer, folder: RunFolder) -> None:

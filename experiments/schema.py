@@ -36,8 +36,9 @@ class Targets:
 
 @dataclass
 class Data:
-    """image_size null: what the prompt needs (frame - 2 pad, or the whole frame for method vp).
+    """n_test null: all of test; 0: test is never read (tuning).
 
+    image_size null: what the prompt needs (frame - 2 pad, or the whole frame for method vp).
     split_seed: which rows are held out and sub-sampled; apart from `seed`, so that runs of several seeds share them.
     """
 

@@ -70,7 +70,7 @@ def test_every_learned_method_gets_the_same_number_of_trials():
 def test_tuning_loads_no_target_and_is_steered_by_the_source_s_validation():
     for cell in table.trial_cells("embedded", 0):
         config = load_experiment(cell.words)
-        assert list(config.targets.names) == [] and config.monitor == "source"
+        assert list(config.targets.names) == [] and config.monitor == "source" and config.data.n_test == 0
     for cell in table.method_cells("embedded", [0], {"tvp": {"lr": 4.0, "epochs": 2}}):
         assert len(load_experiment(cell.words).targets.names) == 4
 

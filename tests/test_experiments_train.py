@@ -158,6 +158,21 @@ def test_two_runs_never_write_the_same_folder(run, tmp_path):
     held.release()
 
 
+def test_tuning_never_reads_test(cache, tmp_path, monkeypatch):
+    from datamodules.emoji import EmojiRecognition
+
+    scenes = EmojiRecognition.scenes
+
+    def no_test(self, split):
+        assert split != "test", "test was read"
+        return scenes(self, split)
+
+    monkeypatch.setattr(EmojiRecognition, "scenes", no_test)
+    out = smoke(tmp_path / "tuned", "data.n_test=0", "train.epochs=1")
+    assert {row["split"] for row in read_rows(out / "results.jsonl")} == {"val"}
+    assert read_status(out)["state"] == "finished" and (out / "prompt/prompt.png").is_file()
+
+
 def test_methods_without_training_or_on_the_full_image_run_too(cache, tmp_path):
     none = smoke(tmp_path / "none", "method=none")
     rows = [r for r in read_rows(none / "results.jsonl") if r["split"] == "test" and r["metric"] == "top1"]
