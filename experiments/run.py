@@ -111,11 +111,11 @@ def _missing_clip(config: DictConfig) -> list[str]:
 def _guarded(config: DictConfig, folder: RunFolder) -> Path:
     try:
         execute(config, folder)
-    except (KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C into SystemExit
-        folder.write_status("interrupted")
-        print(f"\nInterrupted; results so far are kept. Continue with resume={folder.path}")
-        raise KeyboardInterrupt from None
     except BaseException as error:
+        if _is_interrupt(error):
+            folder.write_status("interrupted")
+            print(f"\nInterrupted; results so far are kept. Continue with resume={folder.path}")
+            raise KeyboardInterrupt from None
         _try_status(folder, error)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise OSError(
@@ -127,6 +127,13 @@ def _guarded(config: DictConfig, folder: RunFolder) -> Path:
     finally:
         folder.release()
     return folder.path
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Ctrl-C, also where Lightning turned it into SystemExit or closing a logger failed while it was handled."""
+    while error is not None and not isinstance(error, KeyboardInterrupt | SystemExit):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _try_status(folder: RunFolder, error: BaseException) -> None:

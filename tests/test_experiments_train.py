@@ -293,6 +293,28 @@ def test_a_killed_process_leaves_a_folder_that_resumes(run, cache, tmp_path):
     assert torch.equal(delta_of(out), delta_of(run))
 
 
+def test_an_error_while_ctrl_c_is_handled_is_still_an_interrupt(cache, tmp_path, monkeypatch):
+    from lightning.pytorch.loggers import CSVLogger
+
+    from lightning_modules.tvp import TVPModule
+
+    def press(self, *_):
+        raise KeyboardInterrupt
+
+    def fail(self, status):
+        raise ValueError("dict contains fields not in fieldnames")
+
+    monkeypatch.setattr(TVPModule, "on_train_batch_start", press, raising=False)
+    monkeypatch.setattr(CSVLogger, "finalize", fail)
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            smoke(tmp_path / "run")
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert read_status(tmp_path / "run")["state"] == "interrupted"
+
+
 @pytest.mark.slow
 def test_ctrl_c_keeps_results_and_says_how_to_go_on(run, cache, tmp_path):
     out = tmp_path / "interrupted"
@@ -303,7 +325,7 @@ def test_ctrl_c_keeps_results_and_says_how_to_go_on(run, cache, tmp_path):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     printed, _ = process.communicate(timeout=60)
-    assert process.returncode == 130 and f"resume={out}" in printed and "Traceback" not in printed
+    assert process.returncode == 130 and f"resume={out}" in printed and "Traceback" not in printed, printed[-2000:]
     assert read_status(out)["state"] == "interrupted" and read_rows(out / "results.jsonl")
 
 
