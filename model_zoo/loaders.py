@@ -1,37 +1,99 @@
-"""Factories of the published MLLMs from their original checkpoint files (`published.py` says which).
-
-All take `weights` (the directory), `dtype`, `official`, `vision_heads` and `qformer_heads` (which shapes do not tell;
-known for the published widths, else from a manifest, see `head_counts`) and options for the adapter. They raise one
-FileNotFoundError that lists every missing file, and ValueError for files that do not fit.
-"""
+"""From the original checkpoint files of a published MLLM (`published.py` says which) to its adapter."""
 
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from model_zoo.base import MLLM
-from model_zoo.published import BERT, EVA, FILES, require_files
+from model_zoo.published import PUBLISHED, Published, missing_lines, raise_missing
 from model_zoo.weights.llm import load_llm, load_tokenizer
 from model_zoo.weights.qformer import load_connector
 from model_zoo.weights.safe import as_dtype
 
-LLM_PREFIXES = ("t5_proj.", "opt_proj.")
-"""Projections to another LLM that a Q-Former checkpoint may hold besides."""
+
+class Parts(NamedTuple):
+    """What every layout of a model's files comes down to; an adapter is built from these."""
+
+    connector: nn.Module
+    llm: nn.Module
+    tokenizer: Any
+    qformer_tokenizer: Any = None
 
 
-def head_counts(weights: Path, options: dict[str, Any]) -> dict[str, int | None]:
-    """Take vision_heads and qformer_heads out of `options`, else read them from a manifest.
+def load_published(
+    name: str,
+    weights: str | Path = "weights",
+    dtype: str | torch.dtype = "float32",
+    official: bool = False,
+    *,
+    vision_heads: int | None = None,
+    qformer_heads: int | None = None,
+    extra_rows: tuple[Tensor, Tensor] | None = None,
+    **options: Any,
+) -> MLLM:
+    """A frozen published MLLM.
+
+    Args:
+        weights: the root that holds the files of `PUBLISHED[name]`.
+        vision_heads, qformer_heads: what shapes do not tell; known for the published widths, else from a manifest.
+        extra_rows: one more row (1, D) of the LLM's input embedding and of its head, as LAVIS's InstructBLIP adds at
+            random for [PAD]; it enters every softmax. Absent by default (METHOD.md section 3).
+        options: go to the adapter (`scoring`, `max_nodes`, ...).
+
+    Raises FileNotFoundError that lists every missing file, ValueError for files that do not fit.
+    """
+    known, root, kind = PUBLISHED[name], Path(weights), as_dtype(dtype)
+    raise_missing(name, missing_lines(known.files, weights), weights)
+    heads = {"vision_heads": vision_heads, "qformer_heads": qformer_heads}
+    parts = read_parts(known, root, kind, head_counts(root, heads), extra_rows)
+    return build_adapter(name, parts, official=official, **options)
+
+
+def read_parts(
+    known: Published,
+    root: Path,
+    dtype: torch.dtype,
+    heads: dict[str, int | None],
+    extra_rows: tuple[Tensor, Tensor] | None = None,
+) -> Parts:
+    """The parts of a model from its original files."""
+    connector = load_connector(
+        root / known.vision.path,
+        [root / item.path for item in known.checkpoints],
+        known.projection,
+        dtype,
+        reads_text=known.bert is not None,
+        patch_projection=known.patch_projection,
+        unused=known.unused,
+        **heads,
+    )
+    folder = root / known.llm.path
+    llm = load_llm(folder, dtype, extra_rows=extra_rows, **known.llm_config)
+    bert = load_tokenizer((root / known.bert.path).parent) if known.bert else None
+    return Parts(connector, llm, load_tokenizer(folder), bert)
+
+
+def build_adapter(name: str, parts: Parts, **options: Any) -> MLLM:
+    """The adapter class of `name` around its parts, frozen."""
+    module, adapter = PUBLISHED[name].adapter.split(":")
+    modules = [part for part in parts if part is not None]
+    options = {"name": name, "image_size": parts.connector.vision.config.image_size, **options}
+    return getattr(import_module(module), adapter)(*modules, **options).freeze_()
+
+
+def head_counts(root: Path, given: dict[str, int | None]) -> dict[str, int | None]:
+    """`given` head counts, completed from a manifest.
 
     A manifest is a config.json in the weights directory or beside it with vision.heads and
     qformer.num_attention_heads, as small test checkpoints have. None leaves the published numbers.
     """
-    given = {key: options.pop(key, None) for key in ("vision_heads", "qformer_heads")}
-    for path in (weights / "config.json", weights.resolve().parent / "config.json"):
+    for path in (root / "config.json", root.resolve().parent / "config.json"):
         if path.is_file():
             manifest = json.loads(path.read_text())
             found = {
@@ -40,103 +102,3 @@ def head_counts(weights: Path, options: dict[str, Any]) -> dict[str, int | None]
             }
             return {key: given[key] or found[key] for key in given}
     return given
-
-
-def load_minigpt4(
-    weights: str | Path = "weights",
-    dtype: str | torch.dtype = "float32",
-    official: bool = False,
-    **options: Any,
-) -> MLLM:
-    """MiniGPT-4 (Vicuna-v0-7B): Q-Former of the BLIP-2 flan-t5-xxl file, `llama_proj` of its own."""
-    from model_zoo.minigpt4 import MiniGPT4
-
-    require_files("minigpt4", weights)
-    root, dtype = Path(weights), as_dtype(dtype)
-    _, qformer, projection, folder = (root / item.path for item in FILES["minigpt4"])
-    connector = load_connector(
-        root / EVA.path,
-        [qformer, projection],
-        "llama_proj",
-        dtype,
-        unused=LLM_PREFIXES,
-        **head_counts(root, options),
-    )
-    options = {"image_size": connector.vision.config.image_size, **options}
-    llm, tokenizer = load_llm(folder, dtype), load_tokenizer(folder)
-    return MiniGPT4(connector, llm, tokenizer, official=official, **options).freeze_()
-
-
-def load_blip2(
-    weights: str | Path = "weights",
-    dtype: str | torch.dtype = "float32",
-    official: bool = False,
-    **options: Any,
-) -> MLLM:
-    """BLIP-2 (FlanT5-XL). The feed-forward activation is the exact GELU: LAVIS overrides the folder's gelu_new."""
-    from model_zoo.blip2 import Blip2T5
-
-    require_files("blip2", weights)
-    root, dtype = Path(weights), as_dtype(dtype)
-    _, checkpoint, folder = (root / item.path for item in FILES["blip2"])
-    connector = load_connector(
-        root / EVA.path,
-        [checkpoint],
-        "t5_proj",
-        dtype,
-        **head_counts(root, options),
-    )
-    options = {"image_size": connector.vision.config.image_size, **options}
-    llm, tokenizer = load_llm(folder, dtype, dense_act_fn="gelu"), load_tokenizer(folder)
-    return Blip2T5(connector, llm, tokenizer, official=official, **options).freeze_()
-
-
-def load_instructblip(
-    weights: str | Path = "weights",
-    dtype: str | torch.dtype = "float32",
-    official: bool = False,
-    *,
-    extra_rows: tuple[Tensor, Tensor] | None = None,
-    **options: Any,
-) -> MLLM:
-    """InstructBLIP (Vicuna-7B v1.1). `extra_rows`: the embedding and head row LAVIS adds at random for [PAD]."""
-    from model_zoo.instructblip import InstructBLIP
-
-    parts = _text_reading_parts("instructblip", weights, as_dtype(dtype), options, None, extra_rows)
-    return InstructBLIP(*parts, official=official, **options).freeze_()
-
-
-def load_bliva(
-    weights: str | Path = "weights", dtype: str | torch.dtype = "float32", official: bool = False, **options: Any
-) -> MLLM:
-    """BLIVA (Vicuna-7B)."""
-    from model_zoo.bliva import BLIVA
-
-    parts = _text_reading_parts("bliva", weights, as_dtype(dtype), options, "vision_project", None)
-    return BLIVA(*parts, official=official, **options).freeze_()
-
-
-def _text_reading_parts(
-    name: str,
-    weights: str | Path,
-    dtype: torch.dtype,
-    options: dict[str, Any],
-    patch_projection: str | None,
-    extra_rows: tuple[Tensor, Tensor] | None,
-) -> tuple[Any, ...]:
-    """(connector, llm, tokenizer, qformer tokenizer); takes the head counts out of `options`, adds image_size."""
-    require_files(name, weights)
-    root = Path(weights)
-    _, checkpoint, folder, _ = (root / item.path for item in FILES[name])
-    connector = load_connector(
-        root / EVA.path,
-        [checkpoint],
-        "llm_proj",
-        dtype,
-        reads_text=True,
-        patch_projection=patch_projection,
-        **head_counts(root, options),
-    )
-    options.setdefault("image_size", connector.vision.config.image_size)
-    bert = load_tokenizer((root / BERT.path).parent)
-    return connector, load_llm(folder, dtype, extra_rows=extra_rows), load_tokenizer(folder), bert

@@ -1,92 +1,210 @@
-"""Which original files every published MLLM needs, and where they are published. Data only; imports nothing heavy."""
+"""The published MLLMs as data: their files, where those come from, and how the parts fit. Imports nothing heavy."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from model_zoo.weights.index import shard_names
 
 LAVIS = "https://storage.googleapis.com/sfr-vision-language-research/LAVIS/models"
-
-
-LLAMA = ("config.json", "tokenizer.model")
+BSD, LLAMA_LICENCE, APACHE = "BSD-3-Clause", "LLaMA's own, non-commercial", "Apache-2.0"
 
 
 class WeightFile(NamedTuple):
-    """A file below the weights directory, or a folder that `holds` the named files besides its weight shards."""
+    """A file below the weights directory, or a folder that `holds` the named files besides its weight shards.
+
+    path: relative to the ONE weights root all models share, so that a shared Vicuna or EVA file is stored once.
+    """
 
     path: str
     what: str
     source: str
+    licence: str
     holds: tuple[str, ...] = ()
 
 
-EVA = WeightFile("hub/checkpoints/eva_vit_g.pth", "EVA-CLIP ViT-g/14 vision tower", f"{LAVIS}/BLIP2/eva_vit_g.pth")
-BERT = WeightFile("bert-base-uncased/vocab.txt", "the Q-Former's tokenizer", "google-bert/bert-base-uncased (hub)")
-VICUNA_V0 = WeightFile(
-    "model_weights/vicuna-7b-v0",
-    "Vicuna-7B v0: config.json, tokenizer.model, weight shards",
-    "lmsys/vicuna-7b-delta-v0 (hub) applied to LLaMA-7B",
-    holds=LLAMA,
-)
-VICUNA_V11 = WeightFile(
-    "lmsys/vicuna-7b-v1.1",
-    "Vicuna-7B v1.1: config.json, tokenizer.model, weight shards",
-    "lmsys/vicuna-7b-delta-v1.1 (hub) applied to LLaMA-7B",
-    holds=LLAMA,
-)
-FLAN_XL = WeightFile(
-    "google/flan-t5-xl",
-    "FlanT5-XL: config.json, spiece.model, weight shards",
-    "google/flan-t5-xl (hub)",
-    holds=("config.json", "spiece.model"),
-)
+class Published(NamedTuple):
+    """One published MLLM: which files hold its parts and what the shapes in them do not say.
 
-FILES: dict[str, tuple[WeightFile, ...]] = {
-    "minigpt4": (
-        EVA,
-        WeightFile(
-            "hub/checkpoints/blip2_pretrained_flant5xxl.pth",
-            "BLIP-2 Q-Former, queries and ln_vision",
-            f"{LAVIS}/BLIP2/blip2_pretrained_flant5xxl.pth",
-        ),
-        WeightFile(
-            "model_weights/prerained_minigpt4_7b.pth",
-            "MiniGPT-4 llama_proj",
-            "the 'Checkpoint Aligned with Vicuna 7B' linked in the Vision-CAIR/MiniGPT-4 README",
-        ),
+    adapter: "module:Class", called with connector, llm, tokenizer (and the Q-Former's tokenizer where `bert` is set).
+    checkpoints: Q-Former, queries, ln_vision and projections; later files override earlier ones.
+    projection, patch_projection: names of the linear layers to the LLM in those files.
+    unused: prefixes a checkpoint may hold besides what is read; any other foreign key is refused by name.
+    llm_config: what overrides the LLM folder's config.json.
+    hub: the Hugging Face conversion of the whole model, below the same root, where there is one.
+    vicuna: the Vicuna version the model was trained with (`v0` or `v1.1`); the other one gives garbage, not an error.
+    """
+
+    adapter: str
+    llm: WeightFile
+    checkpoints: tuple[WeightFile, ...] = ()
+    projection: str = ""
+    vision: WeightFile | None = None
+    bert: WeightFile | None = None
+    patch_projection: str | None = None
+    unused: tuple[str, ...] = ()
+    llm_config: Mapping[str, Any] = {}
+    hub: str | None = None
+    vicuna: str | None = None
+
+    @property
+    def files(self) -> tuple[WeightFile, ...]:
+        """Everything that must be there, in the order of the encoder."""
+        return tuple(item for item in (self.vision, *self.checkpoints, self.llm, self.bert) if item)
+
+
+def _lavis(path: str, what: str) -> WeightFile:
+    return WeightFile(f"hub/checkpoints/{Path(path).name}", what, f"{LAVIS}/{path}", BSD)
+
+
+def _folder(path: str, what: str, source: str, licence: str, tokenizer: Sequence[str]) -> WeightFile:
+    names = ("config.json", *tokenizer)
+    return WeightFile(path, f"{what}: {', '.join(names)}, weight shards", source, licence, names)
+
+
+def _hub_llm(path: str, what: str, licence: str, *tokenizer: str) -> WeightFile:
+    return _folder(path, what, f"{path} (hub)", licence, tokenizer)
+
+
+EVA = WeightFile(
+    "hub/checkpoints/eva_vit_g.pth", "EVA-CLIP ViT-g/14 vision tower", f"{LAVIS}/BLIP2/eva_vit_g.pth", "MIT"
+)
+BERT = WeightFile(
+    "bert-base-uncased/vocab.txt", "the Q-Former's tokenizer", "google-bert/bert-base-uncased (hub)", APACHE
+)
+VICUNA_V0 = _folder(
+    "model_weights/vicuna-7b-v0",
+    "Vicuna-7B v0",
+    "lmsys/vicuna-7b-delta-v0 (hub) applied to LLaMA-7B",
+    LLAMA_LICENCE,
+    ["tokenizer.model"],
+)
+VICUNA_V11 = _folder(
+    "lmsys/vicuna-7b-v1.1",
+    "Vicuna-7B v1.1",
+    "lmsys/vicuna-7b-delta-v1.1 (hub) applied to LLaMA-7B",
+    LLAMA_LICENCE,
+    ["tokenizer.model"],
+)
+FLAN_XL = _hub_llm("google/flan-t5-xl", "FlanT5-XL", APACHE, "spiece.model")
+FLAN_XXL = _hub_llm("google/flan-t5-xxl", "FlanT5-XXL", APACHE, "spiece.model")
+OPT_LICENCE = "OPT-175B licence (non-commercial)"
+OPT_2_7B = _hub_llm("facebook/opt-2.7b", "OPT-2.7B", OPT_LICENCE, "vocab.json", "merges.txt")
+OPT_6_7B = _hub_llm("facebook/opt-6.7b", "OPT-6.7B", OPT_LICENCE, "vocab.json", "merges.txt")
+
+QFORMER = "BLIP-2 Q-Former, queries and ln_vision"
+FLAN_XXL_QFORMER = _lavis("BLIP2/blip2_pretrained_flant5xxl.pth", QFORMER)
+
+PUBLISHED: dict[str, Published] = {
+    "minigpt4": Published(
+        "model_zoo.minigpt4:MiniGPT4",
         VICUNA_V0,
-    ),
-    "instructblip": (
-        EVA,
-        WeightFile(
-            "hub/checkpoints/instruct_blip_vicuna7b_trimmed.pth",
-            "InstructBLIP Q-Former, queries, ln_vision and llm_proj",
-            f"{LAVIS}/InstructBLIP/instruct_blip_vicuna7b_trimmed.pth",
+        (
+            FLAN_XXL_QFORMER,
+            WeightFile(
+                "model_weights/prerained_minigpt4_7b.pth",
+                "MiniGPT-4 llama_proj",
+                "the 'Checkpoint Aligned with Vicuna 7B' linked in the Vision-CAIR/MiniGPT-4 README",
+                BSD,
+            ),
         ),
+        "llama_proj",
+        EVA,
+        unused=("t5_proj.",),
+        vicuna="v0",
+    ),
+    "instructblip": Published(
+        "model_zoo.instructblip:InstructBLIP",
         VICUNA_V11,
-        BERT,
-    ),
-    "blip2": (
-        EVA,
-        WeightFile(
-            "hub/checkpoints/blip2_pretrained_flant5xl.pth",
-            "BLIP-2 Q-Former, queries, ln_vision and t5_proj",
-            f"{LAVIS}/BLIP2/blip2_pretrained_flant5xl.pth",
+        (
+            _lavis(
+                "InstructBLIP/instruct_blip_vicuna7b_trimmed.pth",
+                "InstructBLIP Q-Former, queries, ln_vision and llm_proj",
+            ),
         ),
+        "llm_proj",
+        EVA,
+        BERT,
+        hub="Salesforce/instructblip-vicuna-7b",
+        vicuna="v1.1",
+    ),
+    "blip2": Published(
+        "model_zoo.blip2:Blip2T5",
         FLAN_XL,
-    ),
-    "bliva": (
+        (_lavis("BLIP2/blip2_pretrained_flant5xl.pth", f"{QFORMER}, t5_proj"),),
+        "t5_proj",
         EVA,
-        WeightFile(
-            "model_weights/bliva_vicuna7b.pth",
-            "BLIVA Q-Former, queries, ln_vision, llm_proj and vision_project",
-            "mlpc-lab/BLIVA_Vicuna (hub)",
-        ),
+        # LAVIS overrides the folder's gelu_new by the exact GELU; the difference shows at 1e-4.
+        llm_config={"dense_act_fn": "gelu"},
+        hub="Salesforce/blip2-flan-t5-xl",
+    ),
+    "blip2_t5_xxl": Published(
+        "model_zoo.blip2:Blip2T5",
+        FLAN_XXL,
+        (FLAN_XXL_QFORMER,),
+        "t5_proj",
+        EVA,
+        llm_config={"dense_act_fn": "gelu"},
+        hub="Salesforce/blip2-flan-t5-xxl",
+    ),
+    "blip2_opt": Published(
+        "model_zoo.blip2_opt:Blip2OPT",
+        OPT_2_7B,
+        (_lavis("BLIP2/blip2_pretrained_opt2.7b.pth", f"{QFORMER}, opt_proj"),),
+        "opt_proj",
+        EVA,
+        hub="Salesforce/blip2-opt-2.7b",
+    ),
+    "blip2_opt_6_7b": Published(
+        "model_zoo.blip2_opt:Blip2OPT",
+        OPT_6_7B,
+        (_lavis("BLIP2/blip2_pretrained_opt6.7b.pth", f"{QFORMER}, opt_proj"),),
+        "opt_proj",
+        EVA,
+        hub="Salesforce/blip2-opt-6.7b",
+    ),
+    "vpgtrans": Published(
+        "model_zoo.vpgtrans:VPGTrans",
         VICUNA_V0,
+        (
+            WeightFile(
+                "hub/checkpoints/vl-vicuna.pth",
+                "VL-Vicuna Q-Former, queries, ln_vision and llama_proj",
+                "the VL-Vicuna checkpoint linked in the VPGTrans/VPGTrans README",
+                BSD,
+            ),
+        ),
+        "llama_proj",
+        EVA,
+        vicuna="v0",
+    ),
+    "bliva": Published(
+        "model_zoo.bliva:BLIVA",
+        VICUNA_V0,
+        (
+            WeightFile(
+                "model_weights/bliva_vicuna7b.pth",
+                "BLIVA Q-Former, queries, ln_vision, llm_proj and vision_project",
+                "mlpc-lab/BLIVA_Vicuna (hub)",
+                BSD,
+            ),
+        ),
+        "llm_proj",
+        EVA,
         BERT,
+        patch_projection="vision_project",
+        vicuna="v0",
+    ),
+    "visualglm": Published(
+        "model_zoo.visualglm:VisualGLM",
+        _hub_llm(
+            "THUDM/visualglm-6b",
+            "the whole of VisualGLM-6B",
+            "Apache-2.0 (code), the VisualGLM-6B model licence (weights)",
+            "ice_text.model",
+        ),
     ),
 }
 
@@ -104,11 +222,6 @@ def existing_files(files: Sequence[WeightFile], weights: str | Path) -> list[Pat
         parts = [path / name for name in shard_names(path)] if item.holds else [path]
         found += [part for part in parts if part.is_file() and part.suffix != ".txt"]
     return found
-
-
-def require_files(name: str, weights: str | Path) -> None:
-    """Raise ONE FileNotFoundError that lists every missing file of a published MLLM."""
-    raise_missing(name, missing_lines(FILES[name], weights), weights)
 
 
 def raise_missing(name: str, lines: Sequence[str], weights: str | Path) -> None:

@@ -7,18 +7,22 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from model_zoo.published import FILES, WeightFile, existing_files, missing_lines, raise_missing
+from model_zoo.published import PUBLISHED, WeightFile, existing_files, missing_lines, raise_missing
 
 if TYPE_CHECKING:
     from model_zoo.base import MLLM
 
 EMBEDDED_FACTORY = "model_zoo.embedded.build:load_embedded"
+PUBLISHED_FACTORY = "model_zoo.loaders:load_published"
+
+ALIASES = {"blip2_t5": "blip2"}
+"""Other names of registered MLLMs."""
 
 
 class MLLMEntry(NamedTuple):
     """How to build one MLLM.
 
-    factory: "module:function", called with weights, dtype, official and the options (embedded ones also with name).
+    factory: "module:function", called with name, weights, dtype, official and the options.
     parameters: approximate count, for a memory plan before anything is loaded.
     files: what must lie in the weights directory; empty for models whose weights ship inside the package.
     """
@@ -34,12 +38,22 @@ class MLLMEntry(NamedTuple):
         return self.factory == EMBEDDED_FACTORY
 
 
+def _published(name: str, description: str, parameters: int) -> MLLMEntry:
+    return MLLMEntry(PUBLISHED_FACTORY, description, parameters, PUBLISHED[name].files)
+
+
 REGISTRY: dict[str, MLLMEntry] = {
-    "minigpt4": MLLMEntry(
-        "model_zoo.loaders:load_minigpt4",
-        "MiniGPT-4 (Vicuna-v0-7B): EVA ViT-g/14, BLIP-2 Q-Former, linear projection",
-        7_830_000_000,
-        FILES["minigpt4"],
+    "minigpt4": _published("minigpt4", "MiniGPT-4: EVA ViT-g, BLIP-2 Q-Former, Vicuna-7B v0", 7_830_000_000),
+    "instructblip": _published(
+        "instructblip", "InstructBLIP: EVA ViT-g, question-reading Q-Former, Vicuna-7B v1.1", 7_913_200_000
+    ),
+    "blip2": _published("blip2", "BLIP-2 (also blip2_t5): EVA ViT-g, Q-Former, FlanT5-XL", 3_942_000_000),
+    "blip2_t5_xxl": _published("blip2_t5_xxl", "BLIP-2: EVA ViT-g, Q-Former, FlanT5-XXL", 12_230_000_000),
+    "blip2_opt": _published("blip2_opt", "BLIP-2: EVA ViT-g, Q-Former, OPT-2.7B", 3_745_000_000),
+    "blip2_opt_6_7b": _published("blip2_opt_6_7b", "BLIP-2: EVA ViT-g, Q-Former, OPT-6.7B", 7_753_000_000),
+    "vpgtrans": _published("vpgtrans", "VL-Vicuna (VPGTrans): EVA ViT-g, Q-Former, Vicuna-7B v0", 7_830_000_000),
+    "bliva": _published(
+        "bliva", "BLIVA: EVA ViT-g, question-reading Q-Former and patch tokens, Vicuna-7B v0", 7_919_000_000
     ),
     "embedded_minigpt4": MLLMEntry(EMBEDDED_FACTORY, "tiny trained MiniGPT-4, ships with the package", 1_050_000),
     "embedded_instructblip": MLLMEntry(
@@ -56,11 +70,16 @@ def list_mllms() -> list[str]:
     return sorted(REGISTRY)
 
 
+def canonical(name: str) -> str:
+    """The registered name of an alias; any other name as it is."""
+    return ALIASES.get(name, name)
+
+
 def get_entry(name: str) -> MLLMEntry:
     """The registry entry. Raises ValueError with a suggestion for an unknown name."""
-    if name in REGISTRY:
-        return REGISTRY[name]
-    close = get_close_matches(str(name).lower().replace("-", ""), REGISTRY, n=1)
+    if canonical(name) in REGISTRY:
+        return REGISTRY[canonical(name)]
+    close = get_close_matches(str(name).lower().replace("-", ""), [*REGISTRY, *ALIASES], n=1)
     hint = f" Did you mean '{close[0]}'?" if close else ""
     raise ValueError(f"Unknown MLLM '{name}'.{hint} Available: {', '.join(list_mllms())}")
 
@@ -77,8 +96,9 @@ def load_mllm(
     entry = get_entry(name)
     module, function = entry.factory.split(":")
     if entry.embedded:
-        options["name"], weights = name, None  # their files ship inside the package, see `weight_files`
-    return getattr(import_module(module), function)(weights=weights, dtype=dtype, official=official, **options)
+        weights = None  # their files ship inside the package, see `weight_files`
+    factory = getattr(import_module(module), function)
+    return factory(name=canonical(name), weights=weights, dtype=dtype, official=official, **options)
 
 
 def weight_files(name: str, weights: str | Path = "weights") -> list[Path]:

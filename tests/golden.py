@@ -13,19 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model_zoo import loaders
 from model_zoo.base import MLLM
+from model_zoo.registry import load_mllm
 
 FORCED = os.environ.get("TVP_GOLDEN")
 HERE = Path(__file__).resolve().parent
 PAD = 30
 
-LOADERS = {
-    "minigpt4": loaders.load_minigpt4,
-    "instructblip": loaders.load_instructblip,
-    "blip2_t5": loaders.load_blip2,
-    "bliva": loaders.load_bliva,
-}
+LOADERS = ("bliva", "blip2_t5", "instructblip", "minigpt4")
 """Golden folders whose adapter exists."""
 
 FOLDERS = ("blip2_opt", "blip2_t5", "bliva", "instructblip", "minigpt4", "vpgtrans", "visualglm")
@@ -58,8 +53,7 @@ class Golden:
         }
         if "llm_resized_embed_row" in self.arrays:
             options["extra_rows"] = (self.arrays["llm_resized_embed_row"], self.arrays["llm_resized_lm_head_row"])
-        load = LOADERS[self.config["model"]]
-        return load(weights=self.folder / "weights", dtype="float32", official=True, **options)
+        return load_mllm(self.config["model"], weights=self.folder / "weights", official=True, **options)
 
     @property
     def pixels(self) -> Tensor:
