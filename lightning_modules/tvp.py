@@ -136,7 +136,7 @@ class TVPModule(L.LightningModule):
 
     def _global_counts(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Answer tokens per source and samples in the global batch, known before any forward pass."""
-        counts = [source.answer_token_counts(batch.answers).sum() for source in self.sources]
+        counts = [source.answer_token_counts(batch.questions, batch.answers).sum() for source in self.sources]
         totals = torch.stack([*counts, torch.tensor(len(batch.answers))]).to(self.device)
         if self.trainer.world_size > 1:
             torch.distributed.all_reduce(totals)

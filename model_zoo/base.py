@@ -94,8 +94,8 @@ class MLLM(nn.Module, ABC):
         """Visual tokens of each frame; `questions` (B raw texts) matter only to connectors that read text."""
 
     @abstractmethod
-    def answer_token_counts(self, answers: Sequence[str]) -> Tensor:
-        """How many tokens of each answer enter the loss: (B,) int64 on CPU, without running the model."""
+    def answer_token_counts(self, questions: Sequence[str], answers: Sequence[str]) -> Tensor:
+        """How many tokens of each row enter `answer_loss`: (B,) int64 on CPU, without running the model."""
 
     @abstractmethod
     def answer_loss(

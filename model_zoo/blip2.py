@@ -74,7 +74,7 @@ class Blip2T5(MLLM):
         """Decoder targets: the answer and `</s>`."""
         return [*self.text_ids(answer)[: self.max_text - 1], self.eos_id]
 
-    def answer_token_counts(self, answers: Sequence[str]) -> Tensor:
+    def answer_token_counts(self, questions: Sequence[str], answers: Sequence[str]) -> Tensor:
         return torch.tensor([len(self.answer_ids(answer)) for answer in answers], dtype=torch.long)
 
     def encoder_input(self, tokens: Tensor, prompts: list[list[int]]) -> tuple[Tensor, Tensor]:
@@ -117,7 +117,7 @@ class Blip2T5(MLLM):
         embeds, mask = self.encoder_input(visual.tokens, prompts)
         logp, row, _ = self.decode(self.encode(embeds, mask), mask, [self.answer_ids(answer) for answer in answers])
         nats = logp.new_zeros(len(visual.tokens)).index_add(0, row, -logp)
-        return nats, self.answer_token_counts(answers).to(nats.device)
+        return nats, self.answer_token_counts(questions, answers).to(nats.device)
 
     def score(
         self,

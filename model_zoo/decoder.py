@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from model_zoo.base import MLLM, Visual
 from model_zoo.generation import generate_texts
-from model_zoo.scoring import encode_candidates, finish, plan_tries, score_packed
+from model_zoo.scoring import CAUSAL, encode_candidates, finish, plan_tries, score_packed
 from model_zoo.scoring_naive import score_naive
 from model_zoo.sequences import (
     TextEncoder,
@@ -37,7 +37,11 @@ class DecoderMLLM(MLLM):
         scoring: `packed` (exact and fast) or `naive` (the oracle: one candidate at a time).
         max_nodes: most candidate tokens packed in one forward; None packs all, in the same forward as the
             prefix. The result does not depend on it.
+
+    `layout` says what prefix entries see and where they stand; a subclass around a prefix LM has another one.
     """
+
+    layout = CAUSAL
 
     def __init__(
         self,
@@ -69,6 +73,10 @@ class DecoderMLLM(MLLM):
     def answer_ids(self, answer: str) -> list[int]:
         """Token ids that enter the loss: the answer and what ends it."""
 
+    def loss_ids(self, question: str, answer: str, n_visual: int) -> tuple[list[int], list[int]]:
+        """(ids before the targets, target ids) of the training loss; see `prefix_ids` and `answer_ids`."""
+        return self.prefix_ids(question, n_visual, ranking=False), self.answer_ids(answer)
+
     def llm_tokens(self, visual: Visual, *, ranking: bool) -> Tensor:
         """The visual tokens (B, T, D) the LLM sees; a family may show it fewer in ranking."""
         return visual.tokens
@@ -86,8 +94,13 @@ class DecoderMLLM(MLLM):
             use_cache=cache is not None,
         ).last_hidden_state
 
-    def answer_token_counts(self, answers: Sequence[str]) -> Tensor:
-        return torch.tensor([len(self.answer_ids(answer)) for answer in answers], dtype=torch.long)
+    def row_states(self, embeds: Tensor, mask: Tensor, lengths: Sequence[int]) -> Tensor:
+        """Final hidden states (B, L, D) of padded rows of prefix + answer, mask (B, L) bool, prefixes of `lengths`."""
+        return self.hidden_states(embeds, mask, positions_of(mask))
+
+    def answer_token_counts(self, questions: Sequence[str], answers: Sequence[str]) -> Tensor:
+        pairs = zip(questions, answers, strict=True)
+        return torch.tensor([len(self.loss_ids(*pair, 0)[1]) for pair in pairs], dtype=torch.long)
 
     def answer_loss(
         self, images: Tensor, questions: Sequence[str], answers: Sequence[str], *, visual: Visual | None = None
@@ -96,11 +109,11 @@ class DecoderMLLM(MLLM):
         tokens = self.llm_tokens(visual, ranking=False)
         require_texts("questions", questions, len(tokens))
         require_texts("answers", answers, len(tokens))
-        prefixes = [self.prefix_ids(question, tokens.shape[1], ranking=False) for question in questions]
-        targets = [self.answer_ids(answer) for answer in answers]
+        rows = [self.loss_ids(q, a, tokens.shape[1]) for q, a in zip(questions, answers, strict=True)]
+        prefixes, targets = [row[0] for row in rows], [row[1] for row in rows]
         ids, mask = pad_rows([p + t for p, t in zip(prefixes, targets, strict=True)], tokens.device)
         embeds = embed_rows(self.llm.get_input_embeddings(), ids, tokens)
-        hidden = self.hidden_states(embeds, mask, positions_of(mask))  # (B, L, D)
+        hidden = self.row_states(embeds, mask, [len(prefix) for prefix in prefixes])  # (B, L, D)
         row, at = answer_index(prefixes, targets, tokens.device)  # (N,), (N,)
         # Only the rows that predict an answer token meet the vocabulary.
         logp = log_softmax_pick(self.llm.lm_head(hidden[row, at - 1]), ids[row, at])
@@ -138,6 +151,7 @@ class DecoderMLLM(MLLM):
             plan_tries(rows, self.max_nodes),
             max(len(row) for row in rows),
             new_cache=lambda: DynamicCache(config=self.llm.config),
+            layout=self.layout,
         )
 
     def _score_naive(self, tokens: Tensor, prefixes: list[list[int]], rows: list[list[list[int]]]) -> Tensor:
@@ -145,7 +159,7 @@ class DecoderMLLM(MLLM):
 
         def logits_of(b: int, candidate: list[int]) -> Tensor:
             ids, mask = pad_rows([prefixes[b] + candidate], tokens.device)
-            hidden = self.hidden_states(embed_rows(embedding, ids, tokens[b : b + 1]), mask, positions_of(mask))
+            hidden = self.row_states(embed_rows(embedding, ids, tokens[b : b + 1]), mask, [len(prefixes[b])])
             return self.llm.lm_head(hidden[0, len(prefixes[b]) - 1 : -1])
 
         return score_naive(logits_of, rows)

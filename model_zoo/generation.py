@@ -40,17 +40,16 @@ def generate_texts(
 ) -> list[str]:
     """Decode from prefix embeddings (B, L, D), padded on the left where mask (B, L) is False.
 
-    `decoding` overrides the reference's settings: num_beams, max_new_tokens, do_sample, length_penalty, ...
+    `decoding` overrides the reference's settings: num_beams, max_new_tokens, length_penalty, eos_token_id, ...
     """
-    settings = {**REFERENCE_DECODING, **decoding}
+    eos = tokenizer.eos_token_id
+    settings = {**REFERENCE_DECODING, "eos_token_id": eos, **decoding}
     if settings["num_beams"] == 1:
         settings.pop("length_penalty", None)
-    eos = tokenizer.eos_token_id
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos
     ids = llm.generate(
         inputs_embeds=embeds,
         attention_mask=mask.long(),
-        eos_token_id=eos,
         pad_token_id=pad,
         stopping_criteria=stop_criteria(tokenizer, stops),
         **settings,

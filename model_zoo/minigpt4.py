@@ -14,32 +14,36 @@ from model_zoo.sequences import IMAGE, special_id
 from model_zoo.templates import TEMPLATES, Template, render
 
 
-class MiniGPT4(DecoderMLLM):
-    """BOS + `<Img>` + image + `</Img>` + text + answer + end symbol, every piece tokenised on its own.
+class WrappedImageMLLM(DecoderMLLM):
+    """What MiniGPT-4 and VPGTrans share: BOS + `<Img>` + image + `</Img>` + text + answer + end symbol. Abstract.
+
+    Every piece is tokenised on its own; training and ranking share one prefix.
 
     Args:
         connector, llm, tokenizer: ready modules; widths must agree.
-        end_sym: what ends a training answer, tokenised together with it (MiniGPT-4: a newline).
+        end_sym: what ends a training answer, tokenised together with it.
+        length_penalty: the family's own default for beam search [R].
         bos_id: first token; the tokenizer's own BOS by default.
         template, scoring, max_nodes, official, mean, std: see `DecoderMLLM`.
     """
 
     def __init__(
         self,
+        name: str,
         connector: QFormerConnector,
         llm: nn.Module,
         tokenizer: Any,
         *,
-        name: str = "minigpt4",
         image_size: int = 224,
-        template: Template = TEMPLATES["minigpt4"],
-        end_sym: str = "\n",
+        template: Template,
+        end_sym: str,
+        length_penalty: float,
         bos_id: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(name, image_size, llm, tokenizer, template, **kwargs)
         self.connector = connector
-        self.end_sym = end_sym
+        self.end_sym, self.length_penalty = end_sym, length_penalty
         self.bos_id = special_id(tokenizer, "bos") if bos_id is None else bos_id
 
     def encode_image(self, images: Tensor, questions: Sequence[str]) -> Visual:
@@ -53,5 +57,14 @@ class MiniGPT4(DecoderMLLM):
         return self.text_ids(answer + self.end_sym)
 
     def generate(self, *args: Any, **kwargs: Any) -> list[str]:
-        """As `MLLM.generate`; the reference's length_penalty for MiniGPT-4 is -1."""
-        return super().generate(*args, **{"length_penalty": -1.0, **kwargs})
+        """As `MLLM.generate`, with the family's length_penalty."""
+        return super().generate(*args, **{"length_penalty": self.length_penalty, **kwargs})
+
+
+class MiniGPT4(WrappedImageMLLM):
+    """MiniGPT-4 (Vicuna v0): a newline ends a training answer. Arguments: see `WrappedImageMLLM`."""
+
+    def __init__(self, connector: QFormerConnector, llm: nn.Module, tokenizer: Any, **kwargs: Any) -> None:
+        own = {"name": "minigpt4", "template": TEMPLATES["minigpt4"], "end_sym": "\n", "length_penalty": -1.0}
+        kwargs = {**own, **kwargs}
+        super().__init__(kwargs.pop("name"), connector, llm, tokenizer, **kwargs)

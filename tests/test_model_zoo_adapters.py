@@ -69,7 +69,7 @@ def test_a_batch_equals_its_single_images(model: MLLM) -> None:
 def test_token_counts_are_known_without_the_model(model: MLLM) -> None:
     with torch.no_grad():
         _, tokens = model.answer_loss(tiny_images(), QUESTIONS, ANSWERS)
-    counts = model.answer_token_counts(ANSWERS)
+    counts = model.answer_token_counts(QUESTIONS, ANSWERS)
     assert counts.dtype == tokens.dtype == torch.int64
     assert counts.tolist() == tokens.tolist()
 

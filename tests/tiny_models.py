@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from model_zoo.base import MLLM
 
-TINY = ("minigpt4", "instructblip", "blip2", "bliva", "llava")
+TINY = ("minigpt4", "vpgtrans", "instructblip", "blip2", "blip2_opt", "bliva", "llava")
 IMAGE_SIZE, PATCH, N_QUERY, WIDTH = 32, 8, 4, 32
 CANDIDATES = ["cat", "car", "carpet", "dog", "do", "a red car", "cat"]
 QUESTIONS = ["This is a photo of a", "what is it?", "photo"]
@@ -62,6 +62,14 @@ def tiny_t5(vocab: int, width: int = WIDTH) -> nn.Module:
     return T5ForConditionalGeneration(T5Config(vocab_size=vocab, feed_forward_proj="gated-gelu", **sizes, **special))
 
 
+def tiny_opt(vocab: int, width: int = WIDTH) -> nn.Module:
+    from transformers import OPTConfig, OPTForCausalLM
+
+    sizes = dict(hidden_size=width, word_embed_proj_dim=width, ffn_dim=48, num_hidden_layers=2, num_attention_heads=4)
+    special = dict(pad_token_id=0, bos_token_id=2, eos_token_id=2, dropout=0.1)
+    return OPTForCausalLM(OPTConfig(vocab_size=vocab, max_position_embeddings=512, **sizes, **special))
+
+
 class TinyTower(nn.Module):
     """A convolutional tower: normalised pixels (B, 3, S, S) to features (B, N, 24)."""
 
@@ -86,10 +94,16 @@ def tiny_mllm(name: str, *, seed: int = 0, **kwargs: Any) -> MLLM:
     """A frozen random MLLM of one of the architectures in `TINY`."""
     tokenizer, bert = tiny_tokenizer(), tiny_tokenizer(bert=True)
     vocab, common = len(tokenizer), dict(image_size=IMAGE_SIZE, **kwargs)
-    if name == "minigpt4":
+    if name in ("minigpt4", "vpgtrans"):
         from model_zoo.minigpt4 import MiniGPT4
+        from model_zoo.vpgtrans import VPGTrans
 
-        model = MiniGPT4(tiny_connector(vocab), tiny_llama(vocab), tokenizer, **common)
+        kind = {"minigpt4": MiniGPT4, "vpgtrans": VPGTrans}[name]
+        model = kind(tiny_connector(vocab), tiny_llama(vocab), tokenizer, **common)
+    elif name == "blip2_opt":
+        from model_zoo.blip2_opt import Blip2OPT
+
+        model = Blip2OPT(tiny_connector(vocab), tiny_opt(vocab), tokenizer, **common)
     elif name == "blip2":
         from model_zoo.blip2 import Blip2T5
 

@@ -1,0 +1,20 @@
+"""VPGTrans (VL-Vicuna): MiniGPT-4's layout with a visual encoder transferred from BLIP-2 OPT, answers end with `###`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from model_zoo.connectors import QFormerConnector
+from model_zoo.minigpt4 import WrappedImageMLLM
+from model_zoo.templates import TEMPLATES
+
+
+class VPGTrans(WrappedImageMLLM):
+    """VL-Vicuna (Vicuna v0): `###` ends a training answer. Arguments: see `WrappedImageMLLM`."""
+
+    def __init__(self, connector: QFormerConnector, llm: nn.Module, tokenizer: Any, **kwargs: Any) -> None:
+        own = {"name": "vpgtrans", "template": TEMPLATES["vpgtrans"], "end_sym": "###", "length_penalty": 1.0}
+        kwargs = {**own, **kwargs}
+        super().__init__(kwargs.pop("name"), connector, llm, tokenizer, **kwargs)
