@@ -14,10 +14,33 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from model_zoo.sequences import TextEncoder, positions_of, score_dtype
+from model_zoo.sequences import TextEncoder, additive_mask, positions_of, score_dtype
 
 Forward = Callable[[Tensor, Tensor, Tensor, Any], Tensor]
 """(embeds (B,L,D), additive mask (B,1,L,past+L), positions (B,L), key/value cache or None) -> hidden states (B,L,D)."""
+
+
+class Layout(NamedTuple):
+    """What prefix entries see and where entries stand; from the prefix mask (B, P) bool, padded on either side.
+
+    seen: mask -> (B, P, P) bool, padding never seen. start: mask -> positions (B, P) of the prefix.
+    after: (mask, depths (B, N)) -> positions (B, N) of candidate tokens. Positions may be (B, 2, ...) where a model
+    has two of them.
+    """
+
+    seen: Callable[[Tensor], Tensor]
+    start: Callable[[Tensor], Tensor]
+    after: Callable[[Tensor, Tensor], Tensor]
+
+
+def causal_seen(mask: Tensor) -> Tensor:
+    """(B, P, P) bool: every entry sees the real entries up to itself; mask (B, P)."""
+    p = mask.shape[1]
+    return mask.unsqueeze(1) & torch.ones(p, p, dtype=torch.bool, device=mask.device).tril()
+
+
+CAUSAL = Layout(causal_seen, positions_of, lambda mask, depths: mask.sum(-1, keepdim=True) + depths)
+"""The layout of LLaMA, OPT and all other causal models."""
 
 
 class Trie(NamedTuple):
@@ -61,19 +84,18 @@ def ancestors(parents: Sequence[int]) -> Tensor:
     return seen
 
 
-def block_mask(prefix: Tensor, nodes: Tensor, dtype: torch.dtype) -> Tensor:
+def block_mask(prefix: Tensor, nodes: Tensor, dtype: torch.dtype, layout: Layout = CAUSAL) -> Tensor:
     """Additive mask (B, 1, P+N, P+N) from the prefix mask (B, P) and the ancestor matrices (B, N, N).
 
-    The prefix is causal over its real entries; a node sees the real prefix entries, its ancestors and itself.
+    The layout says what the prefix sees; a node sees the real prefix entries, its ancestors and itself.
     """
     batch, p = prefix.shape
     n = nodes.shape[-1]
     seen = prefix.new_zeros(batch, p + n, p + n)
-    seen[:, :p, :p] = prefix.unsqueeze(1) & torch.ones(p, p, dtype=torch.bool, device=prefix.device).tril()
+    seen[:, :p, :p] = layout.seen(prefix)
     seen[:, p:, :p] = prefix.unsqueeze(1)
     seen[:, p:, p:] = nodes
-    # The most negative number, not -inf: a padded row that sees nothing then stays finite.
-    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)[:, None]
+    return additive_mask(seen, dtype)
 
 
 def pick_rows(hidden: Tensor, project: Callable[[Tensor], Tensor], index: Tensor, tokens: Tensor, rows: int) -> Tensor:
@@ -116,26 +138,28 @@ def score_packed(
     *,
     new_cache: Callable[[], Any] | None = None,
     vocab_rows: int = 512,
+    layout: Layout = CAUSAL,
 ) -> Tensor:
     """Summed log-likelihoods (B, n_candidates) of the candidates in `rounds`, 0 where a row has none.
 
     prefix_embeds (B, P, D) and prefix_mask (B, P) bool may be padded on either side. A round holds one trie per row:
     with one round, prefix and nodes run in a single forward; with several, the prefix runs once into a `new_cache()`
     that every round reads and leaves as it was. `embed` maps ids to embeddings, `project` hidden states to vocabulary
-    logits, of which at most `vocab_rows` rows exist at a time.
+    logits, of which at most `vocab_rows` rows exist at a time. `layout` is the model's kind of prefix.
     """
-    p, dtype, start = prefix_mask.shape[1], prefix_embeds.dtype, positions_of(prefix_mask)
+    p, dtype, start = prefix_mask.shape[1], prefix_embeds.dtype, layout.start(prefix_mask)
     cache, ends, totals = None, None, []
     if len(rounds) > 1:
         cache = new_cache()
         no_nodes = prefix_mask.new_zeros(len(prefix_mask), 0, 0)
-        ends = last_real(forward(prefix_embeds, block_mask(prefix_mask, no_nodes, dtype), start, cache), prefix_mask)
+        alone = block_mask(prefix_mask, no_nodes, dtype, layout)
+        ends = last_real(forward(prefix_embeds, alone, start, cache), prefix_mask)
     for tries in rounds:
         ids, depths, nodes = (part.to(prefix_embeds.device) for part in stack_tries(tries))
         embeds, n = embed(ids).to(dtype), ids.shape[1]
-        mask, positions = block_mask(prefix_mask, nodes, dtype), prefix_mask.sum(-1, keepdim=True) + depths
+        mask, positions = block_mask(prefix_mask, nodes, dtype, layout), layout.after(prefix_mask, depths)
         if cache is None:
-            embeds, positions = torch.cat([prefix_embeds, embeds], dim=1), torch.cat([start, positions], dim=1)
+            embeds, positions = torch.cat([prefix_embeds, embeds], dim=1), torch.cat([start, positions], dim=-1)
             hidden = forward(embeds, mask, positions, None)  # (B, P+N, D)
             ends, hidden = last_real(hidden[:, :p], prefix_mask), hidden[:, p:]
         elif n:

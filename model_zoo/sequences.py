@@ -65,6 +65,14 @@ def positions_of(mask: Tensor) -> Tensor:
     return (mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
+def additive_mask(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """Additive attention mask (B, 1, L, M) from seen (B, L, M) bool.
+
+    The most negative number, not -inf: a padded row that sees nothing then stays finite.
+    """
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)[:, None]
+
+
 def score_dtype(dtype: torch.dtype) -> torch.dtype:
     """Softmax runs in float32 whatever the weights are; float64 stays."""
     return torch.promote_types(dtype, torch.float32)
