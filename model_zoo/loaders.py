@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from model_zoo.base import MLLM
+from model_zoo.checks import check_structure
 from model_zoo.published import PUBLISHED, Published, missing_lines, raise_missing
 from model_zoo.weights.llm import load_llm, load_tokenizer
 from model_zoo.weights.qformer import load_connector
@@ -50,6 +51,7 @@ def load_published(
     """
     known, root, kind = PUBLISHED[name], Path(weights), as_dtype(dtype)
     raise_missing(name, missing_lines(known.files, weights), weights)
+    check_structure(name, root)
     heads = {"vision_heads": vision_heads, "qformer_heads": qformer_heads}
     parts = read_parts(known, root, kind, head_counts(root, heads), extra_rows)
     return build_adapter(name, parts, official=official, **options)
