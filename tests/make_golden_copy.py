@@ -3,7 +3,8 @@
     python tests/make_golden_copy.py FULL_GOLDEN_FOLDER [tests/data/golden] [model ...]
 
 Keeps the weights and what the plain (EVP) step, the losses and the scores need; drops the recordings of the TSE and FCA
-steps, which need a CLIP beside them. No file over 2 MB, the whole under 5 MB.
+steps, which need a CLIP beside them, and the largest arrays whose norm is recorded as well. No file over 2 MB, the whole
+under 10 MB.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from pathlib import Path
 import numpy as np
 
 DROPPED = ("train_tse", "train_fca_tse", "train_readme", "image_normalized", "loss_mixed_image_grad")
+DROPPED_OF = {"blip2_t5": ("train_plain_step0_grad_mean",)}
 UNUSED = ("bert-base-uncased", "generation_config.json")
-MAX_FILE, MAX_ALL = 2_000_000, 5_000_000
+MAX_FILE, MAX_ALL = 2_000_000, 10_000_000
+MODELS = ("minigpt4", "blip2_t5")
 
 
 def copy_model(source: Path, target: Path) -> None:
@@ -26,8 +29,9 @@ def copy_model(source: Path, target: Path) -> None:
     shutil.copytree(source / "weights", target / "weights", ignore=shutil.ignore_patterns(*unused))
     for name in ("config.json", "golden.json"):
         shutil.copy(source / name, target / name)
+    dropped = DROPPED + DROPPED_OF.get(source.name, ())
     with np.load(source / "golden.npz") as arrays:
-        kept = {name: arrays[name] for name in arrays.files if not name.startswith(DROPPED)}
+        kept = {name: arrays[name] for name in arrays.files if not name.startswith(dropped)}
     np.savez_compressed(target / "golden.npz", **kept)
 
 
@@ -41,7 +45,7 @@ def check_sizes(folder: Path) -> int:
 
 
 def main(source: str, target: str = "tests/data/golden", *models: str) -> None:
-    for model in models or ("minigpt4",):
+    for model in models or MODELS:
         folder = Path(target) / model
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
