@@ -3,8 +3,8 @@
     python tests/make_golden_copy.py FULL_GOLDEN_FOLDER [tests/data/golden] [model ...]
 
 Keeps the weights and what the plain (EVP) step, the losses and the scores need; drops the recordings of the TSE and FCA
-steps, which need a CLIP beside them, and the largest arrays whose norm is recorded as well. No file over 2 MB, the whole
-under 10 MB.
+steps, which need a CLIP beside them, and the largest arrays whose norm is recorded as well. No file over 2 MB,
+the whole under 10 MB.
 """
 
 from __future__ import annotations

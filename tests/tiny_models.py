@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from model_zoo.base import MLLM
 
 TINY = ("minigpt4", "vpgtrans", "instructblip", "blip2", "blip2_opt", "bliva", "llava")
+PUBLISHED_TINY = tuple(name for name in TINY if name != "llava")
 IMAGE_SIZE, PATCH, N_QUERY, WIDTH = 32, 8, 4, 32
 CANDIDATES = ["cat", "car", "carpet", "dog", "do", "a red car", "cat"]
 QUESTIONS = ["This is a photo of a", "what is it?", "photo"]
@@ -93,7 +94,7 @@ def tiny_connector(vocab: int, *, reads_text: bool = False, with_patches: bool =
 def tiny_mllm(name: str, *, seed: int = 0, **kwargs: Any) -> MLLM:
     """A frozen random MLLM of one of the architectures in `TINY`."""
     tokenizer, bert = tiny_tokenizer(), tiny_tokenizer(bert=True)
-    vocab, common = len(tokenizer), dict(image_size=IMAGE_SIZE, **kwargs)
+    vocab, common = len(tokenizer), {"image_size": IMAGE_SIZE, **kwargs}
     if name in ("minigpt4", "vpgtrans"):
         from model_zoo.minigpt4 import MiniGPT4
         from model_zoo.vpgtrans import VPGTrans
