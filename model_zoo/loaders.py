@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from model_zoo.base import MLLM
 from model_zoo.checks import check_structure
 from model_zoo.published import PUBLISHED, Published, missing_lines, raise_missing
-from model_zoo.weights.llm import load_llm, load_tokenizer
-from model_zoo.weights.qformer import load_connector
+from model_zoo.weights.llm import load_tokenizer, plan_llm
+from model_zoo.weights.qformer import plan_connector
 from model_zoo.weights.safe import as_dtype
 
 
@@ -64,21 +64,21 @@ def read_parts(
     heads: dict[str, int | None],
     extra_rows: tuple[Tensor, Tensor] | None = None,
 ) -> Parts:
-    """The parts of a model from its original files."""
-    connector = load_connector(
+    """The parts of a model from its original files, every name and shape checked before the first weight is read."""
+    connector = plan_connector(
         root / known.vision.path,
         [root / item.path for item in known.checkpoints],
         known.projection,
-        dtype,
         reads_text=known.bert is not None,
         patch_projection=known.patch_projection,
         unused=known.unused,
         **heads,
     )
     folder = root / known.llm.path
-    llm = load_llm(folder, dtype, extra_rows=extra_rows, **known.llm_config)
+    llm = plan_llm(folder, extra_rows=extra_rows, **known.llm_config)
     bert = load_tokenizer((root / known.bert.path).parent) if known.bert else None
-    return Parts(connector, llm, load_tokenizer(folder), bert)
+    tokenizer = load_tokenizer(folder)
+    return Parts(connector.fill(dtype), llm.fill(dtype), tokenizer, bert)
 
 
 def build_adapter(name: str, parts: Parts, **options: Any) -> MLLM:

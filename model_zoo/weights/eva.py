@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from model_zoo.weights.safe import assign_weights_, complain, load_tensors
+from model_zoo.weights.safe import check_fit, complain
 
 HEADS = {1408: 16}
 """Attention heads by width: the one number that shapes do not tell (EVA ViT-g)."""
+
+LN_VISION_EPS = 1e-5
+"""Of LAVIS's `ln_vision` (torch's default). transformers gives it the blocks' 1e-6: its deviation, not ours."""
 
 UNUSED = ("norm.", "fc_norm.", "head.", "mask_token")
 """Keys of the original file that the original model does not use."""
@@ -36,7 +39,7 @@ def count_blocks(tensors: Mapping[str, Tensor]) -> int:
 def convert_eva(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Original names to `Blip2VisionModel` names, the last block and the final norm dropped.
 
-    The file has a query and a value bias and none for the key: qkv.bias = [q, 0, v].
+    The file has a query and a value bias and none for the key: qkv.bias = [q, 0, v]. Tensors may be on the meta device.
     """
     last = f"blocks.{count_blocks(tensors) - 1}."
     state: dict[str, Tensor] = {}
@@ -52,18 +55,17 @@ def convert_eva(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def load_vision(
-    path: Path, ln_vision: Mapping[str, Tensor], dtype: torch.dtype, *, heads: int | None = None
+def build_vision(
+    tensors: Mapping[str, Tensor], ln_vision: Mapping[str, Tensor], source: str, *, heads: int | None = None
 ) -> nn.Module:
-    """The frozen tower with `ln_vision` {weight, bias} as its post-layernorm; sizes come from the file's shapes.
+    """The tower on the meta device, with `ln_vision` {weight, bias} as its post-layernorm; sizes come from shapes.
 
     Raises ValueError when keys do not fit, or when `heads` is needed and not given.
     """
-    from transformers import Blip2VisionConfig, Blip2VisionModel
+    from transformers import Blip2VisionConfig
 
-    tensors = load_tensors(path)
     needed = ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.mlp.fc1.weight")
-    complain(str(path), missing=[key for key in needed if key not in tensors])
+    complain(source, missing=[key for key in needed if key not in tensors])
     patch = tensors["patch_embed.proj.weight"].shape[-1]
     width = tensors["cls_token"].shape[-1]
     grid = round((tensors["pos_embed"].shape[1] - 1) ** 0.5)
@@ -75,11 +77,20 @@ def load_vision(
         image_size=grid * patch,
         patch_size=patch,
     )
+    vision = meta_vision(config)
+    norm = {f"post_layernorm.{key}": value for key, value in ln_vision.items()}
+    check_fit(vision, convert_eva(tensors) | norm, source)
+    return vision
+
+
+def meta_vision(config: Any) -> nn.Module:
+    """A `Blip2VisionModel` on the meta device whose last norm has the epsilon of the original `ln_vision`."""
+    from transformers import Blip2VisionModel
+
     with torch.device("meta"):
         vision = Blip2VisionModel(config)
-    vision.post_layernorm.eps = 1e-5
-    state = convert_eva(tensors) | {f"post_layernorm.{key}": value for key, value in ln_vision.items()}
-    return assign_weights_(vision, state, dtype, str(path))
+    vision.post_layernorm.eps = LN_VISION_EPS
+    return vision
 
 
 def known_heads(table: Mapping[int, int], width: int, option: str) -> int:

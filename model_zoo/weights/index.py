@@ -12,20 +12,39 @@ SINGLE = ("model.safetensors", "pytorch_model.bin")
 def shard_names(folder: Path) -> list[str]:
     """File names of the weight shards, from the index where there is one (whether or not the shards exist).
 
-    Safetensors win over .bin. Without any weights the answer is the name a single file would have.
+    Safetensors win over .bin where both are complete, or neither is: half a download beside a whole copy is ignored.
+    Without any weights the answer is the name a single file would have.
     """
-    for index, single in zip(INDEXES, SINGLE, strict=True):
-        if (folder / index).is_file():
-            return _indexed(folder / index)
-        if (folder / single).is_file():
-            return [single]
-    return [SINGLE[1]]
+    choices = [names for pair in zip(INDEXES, SINGLE, strict=True) if (names := _choice(folder, *pair))]
+    complete = [names for names in choices if all((folder / name).is_file() for name in names)]
+    return [*complete, *choices, [SINGLE[1]]][0]
+
+
+def shard_paths(folder: Path) -> list[Path]:
+    """The existing shards. Raises FileNotFoundError that names every missing one."""
+    names = shard_names(folder)
+    if absent := [name for name in names if not (folder / name).is_file()]:
+        raise FileNotFoundError(f'Missing in {folder}: {", ".join(absent)}. See README, "Weights".')
+    return [folder / name for name in names]
+
+
+def _choice(folder: Path, index: str, single: str) -> list[str]:
+    if (folder / index).is_file():
+        return _indexed(folder / index)
+    return [single] if (folder / single).is_file() else []
 
 
 def _indexed(path: Path) -> list[str]:
     try:
-        return sorted(set(json.loads(path.read_text())["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError) as error:
+        names = sorted(set(json.loads(path.read_text())["weight_map"].values()))
+        outside = [name for name in names if Path(name).name != name or name in ("", "..")]
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise ValueError(
             f"{path} is no index of weight shards. Expected JSON with a weight_map; get it again."
         ) from error
+    if not names or outside:
+        raise ValueError(
+            f"{path} names {', '.join(outside) or 'no shards'}. Expected plain file names in the same folder; "
+            "an index that points elsewhere is refused. Get it again."
+        )
+    return names

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from model_zoo.weights.index import shard_names
-from model_zoo.weights.safe import assign_weights_, complain, load_tensors
+from model_zoo.weights.filling import Blueprint, Convert, Feed, merged_headers
+from model_zoo.weights.index import shard_paths
+from model_zoo.weights.safe import check_fit, load_tensors
 
-UNUSED = re.compile(r"rotary_emb\.inv_freq$|EncDecAttention\.relative_attention_bias\.weight$")
+UNUSED = re.compile(r"rotary_emb\.inv_freq$|EncDecAttention\.relative_attention_bias\.weight$|(^|\.)decoder\.version$")
 """Buffers that old checkpoints store and today's classes compute, or never use."""
+
+GROWN = ("model.embed_tokens.weight", "lm_head.weight")
+"""What a resized LLaMA has more rows of."""
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -28,42 +33,48 @@ def load_tokenizer(folder: Path) -> Any:
 
 def read_shards(folder: Path) -> dict[str, Tensor]:
     """All tensors of the folder's shards. Raises FileNotFoundError that names every missing shard."""
-    names = shard_names(folder)
-    if absent := [name for name in names if not (folder / name).is_file()]:
-        raise FileNotFoundError(f'Missing in {folder}: {", ".join(absent)}. See README, "Weights".')
     tensors: dict[str, Tensor] = {}
-    for name in names:
-        tensors |= load_tensors(folder / name)
+    for path in shard_paths(folder):
+        tensors |= load_tensors(path)
     return {key: value for key, value in tensors.items() if not UNUSED.search(key)}
 
 
-def load_llm(
-    folder: Path, dtype: torch.dtype, *, extra_rows: tuple[Tensor, Tensor] | None = None, **config: Any
-) -> nn.Module:
-    """The folder's LLaMA, OPT or T5, built on the meta device and filled from its shards.
+def load_llm(folder: Path, dtype: torch.dtype | None, **options: Any) -> nn.Module:
+    """The folder's LLaMA, OPT or T5, filled shard by shard. Options: see `plan_llm`."""
+    return plan_llm(folder, **options).fill(dtype)
+
+
+def plan_llm(folder: Path, *, extra_rows: tuple[Tensor, Tensor] | None = None, **config: Any) -> Blueprint:
+    """The folder's LLM on the meta device, checked against its shards' headers.
 
     Args:
         extra_rows: one more row (1, D) of the input embedding and of the output head, as a resized LLM has.
         config: overrides of the folder's config.json, e.g. dense_act_fn.
+
+    Raises FileNotFoundError naming every missing shard, ValueError naming every key that does not fit.
     """
     from transformers import AutoConfig
 
     settings = AutoConfig.from_pretrained(str(folder))
     for key, value in config.items():
         setattr(settings, key, value)
-    tensors = read_shards(folder)
-    if extra_rows is not None:
-        tensors = add_rows(tensors, extra_rows)
-        settings.vocab_size += 1
+    paths = shard_paths(folder)
+    settings.vocab_size += 0 if extra_rows is None else 1
+    llm = build_llm(settings, str(folder))
+    header = merged_headers(paths)
+    convert = llm_converter(llm, header, extra_rows)
+    ties = tied_names(llm)
+    check_fit(llm, convert(header), str(folder), ties)
+    return Blueprint(llm, [Feed(path, convert) for path in paths], ties, rebuild_buffers_)
+
+
+def build_llm(settings: Any, source: str) -> nn.Module:
+    """The LLM of a transformers config on the meta device."""
     with torch.device("meta"):
-        llm = llm_class(settings, folder)(settings)
-    tensors = complete_ties(llm, tensors, str(folder))
-    assign_weights_(llm, tensors, dtype, str(folder))
-    rebuild_buffers_(llm, settings)
-    return llm
+        return llm_class(settings, source)(settings)
 
 
-def llm_class(config: Any, folder: Path) -> type[nn.Module]:
+def llm_class(config: Any, source: str) -> type[nn.Module]:
     """The transformers class for a config, whatever name config.json gives it. Raises ValueError if there is none."""
     from transformers.models.auto import modeling_auto as auto
 
@@ -71,34 +82,58 @@ def llm_class(config: Any, folder: Path) -> type[nn.Module]:
     if config.is_encoder_decoder:
         mapping = auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
     if type(config) not in mapping:
-        raise ValueError(f"{folder}/config.json describes a {config.model_type}. Expected a causal or T5-like LLM.")
+        raise ValueError(f"{source}/config.json describes a {config.model_type}. Expected a causal or T5-like LLM.")
     return mapping[type(config)]
 
 
+def tied_names(llm: nn.Module) -> dict[str, str]:
+    """Names that share another's weight: the head where the config says so, T5's two embeddings always."""
+    config = llm.config
+    # transformers 5 forces tie_word_embeddings on for T5 and keeps what the file said in scale_decoder_outputs.
+    head = getattr(config, "scale_decoder_outputs", config.tie_word_embeddings)
+    ties = getattr(llm, "_tied_weights_keys", None) or {}
+    return {key: name for key, name in ties.items() if head or key != "lm_head.weight"}
+
+
+def llm_converter(llm: nn.Module, names: Iterable[str], extra_rows: tuple[Tensor, Tensor] | None = None) -> Convert:
+    """From the names a checkpoint uses to the LLM's: base-model prefix added, one name per tied weight kept."""
+    target = llm_names(llm, names)
+
+    def convert(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        found = {target[key]: value for key, value in tensors.items() if key in target}
+        return found if extra_rows is None else add_rows(found, extra_rows)
+
+    return convert
+
+
+def llm_names(llm: nn.Module, names: Iterable[str]) -> dict[str, str]:
+    """The LLM's name for each of a checkpoint's names that is used; unknown names stay as they are."""
+    wanted = set(llm.state_dict(keep_vars=True))
+    target = {}
+    for name in sorted(key for key in names if not UNUSED.search(key)):
+        based = f"{llm.base_model_prefix}.{name}"  # OPT folders may hold the base model only
+        target[name] = based if name not in wanted and based in wanted else name
+    ties, present = tied_names(llm), set(target.values())
+    for name, key in list(target.items()):
+        if (source := ties.get(key)) is None:
+            continue
+        first = min(other for other in ties if ties[other] == source and other in present)
+        if source in present or key != first:
+            del target[name]
+        else:
+            target[name] = source  # safetensors may keep any one of the tied names
+    return target
+
+
 def add_rows(tensors: dict[str, Tensor], extra_rows: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-    """Append one row to `model.embed_tokens` and `lm_head`."""
-    names = ("model.embed_tokens.weight", "lm_head.weight")
-    grown = {
-        name: torch.cat([tensors[name], row.to(tensors[name])]) for name, row in zip(names, extra_rows, strict=True)
-    }
+    """Append one row to each of `GROWN` that is among the tensors."""
+    rows = dict(zip(GROWN, extra_rows, strict=True))
+    grown = {name: torch.cat([tensors[name], row.to(tensors[name])]) for name, row in rows.items() if name in tensors}
     return tensors | grown
 
 
-def complete_ties(llm: nn.Module, tensors: dict[str, Tensor], source: str) -> dict[str, Tensor]:
-    """Fill names that a checkpoint leaves out because they are tied (T5's three embeddings, a tied head)."""
-    ties = {key: name for key, name in (getattr(llm, "_tied_weights_keys", None) or {}).items() if key not in tensors}
-    if absent := [name for name in ties.values() if name not in tensors]:
-        complain(source, missing=absent)
-    if (
-        "lm_head.weight" in ties
-        and getattr(llm.config, "scale_decoder_outputs", llm.config.tie_word_embeddings) is False
-    ):
-        complain(source, missing=["lm_head.weight"])
-    return tensors | {key: tensors[name] for key, name in ties.items()}
-
-
-def rebuild_buffers_(llm: nn.Module, config: Any) -> None:
+def rebuild_buffers_(llm: nn.Module) -> None:
     """Compute what is not in a checkpoint (rotary frequencies) on the CPU; it was built on the meta device."""
     for name, module in list(llm.named_modules()):
         if any(buffer.is_meta for buffer in module.buffers(recurse=False)):
-            llm.set_submodule(name, type(module)(config))
+            llm.set_submodule(name, type(module)(llm.config))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from model_zoo.connectors import QFormerConnector
-from model_zoo.weights.eva import known_heads, load_vision
-from model_zoo.weights.safe import assign_weights_, complain, load_tensors, take_prefix
+from model_zoo.weights.eva import build_vision, convert_eva, known_heads
+from model_zoo.weights.filling import Blueprint, Feed, merged_headers
+from model_zoo.weights.safe import check_fit, complain, take_prefix
 
 HEADS = {768: 12}
 """Attention heads by width (BERT base)."""
@@ -57,71 +59,94 @@ def qformer_config(state: Mapping[str, Tensor], heads: int | None, *, reads_text
     return numbers
 
 
-def load_qformer(
-    tensors: Mapping[str, Tensor], dtype: torch.dtype, source: str, *, reads_text: bool, heads: int | None = None
+def build_qformer(
+    tensors: Mapping[str, Tensor], source: str, *, reads_text: bool, heads: int | None = None
 ) -> nn.Module:
-    """The Q-Former from a checkpoint's tensors (full names, `Qformer.` in front)."""
-    from transformers import (
-        Blip2QFormerConfig,
-        Blip2QFormerModel,
-        InstructBlipQFormerConfig,
-        InstructBlipQFormerModel,
-    )
-
+    """The Q-Former on the meta device, fit to a checkpoint's tensors (full names, `Qformer.` in front)."""
     state = convert_qformer(take_prefix(tensors, "Qformer."), reads_text=reads_text)
     needed = ["encoder.layer.0.crossattention.attention.key.weight", "encoder.layer.0.intermediate_query.dense.weight"]
     needed += ["embeddings.word_embeddings.weight", "embeddings.position_embeddings.weight"] if reads_text else []
     complain(source, missing=[f"Qformer.bert.{key}" for key in needed if key not in state])
-    config_class = InstructBlipQFormerConfig if reads_text else Blip2QFormerConfig
-    model_class = InstructBlipQFormerModel if reads_text else Blip2QFormerModel
+    qformer = meta_qformer(qformer_config(state, heads, reads_text=reads_text), reads_text=reads_text)
+    check_fit(qformer, state, source)
+    return qformer
+
+
+def meta_qformer(config: Mapping[str, Any], *, reads_text: bool) -> nn.Module:
+    """An `InstructBlipQFormerModel` (reads_text) or `Blip2QFormerModel` on the meta device."""
+    import transformers
+
+    family = "InstructBlip" if reads_text else "Blip2"
     with torch.device("meta"):
-        model = model_class(config_class(**qformer_config(state, heads, reads_text=reads_text)))
+        model = getattr(transformers, f"{family}QFormerModel")(
+            getattr(transformers, f"{family}QFormerConfig")(**config)
+        )
     if reads_text:
         ids = torch.arange(model.config.max_position_embeddings).unsqueeze(0)
         model.embeddings.register_buffer("position_ids", ids, persistent=False)  # was built on meta
-    return assign_weights_(model, state, dtype, source)
+    return model
 
 
-def load_linear(tensors: Mapping[str, Tensor], name: str, dtype: torch.dtype, source: str) -> nn.Linear:
-    """The projection `name` (weight and bias) of a checkpoint."""
+def build_linear(tensors: Mapping[str, Tensor], name: str, source: str) -> nn.Linear:
+    """The projection `name` (weight and bias) of a checkpoint, on the meta device."""
     complain(source, missing=[f"{name}.{part}" for part in ("weight", "bias") if f"{name}.{part}" not in tensors])
-    rows, columns = tensors[f"{name}.weight"].shape
+    linear = meta_linear(*reversed(tensors[f"{name}.weight"].shape))
+    check_fit(linear, take_prefix(tensors, f"{name}."), source)
+    return linear
+
+
+def meta_linear(columns: int, rows: int) -> nn.Linear:
+    """A linear layer from `columns` to `rows` on the meta device."""
     with torch.device("meta"):
-        linear = nn.Linear(columns, rows)
-    return assign_weights_(linear, take_prefix(tensors, f"{name}."), dtype, source)
+        return nn.Linear(columns, rows)
 
 
-def load_connector(
+def plan_connector(
     vision: Path,
-    checkpoints: list[Path],
+    checkpoints: Sequence[Path],
     projection: str,
-    dtype: torch.dtype,
     *,
     reads_text: bool = False,
     patch_projection: str | None = None,
     unused: tuple[str, ...] = (),
     vision_heads: int | None = None,
     qformer_heads: int | None = None,
-) -> QFormerConnector:
-    """Vision tower, Q-Former and projections of a family; later checkpoints override earlier ones.
+) -> Blueprint:
+    """Vision tower, Q-Former and projections of a family, checked against headers; later checkpoints win.
 
     `unused` names prefixes a checkpoint may hold besides what is read; any other foreign key is refused by name.
     """
-    tensors: dict[str, Tensor] = {}
-    for path in checkpoints:
-        tensors |= load_tensors(path)
+    tensors, eva = merged_headers(checkpoints), merged_headers([vision])
     source = ", ".join(str(path) for path in checkpoints)
-    known = (*KNOWN, f"{projection}.", *([f"{patch_projection}."] if patch_projection else []), *unused)
+    names = {projection: "projection"} | ({patch_projection: "patch_projection"} if patch_projection else {})
+    known = (*KNOWN, *(f"{name}." for name in names), *unused)
     foreign = [key for key in tensors if not key.startswith(known)]
     required = ("query_tokens", "ln_vision.weight", "ln_vision.bias")
     complain(source, missing=[key for key in required if key not in tensors], unexpected=foreign)
-    tower = load_vision(vision, take_prefix(tensors, "ln_vision."), dtype, heads=vision_heads)
-    qformer = load_qformer(tensors, dtype, source, reads_text=reads_text, heads=qformer_heads)
-    return QFormerConnector(
-        tower,
-        qformer,
-        tensors["query_tokens"].to(dtype),
-        load_linear(tensors, projection, dtype, source),
-        load_linear(tensors, patch_projection, dtype, source) if patch_projection else None,
+    connector = QFormerConnector(
+        build_vision(eva, take_prefix(tensors, "ln_vision."), str(vision), heads=vision_heads),
+        build_qformer(tensors, source, reads_text=reads_text, heads=qformer_heads),
+        tensors["query_tokens"],
+        *(build_linear(tensors, name, source) for name in names),
         reads_text=reads_text,
     )
+    convert = partial(convert_checkpoint, projections=names, reads_text=reads_text)
+    return Blueprint(connector, [Feed(vision, convert_tower), *(Feed(path, convert) for path in checkpoints)])
+
+
+def convert_tower(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The EVA file's names to a `QFormerConnector`'s."""
+    return {f"vision.{key}": value for key, value in convert_eva(tensors).items()}
+
+
+def convert_checkpoint(
+    tensors: Mapping[str, Tensor], *, projections: Mapping[str, str], reads_text: bool
+) -> dict[str, Tensor]:
+    """A checkpoint's names to a `QFormerConnector`'s; projections are {theirs: ours}."""
+    bert = convert_qformer(take_prefix(tensors, "Qformer."), reads_text=reads_text)
+    moves = {"ln_vision": "vision.post_layernorm", **projections}
+    moved = {
+        f"{new}.{key}": value for old, new in moves.items() for key, value in take_prefix(tensors, f"{old}.").items()
+    }
+    queries = {"query_tokens": tensors["query_tokens"]} if "query_tokens" in tensors else {}
+    return {f"qformer.{key}": value for key, value in bert.items()} | moved | queries

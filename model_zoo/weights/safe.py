@@ -91,22 +91,57 @@ def take_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]
     return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
 
 
-def assign_weights_(module: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype, source: str) -> nn.Module:
+def assign_weights_(
+    module: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype | None, source: str
+) -> nn.Module:
     """Put tensors into a module built on the meta device, as `dtype`, without an intermediate copy of the model.
 
     Raises ValueError naming every missing, unexpected and mis-shaped key.
     """
-    wanted = {key: value.shape for key, value in module.state_dict(keep_vars=True).items()}
-    missing = [key for key in wanted if key not in tensors]
-    extra = [key for key in tensors if key not in wanted]
+    check_fit(module, tensors, source)
+    for key, value in tensors.items():
+        put_(module, key, own(value, dtype))
+    return module
+
+
+def check_fit(module: nn.Module, tensors: Mapping[str, Tensor], source: str, tied: Iterable[str] = ()) -> None:
+    """Compare names and shapes (of tensors on any device) with a module's, `tied` names left out.
+
+    Raises ValueError naming every missing, unexpected and mis-shaped key.
+    """
+    skip = set(tied)
+    wanted = {key: value.shape for key, value in module.state_dict(keep_vars=True).items() if key not in skip}
     wrong = [
         f"{key}: {tuple(tensors[key].shape)} instead of {tuple(shape)}"
         for key, shape in wanted.items()
         if key in tensors and tensors[key].shape != shape
     ]
+    missing, extra = [key for key in wanted if key not in tensors], [key for key in tensors if key not in wanted]
     complain(source, missing=missing, unexpected=extra, misshaped=wrong)
-    module.load_state_dict({key: value.to(dtype) for key, value in tensors.items()}, assign=True)
-    return module
+
+
+def own(value: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """A tensor of a file as `dtype` in memory of its own, so that the file need not stay mapped (or in memory).
+
+    None keeps the dtype and the mapping: no memory is taken, but the file must stay. Integers keep their dtype.
+    """
+    if dtype is None:
+        return value
+    return value.to(dtype if value.is_floating_point() else value.dtype, copy=True)
+
+
+def put_(module: nn.Module, key: str, value: Tensor) -> None:
+    """Make `value` the frozen parameter (or the buffer) `key` of a module; what was there is dropped, not copied into.
+
+    An `nn.Parameter` is shared, not wrapped: that is how tied weights are stored once.
+    """
+    path, _, name = key.rpartition(".")
+    owner = module.get_submodule(path)
+    if name in dict(owner.named_buffers(recurse=False)):
+        owner.register_buffer(name, value)
+    else:
+        shared = isinstance(value, nn.Parameter)
+        owner.register_parameter(name, value if shared else nn.Parameter(value, requires_grad=False))
 
 
 def complain(source: str, **problems: Iterable[str]) -> None:

@@ -1,0 +1,68 @@
+"""Modules planned from file headers and filled file by file: a wrong name is found before gigabytes are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from model_zoo.weights.headers import read_headers
+from model_zoo.weights.safe import load_tensors, own, put_
+
+Convert = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+"""One file's tensors (on any device) by the names of the module they go to; what is not used is left out."""
+
+
+class Feed(NamedTuple):
+    """A weight file and how its names become a module's."""
+
+    path: Path
+    convert: Convert
+
+
+@dataclass
+class Blueprint:
+    """A module on the meta device that is known to fit its files. Nothing of their data has been read yet.
+
+    feeds: in order; a name that occurs twice gets the later value.
+    ties: names that share the parameter of another name, so that it is stored once.
+    finish: called last, on the filled module.
+    """
+
+    module: nn.Module
+    feeds: list[Feed]
+    ties: Mapping[str, str] = field(default_factory=dict)
+    finish: Callable[[nn.Module], None] | None = None
+
+    def fill(self, dtype: torch.dtype | None) -> nn.Module:
+        """Read the files one after the other: cast, assign, drop. Peak memory is the module and the largest file.
+
+        dtype: of the floating-point weights; None keeps every tensor's own, mapped from its file.
+
+        Raises ValueError for a damaged file, and when a file is no longer what its header said.
+        """
+        for path, convert in self.feeds:
+            tensors = convert(load_tensors(path))
+            while tensors:  # one by one: a file that could not be mapped shrinks as the module grows
+                key = next(iter(tensors))
+                put_(self.module, key, own(tensors.pop(key), dtype))
+        for key, source in self.ties.items():
+            put_(self.module, key, self.module.get_parameter(source))
+        if empty := [key for key, value in self.module.state_dict(keep_vars=True).items() if value.is_meta]:
+            files = ", ".join(str(feed.path) for feed in self.feeds)
+            raise ValueError(f"{files} changed while loading: no {', '.join(empty[:12])} any more. Load again.")
+        if self.finish:
+            self.finish(self.module)
+        return self.module
+
+
+def merged_headers(paths: Iterable[Path]) -> dict[str, Tensor]:
+    """The merged headers of several files, later ones winning (meta tensors)."""
+    header: dict[str, Tensor] = {}
+    for path in paths:
+        header |= read_headers(path)
+    return header
