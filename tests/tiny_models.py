@@ -91,7 +91,7 @@ def tiny_connector(vocab: int, *, reads_text: bool = False, with_patches: bool =
     return build_connector(vision, qformer, N_QUERY, WIDTH, reads_text=reads_text, with_patches=with_patches)
 
 
-def tiny_mllm(name: str, *, seed: int = 0, **kwargs: Any) -> MLLM:
+def tiny_mllm(name: str, /, *, seed: int = 0, **kwargs: Any) -> MLLM:
     """A frozen random MLLM of one of the architectures in `TINY`."""
     tokenizer, bert = tiny_tokenizer(), tiny_tokenizer(bert=True)
     vocab, common = len(tokenizer), {"image_size": IMAGE_SIZE, **kwargs}
@@ -121,6 +121,17 @@ def tiny_mllm(name: str, *, seed: int = 0, **kwargs: Any) -> MLLM:
         connector = tiny_connector(vocab, reads_text=True, with_patches=name == "bliva")
         model = kind(connector, tiny_llama(vocab), tokenizer, bert, **common)
     return reinitialise_(model, seed=seed).freeze_()
+
+
+def registered_mllm(name: str, **kwargs: Any) -> MLLM:
+    """A registered MLLM: an embedded one as it ships, a published one with the tiny random parts of its adapter."""
+    from model_zoo.published import PUBLISHED
+    from model_zoo.registry import get_entry, load_mllm
+
+    if get_entry(name).embedded:
+        return load_mllm(name, **kwargs)
+    tiny = {PUBLISHED[kind].adapter: kind for kind in PUBLISHED_TINY}[PUBLISHED[name].adapter]
+    return tiny_mllm(tiny, name=name, **kwargs)
 
 
 def tiny_images(batch: int = 3, size: int = IMAGE_SIZE, seed: int = 0) -> Tensor:
