@@ -63,3 +63,23 @@ def test_resizing_to_the_own_size_is_the_identity() -> None:
     assert resize_square(frames, IMAGE_SIZE) is frames
     with pytest.raises(ValueError, match="Expected square RGB images"):
         resize_square(frames[..., :-1], IMAGE_SIZE)
+
+
+def test_opts_official_loss_ignores_the_answer_and_the_default_does_not() -> None:
+    ours, official = tiny_mllm("blip2_opt"), tiny_mllm("blip2_opt", official=True)
+    with torch.no_grad():
+        (one, _), (other, _) = (official.answer_loss(tiny_images(), QUESTIONS, words) for words in (ANSWERS, ["x"] * 3))
+        torch.testing.assert_close(one, other)
+        (one, tokens), (other, _) = (
+            ours.answer_loss(tiny_images(), QUESTIONS, words) for words in (ANSWERS, ["x"] * 3)
+        )
+    assert (one - other).abs().min() > 1e-3
+    assert tokens.tolist() == [len(ours.text_ids(answer + "\n")) for answer in ANSWERS]
+    counts = official.answer_token_counts(QUESTIONS, ANSWERS)
+    assert counts.tolist() == [1 + len(official.text_ids(question + "\n")) for question in QUESTIONS]
+
+
+def test_opts_loss_cuts_long_texts_and_its_ranking_does_not() -> None:
+    model, long = tiny_mllm("blip2_opt"), "a very long question " * 9
+    assert len(model.prefix_ids(long, 0, ranking=False)) == model.max_text == 32
+    assert len(model.prefix_ids(long, 0, ranking=True)) == len(model.text_ids(long))
