@@ -1,0 +1,116 @@
+"""VisualGLM-6B: ViT -> Q-Former -> linear -> ChatGLM-6B v1, the image between `<img>` and `</img>`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from model_zoo.base import Visual
+from model_zoo.connectors import QFormerConnector
+from model_zoo.decoder import DecoderMLLM
+from model_zoo.prefix_lm import PREFIX_LM, glm_rows
+from model_zoo.sequences import IMAGE, embed_rows, log_softmax_pick, require_texts, special_id
+from model_zoo.templates import TEMPLATES, Template, render
+
+
+class VisualGLM(DecoderMLLM):
+    """`<img>` + image + (`</img>` and text, tokenised together) + `[gMASK]` `<sop>` + answer; no end token [R].
+
+    With official=True (METHOD.md section 3, row 9): the loss counts ALL tokens of a row, image placeholders included,
+    because the reference's label mask slices the wrong axis; it takes one image at a time. Ranking uses the first
+    row's text for every row.
+
+    Args:
+        connector, llm, tokenizer: ready modules; llm is a `ChatGLMForCausalLM`, tokenizer a `ChatGLMTokenizer`.
+        gmask_id, sop_id: what ends a prefix; the tokenizer's `[gMASK]` and BOS by default.
+        template, scoring, max_nodes, official, mean, std: see `DecoderMLLM`.
+    """
+
+    layout = PREFIX_LM
+
+    def __init__(
+        self,
+        connector: QFormerConnector,
+        llm: nn.Module,
+        tokenizer: Any,
+        *,
+        name: str = "visualglm",
+        image_size: int = 224,
+        template: Template = TEMPLATES["visualglm"],
+        gmask_id: int | None = None,
+        sop_id: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(name, image_size, llm, tokenizer, template, **kwargs)
+        self.connector = connector
+        self.gmask_id = special_id(tokenizer, "gmask") if gmask_id is None else gmask_id
+        self.sop_id = special_id(tokenizer, "bos") if sop_id is None else sop_id
+        self.unk_id = special_id(tokenizer, "unk")
+
+    def encode_image(self, images: Tensor, questions: Sequence[str]) -> Visual:
+        return Visual(self.connector(self.prepare(images)), self.connector.n_query)
+
+    def prefix_ids(self, question: str, n_visual: int, *, ranking: bool, style: str = "cls") -> list[int]:
+        before, after, text = render(self.template, question, style)
+        tail = after + text if style == "cls" else f"{after} {text}"  # the reference joins its prompts by a blank
+        return [*self.text_ids(before), *[IMAGE] * n_visual, *self.text_ids(tail), self.gmask_id, self.sop_id]
+
+    def answer_ids(self, answer: str) -> list[int]:
+        return self.text_ids(answer)
+
+    def hidden_states(self, embeds: Tensor, mask: Tensor, positions: Tensor, cache: Any = None) -> Tensor:
+        """As `DecoderMLLM.hidden_states`; mask is (B, 1, L, past+L), positions are (B, 2, L)."""
+        output = self.llm.transformer(
+            inputs_embeds=embeds, attention_mask=mask, position_ids=positions, past_key_values=cache
+        )
+        return output.last_hidden_state
+
+    def row_states(self, embeds: Tensor, mask: Tensor, lengths: Sequence[int]) -> Tensor:
+        counts = torch.tensor(list(lengths), device=mask.device)
+        return self.hidden_states(embeds, *glm_rows(mask, counts, embeds.dtype))
+
+    def answer_token_counts(self, questions: Sequence[str], answers: Sequence[str]) -> Tensor:
+        if not self.official:
+            return super().answer_token_counts(questions, answers)
+        rows = [self.loss_ids(*pair, self.connector.n_query) for pair in zip(questions, answers, strict=True)]
+        return torch.tensor([len(prefix) + len(target) - 1 for prefix, target in rows], dtype=torch.long)
+
+    def answer_loss(
+        self, images: Tensor, questions: Sequence[str], answers: Sequence[str], *, visual: Visual | None = None
+    ) -> tuple[Tensor, Tensor]:
+        visual = self.encode_image(images, questions) if visual is None else visual
+        if not self.official:
+            return super().answer_loss(images, questions, answers, visual=visual)
+        require_texts("questions", questions, len(visual.tokens))
+        require_texts("answers", answers, len(visual.tokens))
+        if len(visual.tokens) != 1:
+            raise ValueError(
+                f"The reference's VisualGLM loss takes one image at a time, got {len(visual.tokens)}. "
+                "Use batches of 1, or official=false for the loss on answer tokens, which takes any batch."
+            )
+        return self._unmasked_loss(visual.tokens, questions[0], answers[0])
+
+    def _unmasked_loss(self, tokens: Tensor, question: str, answer: str) -> tuple[Tensor, Tensor]:
+        """The reference's loss: every token but the first is a target, image placeholders (`<unk>`) included.
+
+        Returns (nats (1,), tokens (1,)) of one image's tokens (1, T, D).
+        """
+        prefix, target = self.loss_ids(question, answer, tokens.shape[1])
+        ids = torch.tensor([prefix + target], device=tokens.device)
+        embeds = embed_rows(self.llm.get_input_embeddings(), ids, tokens)
+        hidden = self.row_states(embeds, torch.ones_like(ids, dtype=torch.bool), [len(prefix)])
+        labels = ids[0, 1:].masked_fill(ids[0, 1:] == IMAGE, self.unk_id)
+        logp = log_softmax_pick(self.llm.lm_head(hidden[0, :-1]), labels)
+        return -logp.sum().view(1), torch.tensor([len(labels)], device=tokens.device)
+
+    def score(self, images: Tensor, questions: Sequence[str], *args: Any, **kwargs: Any) -> Tensor:
+        if self.official and not isinstance(questions, str):
+            questions = [*questions[:1]] * len(questions)
+        return super().score(images, questions, *args, **kwargs)
+
+    def generate(self, *args: Any, **kwargs: Any) -> list[str]:
+        """As `MLLM.generate`; greedy by default, as the reference."""
+        return super().generate(*args, **{"num_beams": 1, **kwargs})
