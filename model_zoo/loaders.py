@@ -1,4 +1,4 @@
-"""From the original checkpoint files of a published MLLM (`published.py` says which) to its adapter."""
+"""From the files of a published MLLM, in whichever layout they are, to its adapter."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from model_zoo.base import MLLM
 from model_zoo.checks import check_structure
-from model_zoo.published import PUBLISHED, Published, missing_lines, raise_missing
+from model_zoo.layouts import Layout, find_layout
+from model_zoo.published import PUBLISHED, Published
 from model_zoo.weights.llm import load_tokenizer, plan_llm
 from model_zoo.weights.qformer import plan_connector
 from model_zoo.weights.safe import as_dtype
@@ -41,7 +42,7 @@ def load_published(
     """A frozen published MLLM.
 
     Args:
-        weights: the root that holds the files of `PUBLISHED[name]`.
+        weights: the root that holds the files of `PUBLISHED[name]`, or a converted folder; see `layouts.py`.
         vision_heads, qformer_heads: what shapes do not tell; known for the published widths, else from a manifest.
         extra_rows: one more row (1, D) of the LLM's input embedding and of its head, as LAVIS's InstructBLIP adds at
             random for [PAD]; it enters every softmax. Absent by default (METHOD.md section 3).
@@ -49,18 +50,50 @@ def load_published(
 
     Raises FileNotFoundError that lists every missing file, ValueError for files that do not fit.
     """
-    known, root, kind = PUBLISHED[name], Path(weights), as_dtype(dtype)
-    raise_missing(name, missing_lines(known.files, weights), weights)
-    check_structure(name, root)
     heads = {"vision_heads": vision_heads, "qformer_heads": qformer_heads}
-    parts = read_parts(known, root, kind, head_counts(root, heads), extra_rows)
+    layout, kind = find_layout(name, weights), as_dtype(dtype)
+    parts = load_parts(name, layout, kind, official=official, heads=heads, extra_rows=extra_rows)
     return build_adapter(name, parts, official=official, **options)
+
+
+def load_parts(
+    name: str,
+    layout: Layout,
+    dtype: torch.dtype | None,
+    *,
+    official: bool = False,
+    heads: dict[str, int | None] | None = None,
+    extra_rows: tuple[Tensor, Tensor] | None = None,
+) -> Parts:
+    """The parts of a model from one layout of its files. dtype None keeps every tensor's own, mapped from its file.
+
+    `official` keeps the LLM row of `[PAD]` that the hub conversion of InstructBLIP has. Raises as `load_published`.
+    """
+    if layout.kind == "converted":
+        from model_zoo.weights.folder import load_folder
+
+        return load_folder(layout.folder, dtype, name=name, padded=official, extra_rows=extra_rows)
+    if layout.kind == "hub":
+        return read_hub(PUBLISHED[name], layout.folder, dtype, padded=official, extra_rows=extra_rows)
+    check_structure(name, layout.folder)
+    counts = head_counts(layout.folder, heads or {"vision_heads": None, "qformer_heads": None})
+    return read_parts(PUBLISHED[name], layout.folder, dtype, counts, extra_rows)
+
+
+def read_hub(known: Published, folder: Path, dtype: torch.dtype | None, **rows: Any) -> Parts:
+    """The parts of a model from its Hugging Face conversion; `rows`: padded, extra_rows of `plan_hub`."""
+    from model_zoo.weights.hub import plan_hub
+
+    tokenizer = load_tokenizer(folder)
+    bert = load_tokenizer(folder / "qformer_tokenizer") if known.bert else None
+    parts = plan_hub(folder, tokenizer, llm_config=known.llm_config, **rows).fill(dtype)
+    return Parts(parts["connector"], parts["llm"], tokenizer, bert)
 
 
 def read_parts(
     known: Published,
     root: Path,
-    dtype: torch.dtype,
+    dtype: torch.dtype | None,
     heads: dict[str, int | None],
     extra_rows: tuple[Tensor, Tensor] | None = None,
 ) -> Parts:

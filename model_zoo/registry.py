@@ -7,7 +7,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from model_zoo.published import PUBLISHED, WeightFile, existing_files, missing_lines, raise_missing
+from model_zoo.layouts import layout_files, missing_in_layouts
+from model_zoo.published import PUBLISHED, WeightFile, raise_missing
 
 if TYPE_CHECKING:
     from model_zoo.base import MLLM
@@ -102,16 +103,18 @@ def load_mllm(
 
 
 def weight_files(name: str, weights: str | Path = "weights") -> list[Path]:
-    """Every existing file that holds tensors of this MLLM, folders expanded to their shards."""
-    entry = get_entry(name)
-    return _embedded_files(name) if entry.embedded else existing_files(entry.files, weights)
+    """The files that hold tensors of this MLLM in the layout that is loaded, folders expanded to their shards.
+
+    Without a complete layout, those of the original files that exist.
+    """
+    return _embedded_files(name) if get_entry(name).embedded else layout_files(canonical(name), weights)
 
 
 def missing_files(name: str, weights: str | Path = "weights") -> list[str]:
-    """One line per missing file: its path, what it is, where it is published. Empty when all are there."""
+    """One line per missing file: its path, what it is, where it is published. Empty when one layout is complete."""
     entry = get_entry(name)
     if not entry.embedded:
-        return missing_lines(entry.files, weights)
+        return missing_in_layouts(canonical(name), weights)
     absent = [path for path in _embedded_files(name) if not path.exists()]
     return [f"{path}: part of the package. Reinstall it, or restore it with git" for path in absent]
 

@@ -20,6 +20,9 @@ UNUSED = re.compile(r"rotary_emb\.inv_freq$|EncDecAttention\.relative_attention_
 GROWN = ("model.embed_tokens.weight", "lm_head.weight")
 """What a resized LLaMA has more rows of."""
 
+VOCABULARY = (*GROWN, "model.decoder.embed_tokens.weight")
+"""One row a token: LLaMA and OPT."""
+
 
 def load_tokenizer(folder: Path) -> Any:
     """The folder's tokenizer. Raises ValueError when it came out empty (transformers does not complain by itself)."""
@@ -95,12 +98,23 @@ def tied_names(llm: nn.Module) -> dict[str, str]:
     return {key: name for key, name in ties.items() if head or key != "lm_head.weight"}
 
 
-def llm_converter(llm: nn.Module, names: Iterable[str], extra_rows: tuple[Tensor, Tensor] | None = None) -> Convert:
-    """From the names a checkpoint uses to the LLM's: base-model prefix added, one name per tied weight kept."""
+def llm_converter(
+    llm: nn.Module,
+    names: Iterable[str],
+    extra_rows: tuple[Tensor, Tensor] | None = None,
+    *,
+    rows: int | None = None,
+) -> Convert:
+    """From the names a checkpoint uses to the LLM's: base-model prefix added, one name per tied weight kept.
+
+    `rows`: how many rows of the vocabulary to keep; `extra_rows` come after them.
+    """
     target = llm_names(llm, names)
 
     def convert(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         found = {target[key]: value for key, value in tensors.items() if key in target}
+        if rows is not None:
+            found |= {name: found[name][:rows] for name in VOCABULARY if name in found}
         return found if extra_rows is None else add_rows(found, extra_rows)
 
     return convert
@@ -137,3 +151,8 @@ def rebuild_buffers_(llm: nn.Module) -> None:
     for name, module in list(llm.named_modules()):
         if any(buffer.is_meta for buffer in module.buffers(recurse=False)):
             llm.set_submodule(name, type(module)(llm.config))
+
+
+def finish_llm(parts: nn.ModuleDict) -> None:
+    """`rebuild_buffers_` of the LLM among the parts of a model."""
+    rebuild_buffers_(parts["llm"])

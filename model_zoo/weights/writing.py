@@ -1,0 +1,121 @@
+"""Writing a folder of weights so that it is there whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from model_zoo.weights.index import INDEXES
+
+SHARD_BYTES = 4 * 10**9
+"""Most bytes of tensors in one shard."""
+
+WEIGHTS = (".bin", ".safetensors", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".ot", ".index.json", ".py", ".md")
+"""What a tokenizer's folder may also hold and a copy leaves out: weights, their indexes, code, cards."""
+
+
+@contextmanager
+def new_folder(target: Path, need: int) -> Iterator[Path]:
+    """A scratch folder beside `target` that becomes `target` when the block ends well, and is removed otherwise.
+
+    Everything is flushed to disk before the rename. A killed process leaves at most the scratch folder
+    `.NAME.PID.partial`, never a part of `target`.
+
+    Args:
+        need: bytes about to be written.
+
+    Raises FileExistsError when the target is there and not an empty folder, OSError (ENOSPC) when the disk has less
+    room than `need`; nothing is written then.
+    """
+    target = Path(target)
+    refuse_existing(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(target.parent).free
+    if free < need:
+        raise OSError(
+            errno.ENOSPC, f"{need / 1e9:.2f} GB to write and {free / 1e9:.2f} GB free. Make room or write elsewhere"
+        )
+    scratch = target.parent / f".{target.name}.{os.getpid()}.partial"
+    shutil.rmtree(scratch, ignore_errors=True)  # of a killed process that had this number
+    scratch.mkdir()
+    try:
+        yield scratch
+        for path in [*scratch.rglob("*"), scratch]:
+            _flush(path)
+        refuse_existing(target)
+        scratch.rename(target)
+        _flush(target.parent)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+
+
+def refuse_existing(target: Path) -> None:
+    """Raise FileExistsError unless the target is absent or an empty folder."""
+    if target.is_symlink() or target.is_file() or (target.is_dir() and any(target.iterdir())):
+        raise FileExistsError(f"{target} exists and is not an empty folder. Nothing was written; give a new folder.")
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Indented JSON with a newline at its end."""
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def write_shards(folder: Path, tensors: Mapping[str, Tensor], limit: int = SHARD_BYTES) -> None:
+    """Safetensors shards of at most `limit` bytes and their index; one shard at a time is in memory."""
+    from safetensors.torch import save_file
+    from tqdm import tqdm
+
+    shards = plan_shards(tensors, limit)
+    names = [f"model-{n:05d}-of-{len(shards):05d}.safetensors" for n in range(1, len(shards) + 1)]
+    total = sum(value.nbytes for value in tensors.values())
+    with tqdm(total=total, unit="B", unit_scale=True, desc=folder.name, disable=None) as bar:
+        for name, keys in zip(names, shards, strict=True):
+            # A copy each: safetensors refuses slices and tensors that are not contiguous.
+            save_file({key: tensors[key].detach().cpu().clone().contiguous() for key in keys}, folder / name)
+            bar.update(sum(tensors[key].nbytes for key in keys))
+    where = {key: name for name, keys in zip(names, shards, strict=True) for key in keys}
+    write_json(folder / INDEXES[0], {"metadata": {"total_size": total}, "weight_map": where})
+
+
+def plan_shards(tensors: Mapping[str, Tensor], limit: int) -> list[list[str]]:
+    """Names in order, cut where the next tensor would exceed `limit` bytes; a larger tensor is a shard of its own.
+
+    >>> import torch
+    >>> plan_shards({"a": torch.zeros(2), "b": torch.zeros(2), "c": torch.zeros(9)}, 16)
+    [['a', 'b'], ['c']]
+    """
+    shards: list[list[str]] = []
+    room = 0
+    for key, value in tensors.items():
+        if not shards or value.nbytes > room:
+            shards.append([])
+            room = limit
+        shards[-1].append(key)
+        room -= value.nbytes
+    return shards
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Copy the files of a tokenizer's folder, weights, code and sub-folders left out."""
+    target.mkdir()
+    for path in sorted(source.iterdir()):
+        if path.is_file() and not path.name.endswith(WEIGHTS) and not path.name.startswith("."):
+            shutil.copyfile(path, target / path.name)
+
+
+def _flush(path: Path) -> None:
+    """Make sure a file, or a folder's list of names, is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
