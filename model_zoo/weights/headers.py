@@ -92,5 +92,6 @@ def _shards_of(folder: Path, keys: tuple[str, ...]) -> list[str]:
     for index in INDEXES:
         if (folder / index).is_file():
             where = json.loads((folder / index).read_text())["weight_map"]
-            return sorted({where[key] for key in keys if key in where})
+            if set(where.values()) == set(names):
+                return sorted({where[key] for key in keys if key in where})
     return names
