@@ -8,7 +8,7 @@ tokenizer/, qformer_tokenizer/          the published files
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,13 @@ from model_zoo.weights.eva import meta_vision
 from model_zoo.weights.filling import Blueprint, Feed, merged_headers
 from model_zoo.weights.hub import own_rows
 from model_zoo.weights.index import shard_paths
-from model_zoo.weights.llm import build_llm, finish_llm, llm_converter, load_tokenizer, tied_names
+from model_zoo.weights.llm import build_llm, finish_llm, load_tokenizer, resize_rows
 from model_zoo.weights.qformer import meta_linear, meta_qformer
-from model_zoo.weights.safe import check_fit, take_prefix
+from model_zoo.weights.safe import check_fit
 from model_zoo.weights.writing import copy_tokenizer, new_folder, write_json, write_shards
+
+CHATGLM = "chatglm_v1"
+"""model_type of the one LLM whose classes are ours."""
 
 
 def convert(name: str, weights: Path, to: Path) -> Path:
@@ -73,18 +76,28 @@ def save_folder(
     Raises FileExistsError if `target` is not empty, OSError if the disk is too full; nothing is left of it then.
     """
     parts = model if isinstance(model, Parts) else Parts(*(getattr(model, part, None) for part in Parts._fields))
-    module = nn.ModuleDict({"connector": parts.connector, "llm": parts.llm})
-    ties = {f"llm.{key}" for key in tied_names(parts.llm)}
-    tensors = {key: value for key, value in module.state_dict().items() if key not in ties}
+    tensors, ties = distinct(nn.ModuleDict({"connector": parts.connector, "llm": parts.llm}))
     tokenizers = tokenizers or loaded_from(parts)
     need = sum(value.nbytes for value in tensors.values())
-    manifest = {"format": FORMAT, "name": name, **describe(parts), "bytes": need, "source": dict(source or {})}
+    manifest = {"format": FORMAT, "name": name, **describe(parts), "ties": ties, "bytes": need, "source": source or {}}
     with new_folder(target, need) as folder:
         write_json(folder / MANIFEST, manifest)
         for part, path in tokenizers.items():
             copy_tokenizer(path, folder / part)
         write_shards(folder, tensors)
     return Path(target)
+
+
+def distinct(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """(tensors to store, {name: the name it shares its parameter with})."""
+    tensors: dict[str, Tensor] = {}
+    ties, names = {}, {}
+    for key, value in module.state_dict(keep_vars=True).items():
+        if id(value) in names:
+            ties[key] = names[id(value)]
+        else:
+            names[id(value)], tensors[key] = key, value
+    return tensors, ties
 
 
 def loaded_from(parts: Parts) -> dict[str, Path]:
@@ -146,7 +159,7 @@ def load_folder(
     Raises FileNotFoundError naming missing shards, ValueError for another model's folder and keys that do not fit.
     """
     manifest = read_manifest(folder, name)
-    tokenizer = load_tokenizer(folder / "tokenizer")
+    tokenizer = tokenizer_loader(manifest["llm"])(folder / "tokenizer")
     bert = folder / "qformer_tokenizer"
     parts = plan_folder(folder, manifest, tokenizer, padded=padded, extra_rows=extra_rows).fill(dtype)
     return Parts(parts["connector"], parts["llm"], tokenizer, load_tokenizer(bert) if bert.is_dir() else None)
@@ -166,19 +179,16 @@ def plan_folder(
     if PUBLISHED[manifest["name"]].hub:  # only hub conversions come with rows of their own
         rows = own_rows(config.model_type, rows, tokenizer, padded=padded and extra_rows is None)
     config.vocab_size = rows + (0 if extra_rows is None else 1)
-    llm = build_llm(config, str(folder))
-    parts = nn.ModuleDict({"connector": meta_connector(manifest["connector"]), "llm": llm})
+    parts = nn.ModuleDict(
+        {"connector": meta_connector(manifest["connector"]), "llm": meta_llm(config, f"{folder}/{MANIFEST}")}
+    )
     paths = shard_paths(folder)
-    header = merged_headers(paths)
-    to_llm = llm_converter(llm, take_prefix(header, "llm."), extra_rows, rows=rows)
 
     def convert(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        rest = {key: value for key, value in tensors.items() if not key.startswith("llm.")}
-        return rest | {f"llm.{key}": value for key, value in to_llm(take_prefix(tensors, "llm.")).items()}
+        return resize_rows(dict(tensors), rows, extra_rows, "llm.")
 
-    ties = {f"llm.{key}": f"llm.{source}" for key, source in tied_names(llm).items()}
-    check_fit(parts, convert(header), str(folder), ties)
-    return Blueprint(parts, [Feed(path, convert) for path in paths], ties, finish_llm)
+    check_fit(parts, convert(merged_headers(paths)), str(folder), manifest["ties"])
+    return Blueprint(parts, [Feed(path, convert) for path in paths], manifest["ties"], finish_llm)
 
 
 def meta_connector(numbers: Mapping[str, Any]) -> QFormerConnector:
@@ -203,10 +213,33 @@ def llm_settings(saved: Mapping[str, Any]) -> Any:
     from transformers import CONFIG_MAPPING
 
     kind = saved["model_type"]
-    if kind not in CONFIG_MAPPING:
+    if kind == CHATGLM:
+        from model_zoo.chatglm import ChatGLMConfig as config_class
+    elif kind in CONFIG_MAPPING:
+        config_class = CONFIG_MAPPING[kind]
+    else:
         raise ValueError(f"Unknown LLM '{kind}' in {MANIFEST}. Expected a model_type of transformers; convert again.")
-    config = CONFIG_MAPPING[kind].from_dict(dict(saved))
+    config = config_class.from_dict(dict(saved))
     for key, value in saved.items():
         if key != "model_type" and getattr(config, key, None) != value:
             setattr(config, key, value)
     return config
+
+
+def meta_llm(config: Any, source: str) -> nn.Module:
+    """The LLM of a config on the meta device."""
+    if config.model_type != CHATGLM:
+        return build_llm(config, source)
+    from model_zoo.chatglm import ChatGLMForCausalLM
+
+    with torch.device("meta"):
+        return ChatGLMForCausalLM(config)
+
+
+def tokenizer_loader(llm: Mapping[str, Any]) -> Callable[[Path], Any]:
+    """What loads the tokenizer of an LLM: transformers, or our own for ChatGLM."""
+    if llm["model_type"] != CHATGLM:
+        return load_tokenizer
+    from model_zoo.chatglm_tokenizer import load_tokenizer as load_chatglm_tokenizer
+
+    return load_chatglm_tokenizer

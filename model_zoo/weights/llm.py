@@ -113,11 +113,19 @@ def llm_converter(
 
     def convert(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         found = {target[key]: value for key, value in tensors.items() if key in target}
-        if rows is not None:
-            found |= {name: found[name][:rows] for name in VOCABULARY if name in found}
-        return found if extra_rows is None else add_rows(found, extra_rows)
+        return resize_rows(found, rows, extra_rows)
 
     return convert
+
+
+def resize_rows(
+    tensors: dict[str, Tensor], rows: int | None, extra_rows: tuple[Tensor, Tensor] | None, prefix: str = ""
+) -> dict[str, Tensor]:
+    """Keep the first `rows` of the vocabulary's matrices and append the extra ones; other tensors are untouched."""
+    if rows is not None:
+        names = [prefix + name for name in VOCABULARY if prefix + name in tensors]
+        tensors = tensors | {name: tensors[name][:rows] for name in names}
+    return tensors if extra_rows is None else add_rows(tensors, extra_rows, prefix)
 
 
 def llm_names(llm: nn.Module, names: Iterable[str]) -> dict[str, str]:
@@ -139,9 +147,9 @@ def llm_names(llm: nn.Module, names: Iterable[str]) -> dict[str, str]:
     return target
 
 
-def add_rows(tensors: dict[str, Tensor], extra_rows: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+def add_rows(tensors: dict[str, Tensor], extra_rows: tuple[Tensor, Tensor], prefix: str = "") -> dict[str, Tensor]:
     """Append one row to each of `GROWN` that is among the tensors."""
-    rows = dict(zip(GROWN, extra_rows, strict=True))
+    rows = {prefix + name: row for name, row in zip(GROWN, extra_rows, strict=True)}
     grown = {name: torch.cat([tensors[name], row.to(tensors[name])]) for name, row in rows.items() if name in tensors}
     return tensors | grown
 
