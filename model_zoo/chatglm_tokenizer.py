@@ -55,6 +55,7 @@ class ChatGLMTokenizer:
     ) -> None:
         from sentencepiece import SentencePieceProcessor
 
+        self.name_or_path = str(Path(vocab_file).parent)
         self.pieces = SentencePieceProcessor(model_file=str(vocab_file))
         self.offset, self.remove_space, self.lower_case = offset, remove_space, lower_case
         self.names = {**SPECIAL, **(names or {})}

@@ -17,6 +17,7 @@ from model_zoo.published import PUBLISHED, Published
 from model_zoo.weights.llm import load_tokenizer, plan_llm
 from model_zoo.weights.qformer import plan_connector
 from model_zoo.weights.safe import as_dtype
+from model_zoo.weights.sat import load_visualglm_parts
 
 
 class Parts(NamedTuple):
@@ -98,6 +99,8 @@ def read_parts(
     extra_rows: tuple[Tensor, Tensor] | None = None,
 ) -> Parts:
     """The parts of a model from its original files, every name and shape checked before the first weight is read."""
+    if known.vision is None:  # VisualGLM: one folder holds every part
+        return Parts(*load_visualglm_parts(root / known.llm.path, dtype, **heads))
     connector = plan_connector(
         root / known.vision.path,
         [root / item.path for item in known.checkpoints],

@@ -25,7 +25,7 @@ FORCED = os.environ.get("TVP_GOLDEN")
 HERE = Path(__file__).resolve().parent
 PAD = 30
 
-FOLDERS = ("blip2_opt", "blip2_t5", "bliva", "instructblip", "minigpt4", "vpgtrans")
+FOLDERS = ("blip2_opt", "blip2_t5", "bliva", "instructblip", "minigpt4", "vpgtrans", "visualglm")
 
 
 def golden_root() -> Path:
@@ -82,6 +82,10 @@ class Golden:
         return self.config["model"].startswith("blip2_t5")
 
     @property
+    def is_visualglm(self) -> bool:
+        return self.config["model"] == "visualglm"
+
+    @property
     def pixels(self) -> Tensor:
         """The unprompted images (B, 3, S, S) in [0, 1]."""
         return self.arrays["images_u8"].permute(0, 3, 1, 2).float() / 255
@@ -114,7 +118,7 @@ class Golden:
     @cache  # noqa: B019 - lives as long as the tests
     def loss(self, kind: str) -> tuple[Tensor, Tensor, Tensor]:
         """(nats (B,), tokens (B,), gradient of the batch loss w.r.t. the NORMALISED frames) over `n_loss` images."""
-        n, std = self.n_loss, torch.tensor(self.config["clip_std"]).view(1, 3, 1, 1)
+        n, std = self.n_loss, torch.tensor(self.model.std).view(1, 3, 1, 1)
         frames = self.frames[:n].requires_grad_()
         nats, tokens = self.model.answer_loss(frames, self.questions(kind)[:n], self.text["text_output"][:n])
         (gradient,) = torch.autograd.grad(nats.sum() / tokens.sum(), frames)
@@ -139,6 +143,7 @@ class Golden:
         """Ids of what a decoder-only LLM receives, mixed questions."""
         model, questions = self.model, self.questions("mixed")
         if ranking:
+            questions = [questions[0]] * len(questions) if self.is_visualglm else questions  # as the reference ranks
             return [model.prefix_ids(question, n_visual, ranking=True) for question in questions]
         pairs = zip(questions, self.text["text_output"], strict=True)
         return [[*prefix, *target] for prefix, target in (model.loss_ids(q, a, n_visual) for q, a in pairs)]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from model_zoo.base import MLLM
 
-TINY = ("minigpt4", "vpgtrans", "instructblip", "blip2", "blip2_opt", "bliva", "llava")
+TINY = ("minigpt4", "vpgtrans", "instructblip", "blip2", "blip2_opt", "bliva", "visualglm", "llava")
 PUBLISHED_TINY = tuple(name for name in TINY if name != "llava")
 IMAGE_SIZE, PATCH, N_QUERY, WIDTH = 32, 8, 4, 32
 CANDIDATES = ["cat", "car", "carpet", "dog", "do", "a red car", "cat"]
@@ -71,6 +71,13 @@ def tiny_opt(vocab: int, width: int = WIDTH) -> nn.Module:
     return OPTForCausalLM(OPTConfig(vocab_size=vocab, max_position_embeddings=512, **sizes, **special))
 
 
+def tiny_chatglm(vocab: int, width: int = WIDTH) -> nn.Module:
+    from model_zoo.chatglm import ChatGLMConfig, ChatGLMForCausalLM
+
+    sizes = dict(hidden_size=width, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
+    return ChatGLMForCausalLM(ChatGLMConfig(vocab_size=vocab, residual_layers=2, **sizes))
+
+
 class TinyTower(nn.Module):
     """A convolutional tower: normalised pixels (B, 3, S, S) to features (B, N, 24)."""
 
@@ -105,6 +112,11 @@ def tiny_mllm(name: str, /, *, seed: int = 0, **kwargs: Any) -> MLLM:
         from model_zoo.blip2_opt import Blip2OPT
 
         model = Blip2OPT(tiny_connector(vocab), tiny_opt(vocab), tokenizer, **common)
+    elif name == "visualglm":
+        from model_zoo.visualglm import VisualGLM
+
+        special = {"gmask_id": 4, "sop_id": 5, **common}  # [CLS] and [SEP] serve as [gMASK] and <sop>
+        model = VisualGLM(tiny_connector(vocab), tiny_chatglm(vocab), tokenizer, **special)
     elif name == "blip2":
         from model_zoo.blip2 import Blip2T5
 

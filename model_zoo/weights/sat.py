@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from model_zoo.chatglm_tokenizer import ChatGLMTokenizer, load_tokenizer
 from model_zoo.connectors import QFormerConnector
 from model_zoo.weights.eva import HEADS as VISION_HEADS
 from model_zoo.weights.eva import known_heads
@@ -248,3 +249,12 @@ def plan_visualglm(folder: Path, *, vision_heads: int | None = None, qformer_hea
         return {key: value.half() if stored_in_half(key) else value for key, value in parts.items()}
 
     return Blueprint(whole, [Feed(path, convert) for path in paths], ties)
+
+
+def load_visualglm_parts(
+    folder: Path, dtype: torch.dtype | None, **heads: int | None
+) -> tuple[nn.Module, nn.Module, ChatGLMTokenizer]:
+    """(connector, llm, tokenizer) of a `THUDM/visualglm-6b` folder; `heads` and errors: see `plan_visualglm`."""
+    plan, tokenizer = plan_visualglm(folder, **heads), load_tokenizer(folder)
+    whole = plan.fill(dtype)
+    return whole["connector"], whole["llm"], tokenizer
