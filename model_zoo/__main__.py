@@ -1,0 +1,115 @@
+"""What the zoo needs and whether it is there: `python -m model_zoo list | check NAME | convert NAME ...`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+USAGE = """
+usage: python -m model_zoo list [NAME] [weights=DIR] [batch=16]
+       python -m model_zoo check NAME [weights=DIR]
+       python -m model_zoo convert NAME [weights=DIR] to=DIR
+
+  list      every MLLM: what it is, its files and where they are published, what is missing below weights=DIR, size on
+            disk, memory by dtype as a source (gradients at batch=N images) and as a target; NAME shows the details
+  check     are all files there, whole, with the expected names and shapes, and of one model (Vicuna v0 or v1.1)?
+            Reads headers only: seconds, little memory. One line per item; exit code 0 when all is well, else 1
+  convert   one safetensors folder that loads in one go and gives bit-identical outputs
+
+  weights=weights   the root that holds the published files of all models (README, "Weights")
+"""
+KEYS = {"list": ("weights", "batch"), "check": ("weights",), "convert": ("weights", "to")}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command and return its exit code: 0 well, 1 something is wrong, 2 a wrong command line, 130 Ctrl-C."""
+    try:
+        return _dispatch(list(argv))
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+
+
+def _dispatch(argv: list[str]) -> int:
+    if not argv or {"--help", "-h"} & set(argv):
+        print(USAGE.strip())
+        return 0
+    command, *words = argv
+    if command not in KEYS:
+        raise ValueError(f"Unknown command '{command}'.{_suggest(command, list(KEYS))} Available: {', '.join(KEYS)}.")
+    names, options = parse(words, KEYS[command])
+    if len(names) > 1 or (command != "list" and not names):
+        raise ValueError(f"Expected one NAME after '{command}', got {' '.join(names) or 'none'}. See --help.")
+    name, weights = names[0] if names else None, Path(options.get("weights", "weights"))
+    if command == "list":
+        return _list(name, weights, options.get("batch", "16"))
+    return _check(name, weights) if command == "check" else _convert(name, weights, options)
+
+
+def parse(words: Sequence[str], keys: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Split words into names and `key=value` options. Raises ValueError for an unknown key or option."""
+    names, options = [], {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals and not word.startswith("-"):
+            names.append(word)
+        elif key not in keys:
+            raise ValueError(f"Unknown key '{key}'.{_suggest(key, keys)} Available: {', '.join(keys)}. See --help.")
+        else:
+            options[key] = value
+    return names, options
+
+
+def _suggest(word: str, known: Sequence[str]) -> str:
+    close = get_close_matches(word, known, n=1, cutoff=0.5)
+    return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def _list(name: str | None, weights: Path, batch: str) -> int:
+    from model_zoo.listing import show_all, show_one
+
+    if not batch.isdigit() or int(batch) < 1:
+        raise ValueError(f"Expected a number of images for batch, got '{batch}'. For example: batch=16.")
+    print(show_one(name, weights, int(batch)) if name else show_all(weights, int(batch)))
+    return 0
+
+
+def _check(name: str, weights: Path) -> int:
+    from model_zoo.verdict import check_all
+
+    findings = check_all(name, weights, show=lambda finding: print(_line(finding), flush=True))
+    bad = [finding for finding in findings if finding.state in ("WRONG", "MISSING")]
+    if bad:
+        print(f"\n{name}: {len(bad)} of {len(findings)} items need attention; it cannot be loaded from '{weights}'.")
+        return 1
+    print(f"\n{name}: complete; names, shapes and structure are as published. Values are not checked.")
+    return 0
+
+
+def _line(finding: tuple[str, str, str]) -> str:
+    state, item, text = finding
+    indented = text.replace("\n", "\n" + " " * 11)
+    return f"{state:8} {item}: {indented}"
+
+
+def _convert(name: str, weights: Path, options: dict[str, str]) -> int:
+    if not options.get("to"):
+        raise ValueError("Missing to=DIR, the folder to write. See --help.")
+    from model_zoo.registry import canonical, get_entry
+
+    if get_entry(name).embedded:
+        raise ValueError(f"'{name}' ships with the package as safetensors. There is nothing to convert.")
+    from model_zoo.weights.folder import convert
+
+    folder = convert(canonical(name), weights, Path(options["to"]))
+    print(f"Wrote {folder}.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,111 @@
+"""`python -m model_zoo list`: models, files, disk and memory as aligned text. Imports no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from model_zoo.memory import BYTES, source_need, target_need
+from model_zoo.published import WeightFile
+from model_zoo.registry import canonical, get_entry, list_mllms, missing_files, weight_files
+from model_zoo.sizes import PUBLISHED_SIZES, Sizes
+from model_zoo.weights.index import shard_names
+
+CHOICES = (("float32", None), ("bfloat16", None), ("bfloat16", "8bit"), ("bfloat16", "4bit"))
+EVAL_BATCH = 64
+
+
+def gib(count: float) -> str:
+    """Bytes for people, always in a unit of their size."""
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if count >= size / 2:
+            return f"{count / size:.1f} {unit}"
+    return f"{int(count)} bytes"
+
+
+def table(rows: list[tuple[str, ...]]) -> list[str]:
+    """Rows with their columns aligned, two blanks between."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def show_all(weights: Path, batch: int) -> str:
+    """One line per MLLM."""
+    rows = [("name", "files", "on disk", "parameters", f"source, batch {batch}", "target", "what it is")]
+    for name in list_mllms():
+        entry, sizes = get_entry(name), PUBLISHED_SIZES.get(name)
+        missing = missing_files(name, weights)
+        state = f"{len(missing)} missing" if missing else "complete"
+        source = gib(source_need(sizes, batch, "bfloat16").total) if sizes else "small"
+        target = gib(target_need(sizes, EVAL_BATCH, "bfloat16").total) if sizes else "small"
+        count = f"{(sizes.parameters if sizes else entry.parameters) / 1e6:,.1f} M"
+        rows.append((name, state, disk(name, weights), count, source, target, entry.description))
+    notes = [
+        f"Files below '{weights}'. Memory is planned for bfloat16 on a GPU: a source with gradients at {batch} images, "
+        f"a target scoring {EVAL_BATCH}.",
+        "~ is expected from the published parameter counts, not measured. Details: python -m model_zoo list NAME",
+    ]
+    return "\n".join([*table(rows), "", *notes])
+
+
+def show_one(name: str, weights: Path, batch: int) -> str:
+    """Files and memory of one MLLM. Raises ValueError for an unknown name."""
+    entry = get_entry(name)
+    name = canonical(name)
+    lines = [f"{name}: {entry.description}", "", f"Files below '{weights}' ({disk(name, weights)}):"]
+    if entry.embedded:
+        lines = [lines[0], "", f"Ships with the package ({disk(name, weights)}); nothing to download."]
+    for item in entry.files:
+        lines += [f"  {_state(item, weights):18} {item.path}: {item.what}"]
+        lines += [f"  {'':18} published: {item.source}; licence: {item.licence}"]
+    lines += [f"  {line}" for line in _remarks(name, weights)]
+    if name in PUBLISHED_SIZES:
+        lines += ["", *memory_table(PUBLISHED_SIZES[name], batch)]
+    return "\n".join(lines)
+
+
+def _remarks(name: str, weights: Path) -> list[str]:
+    missing = missing_files(name, weights)
+    return [
+        f"\nMissing: {len(missing)}. Check what is there with: python -m model_zoo check {name} weights={weights}"
+    ] * bool(missing)
+
+
+def memory_table(sizes: Sizes, batch: int) -> list[str]:
+    """Bytes by dtype and role."""
+    source = f"source, gradients at batch {batch}"
+    rows = [("weights as", "weights", source, "the same, checkpointing", f"target, scoring {EVAL_BATCH}")]
+    for dtype, quant in CHOICES:
+        plain, kept = (source_need(sizes, batch, dtype, quant=quant, checkpointing=c) for c in (False, True))
+        target = target_need(sizes, EVAL_BATCH, dtype, quant=quant)
+        label = dtype if quant is None else f"{dtype}, LLM in {quant}"
+        rows.append((label, gib(plain.weights), gib(plain.total), gib(kept.total), gib(target.total)))
+    note = (
+        "Planned, on a GPU: 32 text, 8 answer and 64 candidate tokens, 5 % allocator loss, 0.6 GiB for the driver. "
+        "What autograd keeps was checked on CPU; 8bit and 4bit need the extra `quant` and were not measured."
+    )
+    return ["Memory:", *(f"  {line}" for line in table(rows)), note]
+
+
+def _state(item: WeightFile, weights: Path) -> str:
+    path = weights / item.path
+    if not item.holds:
+        return f"present {gib(path.stat().st_size)}" if path.is_file() else "MISSING"
+    parts = [path / name for name in (*item.holds, *shard_names(path))]
+    there = [part for part in parts if part.is_file()]
+    if len(there) < len(parts):
+        return "MISSING" if not there else f"{len(parts) - len(there)} of {len(parts)} MISSING"
+    return f"present {gib(sum(part.stat().st_size for part in there))}"
+
+
+def disk(name: str, weights: Path) -> str:
+    """Size on disk: measured when complete, else expected and marked with ~."""
+    if not missing_files(name, weights):
+        return gib(sum(path.stat().st_size for path in weight_files(name, weights)))
+    return f"~{gib(expected_bytes(PUBLISHED_SIZES[name]))}" if name in PUBLISHED_SIZES else "unknown"
+
+
+def expected_bytes(sizes: Sizes) -> int:
+    """Published files: EVA (with the block that is dropped) and LLMs in 16 bit, FlanT5 and Q-Formers in 32."""
+    eva = sizes.vision._replace(layers=sizes.vision.layers + 1).parameters
+    llm = sizes.llm.parameters * BYTES["float32" if sizes.llm.kind == "t5" else "float16"]
+    return 2 * eva + llm + 4 * (sizes.connector - sizes.vision.parameters)
