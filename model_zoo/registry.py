@@ -87,20 +87,37 @@ def get_entry(name: str) -> MLLMEntry:
 
 
 def load_mllm(
-    name: str, *, weights: str | Path = "weights", dtype: str = "float32", official: bool = False, **options: object
+    name: str,
+    *,
+    weights: str | Path = "weights",
+    dtype: str = "float32",
+    official: bool = False,
+    quant: str | None = None,
+    checkpointing: bool = False,
+    **options: object,
 ) -> MLLM:
     """A frozen MLLM with its weights. `options` go to the factory (`scoring`, `max_nodes`, head counts, ...).
 
-    `weights` is the directory of the published checkpoints; embedded MLLMs ship theirs and ignore it.
+    Args:
+        weights: the directory of the published checkpoints; embedded MLLMs ship theirs and ignore it.
+        quant: `8bit` or `4bit` for the LLM's linear layers, once moved to CUDA; needs bitsandbytes (extra `quant`).
+        checkpointing: recompute each layer in backward instead of keeping its activations.
 
-    Raises ValueError for an unknown name, FileNotFoundError listing every missing file at once.
+    Raises ValueError for an unknown name and where `quant` cannot run, FileNotFoundError listing every missing file.
     """
     entry = get_entry(name)
     module, function = entry.factory.split(":")
     if entry.embedded:
         weights = None  # their files ship inside the package, see `weight_files`
+    if quant:
+        import_module("model_zoo.quant").require_quant(quant)  # before any weight is read
     factory = getattr(import_module(module), function)
-    return factory(name=canonical(name), weights=weights, dtype=dtype, official=official, **options)
+    model = factory(name=canonical(name), weights=weights, dtype=dtype, official=official, **options)
+    if quant:
+        import_module("model_zoo.quant").quantise_(model, quant)
+    if checkpointing:
+        import_module("model_zoo.checkpointing").checkpoint_layers_(model)
+    return model
 
 
 def weight_files(name: str, weights: str | Path = "weights") -> list[Path]:

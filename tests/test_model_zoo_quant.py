@@ -1,0 +1,111 @@
+"""Quantised LLMs: one clear error where they cannot run, and which layers are replaced where they can.
+
+bitsandbytes needs CUDA; here a stand-in takes its place, so that only our replacement logic is tested.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import torch
+from tiny_models import ANSWERS, QUESTIONS, tiny_images, tiny_mllm
+from torch import nn
+
+import model_zoo.quant as quant
+from model_zoo.registry import load_mllm
+
+
+class Int8Params(nn.Parameter):
+    def __new__(cls, data, requires_grad=True, has_fp16_weights=False):
+        return torch.Tensor._make_subclass(cls, data, requires_grad)
+
+
+class Params4bit(nn.Parameter):
+    def __new__(cls, data, requires_grad=True, quant_type="fp4"):
+        return torch.Tensor._make_subclass(cls, data, requires_grad)
+
+
+class Linear8bitLt(nn.Linear):
+    def __init__(self, inputs, outputs, bias=True, has_fp16_weights=True, threshold=0.0):
+        super().__init__(inputs, outputs, bias)
+        self.threshold, self.has_fp16_weights = threshold, has_fp16_weights
+
+
+class Linear4bit(nn.Linear):
+    def __init__(self, inputs, outputs, bias=True, compute_dtype=None, quant_type="fp4"):
+        super().__init__(inputs, outputs, bias)
+        self.compute_dtype, self.quant_type = compute_dtype, quant_type
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("bitsandbytes")
+    module.nn = SimpleNamespace(
+        Linear8bitLt=Linear8bitLt, Linear4bit=Linear4bit, Int8Params=Int8Params, Params4bit=Params4bit
+    )
+    monkeypatch.setitem(sys.modules, "bitsandbytes", module)
+
+
+def test_without_bitsandbytes_and_cuda_one_error_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quant, "find_spec", lambda name: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError) as caught:
+        quant.require_quant("8bit")
+    for part in ("quant=8bit", 'pip install -e ".[quant]"', "a CUDA GPU", "dtype=bfloat16"):
+        assert part in str(caught.value)
+
+
+def test_with_bitsandbytes_but_no_cuda_only_cuda_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quant, "find_spec", lambda name: object())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=r"missing here: a CUDA GPU\."):
+        quant.require_quant("4bit")
+
+
+def test_an_unknown_kind_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"Unknown quant '3bit'\. Expected 8bit or 4bit, or null"):
+        quant.require_quant("3bit")
+
+
+def test_load_mllm_refuses_before_it_looks_for_weights(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    monkeypatch.setattr(quant, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="quant=8bit needs bitsandbytes"):
+        load_mllm("minigpt4", weights=tmp_path, quant="8bit")
+
+
+@pytest.mark.parametrize(("kind", "layer"), [("8bit", Linear8bitLt), ("4bit", Linear4bit)])
+@pytest.mark.parametrize("name", ["minigpt4", "blip2", "blip2_opt"])
+def test_every_linear_layer_of_the_llm_is_replaced_but_the_head(stand_in: None, name: str, kind: str, layer) -> None:
+    plain, model = tiny_mllm(name), quant.quantise_(tiny_mllm(name), kind)
+    before = {n for n, m in plain.llm.named_modules() if type(m) is nn.Linear}
+    after = {n for n, m in model.llm.named_modules() if isinstance(m, layer)}
+    assert after == {n for n in before if n != "lm_head"} and after
+    assert type(model.llm.lm_head) is nn.Linear
+    assert not any(isinstance(m, layer) for m in model.connector.modules())
+
+
+@pytest.mark.parametrize("kind", ["8bit", "4bit"])
+def test_replaced_layers_hold_the_same_weights_frozen_and_pass_gradients_on(stand_in: None, kind: str) -> None:
+    plain, model = tiny_mllm("blip2_opt"), quant.quantise_(tiny_mllm("blip2_opt"), kind)
+    assert not any(p.requires_grad or p.is_meta for p in model.parameters())
+    results = []
+    for each in (plain, model):
+        frames = tiny_images().requires_grad_()
+        nats, _ = each.answer_loss(frames, QUESTIONS, ANSWERS)
+        results.append(torch.autograd.grad(nats.sum(), frames)[0])
+    assert torch.equal(*results) and results[0].abs().max() > 0
+    assert not any(module.training for module in model.modules())
+
+
+def test_4_bit_layers_compute_in_the_dtype_of_the_weights(stand_in: None) -> None:
+    model = quant.quantise_(tiny_mllm("minigpt4").to(torch.bfloat16), "4bit")
+    made = [m for m in model.llm.modules() if isinstance(m, Linear4bit)]
+    assert {(m.compute_dtype, m.quant_type) for m in made} == {(torch.bfloat16, "nf4")}
+
+
+def test_8_bit_layers_use_the_published_outlier_threshold(stand_in: None) -> None:
+    model = quant.quantise_(tiny_mllm("minigpt4"), "8bit")
+    made = [m for m in model.llm.modules() if isinstance(m, Linear8bitLt)]
+    assert {(m.threshold, m.has_fp16_weights) for m in made} == {(6.0, False)}
