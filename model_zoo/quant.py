@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from importlib.util import find_spec
 from typing import Any
 
@@ -33,6 +34,8 @@ def quantise_(model: nn.Module, quant: str) -> nn.Module:
     """Replace every `nn.Linear` of `model.llm` but its head; the weights become integers when moved to CUDA."""
     import bitsandbytes
 
+    # It says at every layer of every step that inputs pass through float16.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     llm = model.llm
     replace = {"8bit": _linear_8bit, "4bit": _linear_4bit}[quant]
     for name, layer in list(llm.named_modules()):

@@ -1,6 +1,7 @@
 """Quantised LLMs: one clear error where they cannot run, and which layers are replaced where they can.
 
-bitsandbytes needs CUDA; here a stand-in takes its place, so that only our replacement logic is tested.
+A stand-in takes the place of bitsandbytes, so that our replacement logic is tested anywhere. Where the extra `quant` is
+installed the last test runs the real library on the CPU (it can, from 0.46 on); CUDA has not been tried.
 """
 
 from __future__ import annotations
@@ -109,3 +110,21 @@ def test_8_bit_layers_use_the_published_outlier_threshold(stand_in: None) -> Non
     model = quant.quantise_(tiny_mllm("minigpt4"), "8bit")
     made = [m for m in model.llm.modules() if isinstance(m, Linear8bitLt)]
     assert {(m.threshold, m.has_fp16_weights) for m in made} == {(6.0, False)}
+
+
+@pytest.mark.filterwarnings("ignore")  # a third party's import-time warnings
+@pytest.mark.parametrize(("kind", "least"), [("8bit", 0.98), ("4bit", 0.8)])
+@pytest.mark.parametrize("name", ["minigpt4", "blip2_opt"])
+def test_the_real_library_keeps_the_gradient_s_direction(name: str, kind: str, least: float) -> None:
+    pytest.importorskip("bitsandbytes", reason="the extra `quant` is not installed")
+    model = quant.quantise_(tiny_mllm(name).to(torch.bfloat16), kind).to("cpu")  # a move quantises
+    gradients = []
+    for each in (tiny_mllm(name), model):
+        frames = tiny_images().requires_grad_()
+        nats, _ = each.answer_loss(frames, QUESTIONS, ANSWERS)
+        gradients.append(torch.autograd.grad(nats.sum(), frames)[0].flatten())
+    assert {m.weight.dtype for m in model.llm.modules() if "bitsandbytes" in type(m).__module__} <= {
+        torch.int8,
+        torch.uint8,
+    }
+    assert torch.cosine_similarity(*gradients, dim=0) > least
