@@ -68,9 +68,9 @@ def missing_in_layouts(name: str, weights: str | Path) -> list[str]:
     lines, hub = missing_lines(PUBLISHED[name].files, weights), PUBLISHED[name].hub
     if hub:
         absent = hub_lines(name, weights) if (weights / hub).is_dir() else []
-        detail = f" (there, but without {', '.join(absent)})" if absent else ""
+        detail = f" (it is there, without {', '.join(absent)})" if absent else ""
         lines.append(
-            f"{hub}/: the Hugging Face conversion, INSTEAD of all of the above{detail}. Published: {hub} (hub)"
+            f"{hub}/: INSTEAD of all of the above, the Hugging Face conversion{detail}. Published: {hub} (hub)"
         )
     return lines
 

@@ -69,12 +69,12 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def write_shards(folder: Path, tensors: Mapping[str, Tensor], limit: int = SHARD_BYTES) -> None:
-    """Safetensors shards of at most `limit` bytes and their index; one shard at a time is in memory."""
+def write_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Safetensors shards of at most `SHARD_BYTES` and their index; one shard at a time is in memory."""
     from safetensors.torch import save_file
     from tqdm import tqdm
 
-    shards = plan_shards(tensors, limit)
+    shards = plan_shards(tensors, SHARD_BYTES)
     names = [f"model-{n:05d}-of-{len(shards):05d}.safetensors" for n in range(1, len(shards) + 1)]
     total = sum(value.nbytes for value in tensors.values())
     with tqdm(total=total, unit="B", unit_scale=True, desc=folder.name, disable=None) as bar:
@@ -106,7 +106,7 @@ def plan_shards(tensors: Mapping[str, Tensor], limit: int) -> list[list[str]]:
 
 def copy_tokenizer(source: Path, target: Path) -> None:
     """Copy the files of a tokenizer's folder, weights, code and sub-folders left out."""
-    target.mkdir()
+    target.mkdir(parents=True)
     for path in sorted(source.iterdir()):
         if path.is_file() and not path.name.endswith(WEIGHTS) and not path.name.startswith("."):
             shutil.copyfile(path, target / path.name)
