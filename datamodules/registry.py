@@ -11,11 +11,15 @@ if TYPE_CHECKING:
 
 DATAMODULES = {
     "cifar10": "datamodules.cifar10:CIFAR10",
+    "clevr": "datamodules.clevr:CLEVR",
     "emoji_counting": "datamodules.emoji:EmojiCounting",
     "emoji_matching": "datamodules.emoji:EmojiMatching",
     "emoji_presence": "datamodules.emoji:EmojiPresence",
     "emoji_recognition": "datamodules.emoji:EmojiRecognition",
+    "hateful_memes": "datamodules.hateful_memes:HatefulMemes",
     "imagefolder": "datamodules.imagefolder:ImageFolder",
+    "pope": "datamodules.pope:POPE",
+    "vqa_jsonl": "datamodules.vqa_jsonl:VQAJsonl",
 }
 
 

@@ -1,0 +1,82 @@
+"""Hateful Memes (Kiela et al. 2020): is the meme hateful, image and text together? 10,000 memes, licensed by Meta.
+
+Train 7,650 and val 850 (a tenth of each label held out of train.jsonl by hash), test 500: `dev_seen.jsonl`, or
+`dev.jsonl` of the first release where that is absent (test.jsonl has no labels). Ids begin with the file's name, so a
+result says which it was.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from datamodules.base import Row
+from datamodules.files import ImageFiles, read_jsonl, take_field
+from datamodules.splits import holdout
+
+FOLDER = "hateful_memes"
+SOURCE = "the data set from https://hatefulmemeschallenge.com after accepting its licence"
+QUESTION = 'This is an image with: "{}" written on it. Is it hateful?'
+CAPTIONS = ("a harmless meme", "a hateful meme")
+TEST_FILES = ("dev_seen.jsonl", "dev.jsonl")
+
+
+class HatefulMemes(ImageFiles):
+    """The files are `<root>/hateful_memes/{train,dev_seen}.jsonl` and `img/*.png`.
+
+    The text on the meme stands between double quotes in the question; see `clean_text` for quotes and newlines in it
+    (`official=True` leaves it as it is, as the reference does).
+    """
+
+    name = "hateful_memes"
+    task = "reasoning"
+
+    @property
+    def candidates(self) -> list[str]:
+        return ["no", "yes"]
+
+    @property
+    def test_file(self) -> str:
+        """The file that is the test: `dev_seen.jsonl`, or `dev.jsonl` where only that is there."""
+        here = [name for name in TEST_FILES if Path(self.root, FOLDER, name).is_file()]
+        return (here or TEST_FILES)[0]
+
+    def missing(self) -> list[str]:
+        paths = [Path(self.root, FOLDER, name) for name in ("train.jsonl", self.test_file, "img")]
+        return [f"{path} (from {SOURCE}; it is never downloaded for you)" for path in paths if not path.exists()]
+
+    def build_rows(self, split: str) -> list[Row]:
+        name = self.test_file if split == "test" else "train.jsonl"
+        path = Path(self.root, FOLDER, name)
+        pairs = [self._read_row(line, path) for line in read_jsonl(path)]
+        pairs = [pairs[i] for i in self._places(split, [row for row, _ in pairs])]
+        self._files[split] = [file for _, file in pairs]
+        return [row for row, _ in pairs]
+
+    def _places(self, split: str, rows: list[Row]) -> list[int]:
+        if split == "test" or self.val == "official":
+            return list(range(len(rows)))
+        kept, held = holdout([row.id for row in rows], [row.label for row in rows], 0.1, self.split_seed)
+        return held if split == "val" else kept
+
+    def _read_row(self, line: dict, path: Path) -> tuple[Row, str]:
+        """(row, image file below root). Raises: ValueError for a missing field, or a label that is not 0 or 1."""
+        image, text = take_field(line, "img", str, path), take_field(line, "text", str, path)
+        number, label = take_field(line, "id", (int, str), path), line.get("label")
+        if label not in (0, 1) or isinstance(label, bool):
+            raise ValueError(
+                f"'{path}' line {line['line']}: 'label' is {label!r}. Expected 0 or 1 (test.jsonl has none: use "
+                f"{' or '.join(TEST_FILES)})."
+            )
+        question = QUESTION.format(text if self.official else clean_text(text))
+        row = Row(f"{path.stem}/{number}", label, question, self.candidates[label], CAPTIONS[label])
+        return row, f"{FOLDER}/{image}"
+
+
+def clean_text(text: str) -> str:
+    """A meme's text on one line, without double quotes of its own: the question puts it between such.
+
+    >>> clean_text('he said: "no"\\n  never “again” ')
+    "he said: 'no' never 'again'"
+    """
+    return " ".join(re.sub('["“”„«»]', "'", text).split())

@@ -1,0 +1,110 @@
+"""POPE (Li et al. 2023): is an object in the picture? Three types of question, by which absent objects are asked for.
+
+Test: the three official files of 3,000 questions about 500 COCO val2014 images each, in the groups `random`, `popular`
+and `adversarial`. Train and val: questions about 2,000 COCO train2014 images, made by `datamodules/pope_questions.py`
+as the authors of the reference made theirs; val is all questions about a tenth of the images, so that none is shared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from datamodules.base import Row
+from datamodules.files import ImageFiles, read_json, read_jsonl, take_field
+from datamodules.splits import holdout
+
+FOLDER = "pope"
+TYPES = ("random", "popular", "adversarial")
+SOURCE = "https://github.com/AoiDragon/POPE, output/coco"
+COCO = "https://cocodataset.org/#download"
+MANIFEST = "train_manifest.json"
+MAKE = "python -m datamodules.pope_questions"
+
+
+class POPE(ImageFiles):
+    """The files are `<root>/pope/coco_pope_{type}.json`, `pope/train_{type}.json` and `coco/{train,val}2014/*.jpg`.
+
+    half: only the first half of each test file, as the reference reads it (default: `official`).
+    n_questions: what each test file must hold. Ids are type and line. Captions name the objects in the picture; they
+    are empty in test, where nothing reads them.
+    """
+
+    name = "pope"
+    task = "hallucination"
+
+    def __init__(self, *, half: bool | None = None, n_questions: int = 3000, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.half = self.official if half is None else half
+        self.n_questions = n_questions
+
+    @property
+    def candidates(self) -> list[str]:
+        return ["no", "yes"]
+
+    def missing(self) -> list[str]:
+        lines = [(Path(self.root, FOLDER, f"coco_pope_{t}.json"), f"from {SOURCE}") for t in TYPES]
+        lines += [(Path(self.root, FOLDER, f"train_{t}.json"), f"made by {MAKE} root={self.root}") for t in TYPES]
+        lines += [(Path(self.root, "coco", part), f"the images of {part}, from {COCO}") for part in COCO_PARTS]
+        return [f"{path} ({how})" for path, how in lines if not path.exists()]
+
+    def build_rows(self, split: str) -> list[Row]:
+        pairs = [pair for group in TYPES for pair in self._read(split, group)]
+        if split != "test" and self.val != "official":
+            pairs = self._part(split, pairs)
+        self._files[split] = [file for _, file in pairs]
+        return [row for row, _ in pairs]
+
+    def _part(self, split: str, pairs: list[tuple[Row, str]]) -> list[tuple[Row, str]]:
+        """The questions about the images of train or val."""
+        images = sorted({file for _, file in pairs})
+        kept, held = holdout([Path(image).stem for image in images], [0] * len(images), 0.1, self.split_seed)
+        chosen = {images[i] for i in (held if split == "val" else kept)}
+        return [pair for pair in pairs if pair[1] in chosen]
+
+    def _read(self, split: str, group: str) -> list[tuple[Row, str]]:
+        """(row, image below root) of every question of one type."""
+        test = split == "test"
+        path = Path(self.root, FOLDER, f"{'coco_pope' if test else 'train'}_{group}.json")
+        if not test:
+            check_digest(path)
+        lines = read_jsonl(path)
+        if test and len(lines) != self.n_questions:
+            raise ValueError(
+                f"'{path}' has {len(lines)} questions. Expected {self.n_questions} (copies with 2,910 are an early "
+                f"release); get it from {SOURCE}."
+            )
+        lines = lines[: len(lines) // 2] if test and self.half else lines
+        return [_read_row(line, path, group, test) for line in lines]
+
+
+COCO_PARTS = ("train2014", "val2014")
+
+
+def _read_row(line: dict, path: Path, group: str, test: bool) -> tuple[Row, str]:
+    image, question = take_field(line, "image", str, path), take_field(line, "text", str, path)
+    answer = take_field(line, "label", str, path)
+    if answer not in ("no", "yes"):
+        raise ValueError(f"'{path}' line {line['line']}: 'label' is {answer!r}. Expected 'no' or 'yes'.")
+    caption = "" if test else ", ".join(take_field(line, "objects", list, path))
+    row_id = f"{'' if test else 'train/'}{group}/{line['line']:05d}"
+    row = Row(row_id, int(answer == "yes"), question, answer, caption, group)
+    return row, f"coco/{COCO_PARTS[test]}/{image}"
+
+
+def check_digest(path: Path) -> None:
+    """Held against `train_manifest.json` where there is one (the reference's own questions come without).
+
+    Raises: ValueError when the file is not what was written.
+    """
+    manifest = path.with_name(MANIFEST)
+    if not manifest.is_file():
+        return
+    expected = read_json(manifest).get("sha256", {}).get(path.name)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if digest != expected:
+        raise ValueError(
+            f"'{path}' has SHA-256 {digest}. Expected {expected}, as written in '{manifest}'; make it again with "
+            f"{MAKE}, or remove the manifest if these questions are meant."
+        )

@@ -1,0 +1,147 @@
+"""Your own questions about your own pictures: JSON lines of image, question, answer.
+
+    {"image": "a.jpg", "question": "What animal is it?", "answer": "cat"}
+    {"image": "b.jpg", "question": "Is it red?", "answer": "yes", "candidates": ["no", "yes"], "group": "colour"}
+
+root/train.jsonl  root/val.jsonl  root/test.jsonl   splits as given; without val.jsonl a tenth of train's images by hash
+root/<any>.jsonl, one file                          split 80/10/10 by hash; all questions about an image stay together
+root/info.json, optional                            {"task": "counting", "candidates": ["1", "2", "3"]}
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from datamodules.base import TASKS, Row
+from datamodules.files import ImageFiles, read_json, read_jsonl, take_field
+from datamodules.rows import expect
+from datamodules.splits import holdout, three_way
+
+REQUIRED = ("image", "question", "answer")
+OPTIONAL = ("candidates", "id", "caption", "group")
+INFO = ("task", "candidates")
+
+
+class VQAJsonl(ImageFiles):
+    """Every answer is one of the row's `candidates`, or else of the shared ones.
+
+    candidates: shared by rows without their own; None: those of info.json, else all answers of all files, sorted.
+    task: decides the metrics; None: that of info.json, else "recognition". For yes/no tasks the first candidate is no.
+    Paths of images are below root. Without "id" a row is called "<file>:<line>"; without "caption" the TSE loss reads
+    "<question> <answer>".
+    """
+
+    name = "vqa_jsonl"
+    task = "recognition"
+
+    def __init__(self, *, candidates: Sequence[str] | None = None, task: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        info = self._read_info()
+        self.task = task or info.get("task", "recognition")
+        expect("task", self.task, TASKS)
+        self._shared = list(candidates or info.get("candidates") or [])
+
+    @property
+    def candidates(self) -> list[str] | None:
+        """The shared list, or None when every row of every file has its own."""
+        return self._known_candidates
+
+    def missing(self) -> list[str]:
+        files = [f.name for f in self._jsonl()]
+        if len(files) == 1 or {"train.jsonl", "test.jsonl"} <= set(files):
+            return []
+        found = f"it has: {', '.join(files)}" if files else "it has no *.jsonl"
+        return [f"{self.root}/train.jsonl and test.jsonl (and perhaps val.jsonl), or a single *.jsonl; {found}"]
+
+    def build_rows(self, split: str) -> list[Row]:
+        lines = self._lines(split)
+        self._files[split] = [line["image"] for line in lines]
+        return [self._row(line) for line in lines]
+
+    def _jsonl(self) -> list[Path]:
+        return sorted(Path(self.root).glob("*.jsonl"))
+
+    def _read_info(self) -> dict:
+        path = Path(self.root, "info.json")
+        info = read_json(path) if path.is_file() else {}
+        for key in info:
+            if key not in INFO:
+                raise ValueError(f"'{path}' has an unknown key '{key}'.{_suggest(key, INFO)} Known: {', '.join(INFO)}.")
+        return info
+
+    @cached_property
+    def _all(self) -> dict[str, list[dict]]:
+        """File stem -> its checked lines, each with the place it came from."""
+        self.setup()
+        return {path.stem: [_check_line(line, path) for line in read_jsonl(path)] for path in self._jsonl()}
+
+    @cached_property
+    def _known_candidates(self) -> list[str] | None:
+        lines = [line for part in self._all.values() for line in part]
+        if all("candidates" in line for line in lines):
+            return None
+        return self._shared or sorted({line["answer"] for line in lines if "candidates" not in line})
+
+    def _lines(self, split: str) -> list[dict]:
+        if len(self._all) == 1:
+            (lines,) = self._all.values()
+            images = sorted({line["image"] for line in lines})
+            places = three_way(images, [0] * len(images), self.split_seed)[split]
+            return _about(lines, {images[i] for i in places})
+        if split in self._all and (split != "train" or "val" in self._all or self.val == "official"):
+            return self._all[split]
+        images = sorted({line["image"] for line in self._all["train"]})
+        kept, held = holdout(images, [0] * len(images), 0.1, self.split_seed)
+        return _about(self._all["train"], {images[i] for i in (held if split == "val" else kept)})
+
+    def _row(self, line: dict) -> Row:
+        own, answer = line.get("candidates"), line["answer"]
+        candidates = own or self._known_candidates or []
+        if answer not in candidates:
+            raise ValueError(
+                f"{line['where']}: the answer '{answer}' is not among the candidates "
+                f"{', '.join(candidates)}.{_suggest(answer, candidates)} Expected one of them, letter by letter."
+            )
+        caption = line.get("caption", f"{line['question']} {answer}")
+        row_id = str(line.get("id", line["place"]))
+        return Row(row_id, candidates.index(answer), line["question"], answer, caption, line.get("group", ""), own)
+
+
+def _about(lines: list[dict], images: set[str]) -> list[dict]:
+    return [line for line in lines if line["image"] in images]
+
+
+def _check_line(line: dict, path: Path) -> dict:
+    """Raises: ValueError naming file and line for a missing or mistyped field, or an unknown key."""
+    where = f"'{path}' line {line['line']}"
+    known = (*REQUIRED, *OPTIONAL)
+    for key in line:
+        if key not in (*known, "line"):
+            raise ValueError(f"{where} has an unknown key '{key}'.{_suggest(key, known)} Known: {', '.join(known)}.")
+    for key in REQUIRED:
+        take_field(line, key, str, path)
+    for key, kind in (("candidates", list), ("id", (str, int)), ("caption", str), ("group", str)):
+        if key in line:
+            take_field(line, key, kind, path)
+    _check_candidates(line.get("candidates"), where)
+    if Path(line["image"]).is_absolute() or ".." in Path(line["image"]).parts:
+        raise ValueError(f"{where}: image '{line['image']}' is outside the folder. Expected a path below it.")
+    return line | {"where": where, "place": f"{path.stem}:{line['line']}"}
+
+
+def _check_candidates(candidates: list | None, where: str) -> None:
+    if candidates is None:
+        return
+    if len(candidates) < 2 or len(set(map(str, candidates))) < len(candidates):
+        raise ValueError(f"{where}: candidates {candidates}. Expected at least two, all different.")
+    if not all(isinstance(text, str) for text in candidates):
+        raise ValueError(f"{where}: candidates {candidates}. Expected texts in quotes.")
+
+
+def _suggest(word: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f" Did you mean '{close[0]}'?" if close else ""
