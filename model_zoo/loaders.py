@@ -14,6 +14,7 @@ from model_zoo.base import MLLM
 from model_zoo.checks import check_structure
 from model_zoo.layouts import Layout, find_layout
 from model_zoo.published import PUBLISHED, Published
+from model_zoo.weights.filling import Blueprint
 from model_zoo.weights.llm import load_tokenizer, plan_llm
 from model_zoo.weights.qformer import plan_connector
 from model_zoo.weights.safe import as_dtype
@@ -101,6 +102,16 @@ def read_parts(
     """The parts of a model from its original files, every name and shape checked before the first weight is read."""
     if known.vision is None:  # VisualGLM: one folder holds every part
         return Parts(*load_visualglm_parts(root / known.llm.path, dtype, **heads))
+    connector, llm = plan_parts(known, root, heads, extra_rows)
+    bert = load_tokenizer((root / known.bert.path).parent) if known.bert else None
+    tokenizer = load_tokenizer(root / known.llm.path)
+    return Parts(connector.fill(dtype), llm.fill(dtype), tokenizer, bert)
+
+
+def plan_parts(
+    known: Published, root: Path, heads: dict[str, int | None], extra_rows: tuple[Tensor, Tensor] | None = None
+) -> tuple[Blueprint, Blueprint]:
+    """(connector, llm) on the meta device, checked against the headers of the original files; no data is read."""
     connector = plan_connector(
         root / known.vision.path,
         [root / item.path for item in known.checkpoints],
@@ -110,11 +121,7 @@ def read_parts(
         unused=known.unused,
         **heads,
     )
-    folder = root / known.llm.path
-    llm = plan_llm(folder, extra_rows=extra_rows, **known.llm_config)
-    bert = load_tokenizer((root / known.bert.path).parent) if known.bert else None
-    tokenizer = load_tokenizer(folder)
-    return Parts(connector.fill(dtype), llm.fill(dtype), tokenizer, bert)
+    return connector, plan_llm(root / known.llm.path, extra_rows=extra_rows, **known.llm_config)
 
 
 def build_adapter(name: str, parts: Parts, **options: Any) -> MLLM:

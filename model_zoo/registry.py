@@ -24,7 +24,7 @@ class MLLMEntry(NamedTuple):
     """How to build one MLLM.
 
     factory: "module:function", called with name, weights, dtype, official and the options.
-    parameters: approximate count, for a memory plan before anything is loaded.
+    parameters: how many it has, tied ones once (tests/test_model_zoo_real_sizes.py counts them).
     files: what must lie in the weights directory; empty for models whose weights ship inside the package.
     """
 
@@ -44,17 +44,17 @@ def _published(name: str, description: str, parameters: int) -> MLLMEntry:
 
 
 REGISTRY: dict[str, MLLMEntry] = {
-    "minigpt4": _published("minigpt4", "MiniGPT-4: EVA ViT-g, BLIP-2 Q-Former, Vicuna-7B v0", 7_830_000_000),
+    "minigpt4": _published("minigpt4", "MiniGPT-4: EVA ViT-g, BLIP-2 Q-Former, Vicuna-7B v0", 7_832_688_128),
     "instructblip": _published(
-        "instructblip", "InstructBLIP: EVA ViT-g, question-reading Q-Former, Vicuna-7B v1.1", 7_913_200_000
+        "instructblip", "InstructBLIP: EVA ViT-g, question-reading Q-Former, Vicuna-7B v1.1", 7_913_202_432
     ),
-    "blip2": _published("blip2", "BLIP-2 (also blip2_t5): EVA ViT-g, Q-Former, FlanT5-XL", 3_942_000_000),
-    "blip2_t5_xxl": _published("blip2_t5_xxl", "BLIP-2: EVA ViT-g, Q-Former, FlanT5-XXL", 12_230_000_000),
-    "blip2_opt": _published("blip2_opt", "BLIP-2: EVA ViT-g, Q-Former, OPT-2.7B", 3_745_000_000),
-    "blip2_opt_6_7b": _published("blip2_opt_6_7b", "BLIP-2: EVA ViT-g, Q-Former, OPT-6.7B", 7_753_000_000),
-    "vpgtrans": _published("vpgtrans", "VL-Vicuna (VPGTrans): EVA ViT-g, Q-Former, Vicuna-7B v0", 7_830_000_000),
+    "blip2": _published("blip2", "BLIP-2 (also blip2_t5): EVA ViT-g, Q-Former, FlanT5-XL", 3_942_446_592),
+    "blip2_t5_xxl": _published("blip2_t5_xxl", "BLIP-2: EVA ViT-g, Q-Former, FlanT5-XXL", 12_229_596_672),
+    "blip2_opt": _published("blip2_opt", "BLIP-2: EVA ViT-g, Q-Former, OPT-2.7B", 3_744_679_936),
+    "blip2_opt_6_7b": _published("blip2_opt_6_7b", "BLIP-2: EVA ViT-g, Q-Former, OPT-6.7B", 7_752_738_304),
+    "vpgtrans": _published("vpgtrans", "VL-Vicuna (VPGTrans): EVA ViT-g, Q-Former, Vicuna-7B v0", 7_832_688_128),
     "bliva": _published(
-        "bliva", "BLIVA: EVA ViT-g, question-reading Q-Former and patch tokens, Vicuna-7B v0", 7_919_000_000
+        "bliva", "BLIVA: EVA ViT-g, question-reading Q-Former and patch tokens, Vicuna-7B v0", 7_918_981_888
     ),
     "visualglm": _published("visualglm", "VisualGLM-6B: EVA ViT-g, Q-Former, ChatGLM-6B v1", 7_267_600_000),
     "embedded_minigpt4": MLLMEntry(EMBEDDED_FACTORY, "tiny trained MiniGPT-4, ships with the package", 1_050_000),

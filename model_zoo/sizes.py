@@ -46,7 +46,7 @@ class Former(NamedTuple):
         layer = 4 * w * (w + 1) + 2 * w + feed * (2 if self.vocab else 1)
         crossing = len(range(0, self.layers, self.every))
         cross = 2 * w * (w + 1) + 2 * w * (self.sees + 1) + 2 * w
-        text = (self.vocab + self.positions) * w
+        text = (self.vocab + self.positions) * w if self.vocab else 0
         return self.layers * layer + crossing * cross + self.queries * w + 2 * w + text
 
 

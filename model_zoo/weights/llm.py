@@ -72,9 +72,13 @@ def plan_llm(folder: Path, *, extra_rows: tuple[Tensor, Tensor] | None = None, *
 
 
 def build_llm(settings: Any, source: str) -> nn.Module:
-    """The LLM of a transformers config on the meta device."""
+    """The LLM of a transformers config on the meta device, tied as `tied_names` says and no further."""
     with torch.device("meta"):
-        return llm_class(settings, source)(settings)
+        llm = llm_class(settings, source)(settings)
+        if "lm_head.weight" not in tied_names(llm):  # transformers 5 builds every T5 with a tied head
+            llm.lm_head.weight = nn.Parameter(torch.empty_like(llm.lm_head.weight))
+    llm.all_tied_weights_keys = llm._tied_weights_keys = tied_names(llm)  # whatever ties again later keeps to it
+    return llm
 
 
 def llm_class(config: Any, source: str) -> type[nn.Module]:
