@@ -11,7 +11,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
@@ -22,9 +21,8 @@ from model_zoo.sequences import score_dtype
 class ChatGLMConfig(PreTrainedConfig):
     """Published values of ChatGLM-6B v1 as defaults; the special ids are the tokenizer's business.
 
-    residual_layers: the number of layers in the residual's factor sqrt(2 * layers). The original code never sets it,
-        so it stays 28 at any depth. Embeddings and head are one matrix: transformers' default, which the original
-        configuration leaves as it is.
+    residual_layers: what the residual's factor sqrt(2 * layers) counts. The original code leaves it at 28 at any depth.
+    tie_word_embeddings: transformers' default, which the original configuration does not change.
     """
 
     model_type = "chatglm_v1"
@@ -119,7 +117,6 @@ class ChatGLMPreTrainedModel(PreTrainedModel):
 
     config_class = ChatGLMConfig
     base_model_prefix = "transformer"
-    supports_gradient_checkpointing = True
     _supports_sdpa = True
     _no_split_modules = ["Block"]
 
@@ -132,7 +129,6 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
         self.final_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.gradient_checkpointing = False
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -153,18 +149,13 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
     ) -> BaseModelOutputWithPast:
         """inputs_embeds (B,L,D), attention_mask (B,1,L,past+L) additive or bool, position_ids (B,2,L).
 
-        A cache is extended in place. Blocks are recomputed in backward (`use_reentrant=False`) when
-        `gradient_checkpointing` is on and there is no cache, in eval mode too: a frozen model is always in eval mode.
+        A cache is extended in place. `checkpointing.checkpoint_layers_` recomputes the blocks in backward.
         """
         hidden = self.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
         width = self.config.hidden_size // self.config.num_attention_heads
         tables = rotary_tables(position_ids, width // 2, hidden.dtype)
-        recompute = self.gradient_checkpointing and torch.is_grad_enabled() and past_key_values is None
         for block in self.layers:
-            if recompute:
-                hidden = checkpoint(block, hidden, attention_mask, tables, use_reentrant=False)
-            else:
-                hidden = block(hidden, attention_mask, tables, past_key_values)
+            hidden = block(hidden, attention_mask, tables, past_key_values)
         return BaseModelOutputWithPast(self.final_layernorm(hidden), past_key_values=past_key_values)
 
 
