@@ -1,4 +1,4 @@
-"""VPGTrans (VL-Vicuna): MiniGPT-4's layout with a visual encoder transferred from BLIP-2 OPT, answers end with `###`."""
+"""VPGTrans (VL-Vicuna): MiniGPT-4's layout with the visual encoder of BLIP-2 OPT carried over; `###` ends answers."""
 
 from __future__ import annotations
 
