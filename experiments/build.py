@@ -40,7 +40,12 @@ def source_specs(config: DictConfig) -> list[Any]:
     """What to load as sources; `sources: [...]` is an ensemble, the first of which is scored as the source."""
     from lightning_modules.evaluation import ModelSpec
 
-    return [ModelSpec(s.name, "source", s.weights, s.dtype, s.official) for s in (config.sources or [config.source])]
+    return [
+        ModelSpec(
+            *(s.name, "source", s.weights, s.dtype, s.official), quant=s.quant, checkpointing=config.train.checkpointing
+        )
+        for s in (config.sources or [config.source])
+    ]
 
 
 def target_specs(config: DictConfig) -> list[Any]:
@@ -48,7 +53,10 @@ def target_specs(config: DictConfig) -> list[Any]:
 
     targets, source = config.targets, config.source
     roles = {name: "select" if name in targets.select else "heldout" for name in targets.names}
-    return [ModelSpec(name, role, source.weights, targets.dtype, source.official) for name, role in roles.items()]
+    return [
+        ModelSpec(name, role, source.weights, targets.dtype, source.official, quant=targets.quant)
+        for name, role in roles.items()
+    ]
 
 
 def build_module(config: DictConfig, steps_per_epoch: int) -> Any:

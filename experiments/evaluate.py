@@ -19,6 +19,7 @@ Scores a prompt artefact, float and as the 8-bit PNG read back from disk, beside
   split=test       or val        n=       size of a fixed sub-sample (default: all)
   controls=full,black,constant,replicate      any of these, or none
   weights=weights  folder of published weights    dtype=float32    device=auto    batch_size=64
+  quant=           8bit or 4bit: the LLM's linear layers, CUDA only
   official=false   the reference's deviations in the adapters
   split_seed=42    which rows are held out and sub-sampled     out=DIR   append rows to DIR/results.jsonl
 """
@@ -32,6 +33,7 @@ DEFAULTS: dict[str, Any] = {
     "controls": "full,black,constant,replicate",
     "weights": "weights",
     "dtype": "float32",
+    "quant": "",
     "device": "auto",
     "batch_size": 64,
     "official": False,
@@ -88,7 +90,12 @@ def _specs(options: dict, names: Sequence[str], manifest: dict) -> list[Any]:
     sources = manifest.get("source", [])
     return [
         ModelSpec(
-            name, "source" if name in sources else "heldout", options["weights"], options["dtype"], options["official"]
+            name,
+            "source" if name in sources else "heldout",
+            options["weights"],
+            options["dtype"],
+            options["official"],
+            quant=options["quant"] or None,
         )
         for name in names
     ]

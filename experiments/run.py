@@ -22,6 +22,7 @@ from experiments.build import (
     source_specs,
     target_specs,
 )
+from experiments.plan import check_memory
 from experiments.recipes import resolve
 from experiments.run_folder import RunFolder, create_run_folder, open_run_folder, read_status
 from experiments.summary import write_summary
@@ -43,6 +44,7 @@ NOT_FOR_USERS = (
 def start_run(config: DictConfig) -> Path:
     """Make a new run; everything missing is reported before the folder is created."""
     require_everything(config)
+    check_memory(config)
     folder = create_run_folder(config)
     print(f"Run folder: {folder.path}   (continue it any time with resume={folder.path})")
     return _guarded(config, folder)
@@ -62,6 +64,7 @@ def resume_run(path: str | Path) -> Path:
     config = resolve(OmegaConf.merge(OmegaConf.structured(Experiment), saved))
     try:
         require_everything(config)
+        check_memory(config)
     except BaseException:
         folder.release()
         raise

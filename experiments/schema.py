@@ -10,11 +10,15 @@ from omegaconf import MISSING
 
 @dataclass
 class Source:
-    """A frozen MLLM the prompt is learned on. `official` reproduces the reference's deviations in its adapter."""
+    """A frozen MLLM the prompt is learned on. `official` reproduces the reference's deviations in its adapter.
+
+    quant: the LLM's linear layers in 8 or 4 bits (bitsandbytes, CUDA only); what is left stays in `dtype`.
+    """
 
     name: str = MISSING
     weights: str = "weights"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    quant: Literal["8bit", "4bit"] | None = None
     official: bool = False
 
 
@@ -32,6 +36,7 @@ class Targets:
     residency: Literal["sequential", "keep", "process"] = "sequential"
     n: int | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    quant: Literal["8bit", "4bit"] | None = None
 
 
 @dataclass
@@ -82,7 +87,11 @@ class Method:
 
 @dataclass
 class Train:
-    """batch_size counts per rank and micro-batch: an update sees ranks x batch_size x accumulate images."""
+    """batch_size counts per rank and micro-batch: an update sees ranks x batch_size x accumulate images.
+
+    checkpointing: recompute the source's layers in backward: the same gradient from less memory in more time.
+    memory_check: what happens when the plan of a run does not fit in free memory, before anything is loaded.
+    """
 
     epochs: int = 1
     max_steps: int = -1
@@ -95,6 +104,8 @@ class Train:
     strategy: str = "auto"
     checkpoint_every: int = 100
     val_every: int = 1
+    checkpointing: bool = False
+    memory_check: Literal["refuse", "warn", "off"] = "refuse"
 
 
 @dataclass

@@ -19,13 +19,13 @@ and writes everything to one run folder (out=DIR, default runs/<exp>/<id>).
 
 Keys (defaults in the recipe; method=evp is short for method.name=evp):
   exp out seed resume official monitor
-  source.{name,weights,dtype,official}         sources: [...] for an ensemble
-  targets.{names,select,heldout,n,residency,dtype}
+  source.{name,weights,dtype,quant,official}         sources: [...] for an ensemble
+  targets.{names,select,heldout,n,residency,dtype,quant}
   data.{name,root,val,n_train,n_test,workers,augment,split_seed,official}
   prompt.{frame,pad,bounds,init,init_std}
   method.{name,fca,tse,fca_relative,lr,momentum,optimizer,schedule,warmup_steps,sources,clip}
   train.{epochs,max_steps,batch_size,eval_batch_size,accumulate,precision,devices,accelerator,strategy,
-         checkpoint_every,val_every}
+         checkpoint_every,val_every,checkpointing,memory_check}
   log.{wandb,csv,tensorboard,project,group,tags,every,progress}
 """
 

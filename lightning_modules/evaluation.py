@@ -19,7 +19,10 @@ EMPTY = Scores([], np.zeros(0, np.int64), np.zeros((0, 0), np.float32), [])
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """How to load an MLLM anywhere (another process, another rank). role: source, select or heldout."""
+    """How to load an MLLM anywhere (another process, another rank). role: source, select or heldout.
+
+    quant, checkpointing: see `load_mllm`.
+    """
 
     name: str
     role: str
@@ -27,11 +30,19 @@ class ModelSpec:
     dtype: str = "float32"
     official: bool = False
     options: dict = field(default_factory=dict)
+    quant: str | None = None
+    checkpointing: bool = False
+
+    @property
+    def precision(self) -> str:
+        """What result rows and caches call the dtype: `bfloat16`, or `bfloat16+8bit` with a quantised LLM."""
+        return f"{self.dtype}+{self.quant}" if self.quant else self.dtype
 
     def load(self, device: torch.device | str) -> Any:
         from model_zoo.registry import load_mllm
 
-        model = load_mllm(self.name, weights=self.weights, dtype=self.dtype, official=self.official, **self.options)
+        kinds = {"dtype": self.dtype, "quant": self.quant, "checkpointing": self.checkpointing}
+        model = load_mllm(self.name, weights=self.weights, official=self.official, **kinds, **self.options)
         return model.to(device)
 
     def fingerprint(self) -> str:

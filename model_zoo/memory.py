@@ -74,7 +74,7 @@ def source_need(
     work = _work(sizes, batch, BYTES[dtype], load)
     if checkpointing:
         work += batch * largest_layer(sizes, dtype, load)  # recomputed in backward, one layer at a time
-    return Need(weights, kept, work, _overhead(weights + kept + work, device))
+    return Need(weights, kept, work, overhead(weights + kept + work, device))
 
 
 def target_need(
@@ -89,10 +89,11 @@ def target_need(
     """A model that scores `batch` images without gradients; the packed scorer needs no cache beside the prefix."""
     weights = weight_bytes(sizes, dtype, quant)
     work = scoring_bytes(sizes, batch, dtype, load)
-    return Need(weights, 0, work, _overhead(weights + work, device))
+    return Need(weights, 0, work, overhead(weights + work, device))
 
 
-def _overhead(counted: int, device: str) -> int:
+def overhead(counted: int, device: str) -> int:
+    """What the allocator loses and the driver takes beside `counted` bytes."""
     return int(FRAGMENTATION * counted) + (CUDA_CONTEXT if device == "cuda" else 0)
 
 
