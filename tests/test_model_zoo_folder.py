@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from golden import FOLDERS, Golden, golden_root, load_golden
+from golden import Golden, golden_root, load_golden
 from torch import Tensor
 
 from model_zoo.base import MLLM
@@ -22,7 +22,7 @@ from model_zoo.weights import writing
 from model_zoo.weights.folder import convert, load_folder, save_folder
 from model_zoo.weights.safe import load_tensors
 
-NAMES = sorted(name for name in FOLDERS if (golden_root() / name).is_dir())
+NAMES = sorted(path.parent.name for path in golden_root().glob("*/golden.npz"))
 ROOT = Path(__file__).resolve().parents[1]
 
 

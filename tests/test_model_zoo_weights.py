@@ -18,9 +18,11 @@ from model_zoo.registry import (
     missing_files,
     weight_files,
 )
+from model_zoo.weights import filling
 from model_zoo.weights.eva import convert_eva
+from model_zoo.weights.headers import read_headers
 from model_zoo.weights.index import shard_names
-from model_zoo.weights.llm import load_llm, load_tokenizer
+from model_zoo.weights.llm import load_llm, load_tokenizer, read_shards
 from model_zoo.weights.safe import as_dtype, load_tensors
 
 QFORMER = "hub/checkpoints/blip2_pretrained_flant5xxl.pth"
@@ -114,16 +116,49 @@ def test_code_in_a_file_is_refused_and_does_not_run(tmp_path: Path, protocol: st
         torch.save({"model": {"a": torch.zeros(1), "b": Malicious(trace)}}, path)
     else:
         path.write_bytes(pickle.dumps(Malicious(trace), protocol=2))
-    with pytest.raises(ValueError, match="it was refused"):
-        load_tensors(path)
+    for read in (load_tensors, read_headers):
+        with pytest.raises(ValueError, match="asks to run Python code while loading, so it was refused"):
+            read(path)
     assert not trace.exists()
+
+
+def test_code_in_an_llm_shard_is_refused_and_does_not_run(weights: Path, heads: dict, tmp_path: Path) -> None:
+    shard, trace = weights / LLM / shard_names(weights / LLM)[-1], tmp_path / "trace"
+    torch.save({**torch.load(shard, weights_only=True), "evil": Malicious(trace)}, shard)
+    with pytest.raises(ValueError, match=rf"{shard.name} asks to run Python code"):
+        load_mllm("minigpt4", weights=weights, **heads)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("content", [b"<!DOCTYPE html><html>", b"version https://git-lfs.github.com/spec/v1\n"])
+def test_a_failed_download_is_recognised(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "eva.pth").write_bytes(content * 9)
+    with pytest.raises(ValueError, match=r"is no checkpoint file, .* means that the download failed"):
+        load_tensors(tmp_path / "eva.pth")
+
+
+@pytest.mark.parametrize("kind", ["zip", "old", "safetensors"])
+@pytest.mark.parametrize("part", [0.02, 0.5, 0.999])
+def test_a_cut_file_of_any_format_is_named_by_the_header_already(tmp_path: Path, kind: str, part: float) -> None:
+    from safetensors.torch import save_file
+
+    tensors, path = {f"w{n}": torch.randn(64, 64) for n in range(4)}, tmp_path / f"cut.{kind}"
+    if kind == "safetensors":
+        save_file(tensors, path)
+    else:
+        torch.save(tensors, path, _use_new_zipfile_serialization=kind == "zip")
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * part)])
+    for read in (load_tensors, read_headers):
+        with pytest.raises(ValueError, match=rf"cut.{kind} \(\d+ bytes\) is damaged or cut short: .*Download it again"):
+            read(path)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:.*torch.jit:DeprecationWarning")
 def test_a_torchscript_archive_is_refused(tmp_path: Path) -> None:
     torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)), tmp_path / "script.pt")
-    with pytest.raises(ValueError, match="TorchScript archive"):
-        load_tensors(tmp_path / "script.pt")
+    for read in (load_tensors, read_headers):
+        with pytest.raises(ValueError, match="TorchScript archive: it carries code and was refused"):
+            read(tmp_path / "script.pt")
 
 
 def test_a_file_that_holds_no_tensors_is_named(tmp_path: Path) -> None:
@@ -151,6 +186,95 @@ def test_wrong_keys_are_named(weights: Path, heads: dict, file: str, change, mes
     rewrite(weights / file, change)
     with pytest.raises(ValueError, match=message):
         load_mllm("minigpt4", weights=weights, **heads)
+
+
+def rewrite_llm(folder: Path, change) -> None:
+    """Put the whole LLM into one changed shard."""
+    tensors = read_shards(folder)
+    for path in folder.glob("pytorch_model*"):
+        path.unlink()
+    change(tensors)
+    torch.save(tensors, folder / "pytorch_model.bin")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop("model.layers.1.mlp.up_proj.weight"), "missing model.layers.1.mlp.up_proj.weight"),
+        (lambda t: t.pop("lm_head.weight"), "missing lm_head.weight"),
+        (lambda t: t.update(surprise=torch.zeros(1)), "unexpected surprise"),
+        (lambda t: t.update({"model.norm.weight": torch.zeros(5)}), r"misshaped model.norm.weight: \(5,\) instead of"),
+    ],
+)
+def test_wrong_llm_keys_are_named_before_any_weight_is_read(
+    weights: Path, change, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rewrite_llm(weights / LLM, change)
+    monkeypatch.setattr(filling, "load_tensors", lambda path: pytest.fail(f"{path} was read"))
+    with pytest.raises(ValueError, match=message):
+        load_llm(weights / LLM, torch.float32)
+
+
+def test_a_wrong_llm_is_named_before_the_vision_tower_is_read(
+    weights: Path, heads: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rewrite_llm(weights / LLM, lambda t: t.pop("model.norm.weight"))
+    monkeypatch.setattr(filling, "load_tensors", lambda path: pytest.fail(f"{path} was read"))
+    with pytest.raises(ValueError, match=r"missing model\.norm\.weight"):
+        load_mllm("minigpt4", weights=weights, **heads)
+
+
+@pytest.mark.parametrize("name", ["../pytorch_model-1.bin", "/etc/passwd", "sub/model.bin", "", ".."])
+def test_an_index_that_points_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises(ValueError, match="Expected plain file names in the same folder"):
+        read_shards(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"a": 3}}'])
+def test_an_index_without_a_weight_map_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(ValueError, match=r"index.json is no index of weight shards"):
+        read_shards(tmp_path)
+
+
+def test_half_a_safetensors_download_beside_a_whole_bin_copy_is_ignored(weights: Path) -> None:
+    folder = weights / LLM
+    names = shard_names(folder)
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00001-of-00002.safetensors"}}')
+    assert shard_names(folder) == names
+    (folder / names[0]).unlink()
+    assert shard_names(folder) == ["model-00001-of-00002.safetensors"]  # both are incomplete: safetensors first
+
+
+@pytest.mark.parametrize("kept", ["shared", "encoder.embed_tokens", "decoder.embed_tokens"])
+def test_tied_weights_are_stored_once_whichever_name_the_file_kept(tmp_path: Path, kept: str) -> None:
+    folder = tmp_path / "t5"
+    shutil.copytree(golden_root() / "blip2_t5/weights/google/flan-t5-xl", folder, copy_function=shutil.copyfile)
+    expected = load_llm(folder, torch.float32).state_dict()
+    names = {f"{name}.weight" for name in ("shared", "encoder.embed_tokens", "decoder.embed_tokens")}
+    rewrite_llm(folder, lambda t: [t.pop(name) for name in names - {f"{kept}.weight"}])
+    llm = load_llm(folder, torch.float32)
+    assert all(torch.equal(value, expected[key]) for key, value in llm.state_dict().items())
+    assert len({llm.get_parameter(name).data_ptr() for name in names}) == 1
+    assert llm.lm_head.weight.data_ptr() != llm.shared.weight.data_ptr()
+    llm.tie_weights()  # transformers 5 would tie every T5's head
+    assert torch.equal(llm.lm_head.weight, expected["lm_head.weight"])
+
+
+def test_a_loaded_model_does_not_need_its_files(weights: Path, heads: dict) -> None:
+    model = load_mllm("minigpt4", weights=weights, **heads)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    for path in weight_files("minigpt4", weights):
+        path.write_bytes(bytes(path.stat().st_size))
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_native_weights_keep_their_dtype_and_are_frozen(weights: Path) -> None:
+    rewrite_llm(weights / LLM, lambda t: t.update({key: t[key].half() for key in t if "mlp" in key}))
+    llm = load_llm(weights / LLM, None)
+    assert {value.dtype for key, value in llm.state_dict().items() if "mlp" in key} == {torch.float16}
+    assert llm.lm_head.weight.dtype == torch.float32 and not any(value.requires_grad for value in llm.parameters())
 
 
 def test_unknown_head_counts_ask_for_the_option(weights: Path) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import pickle
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from model_zoo.weights.index import INDEXES, shard_names
+from model_zoo.weights.safe import damaged, read_pickled
 
 
 def read_headers(path: Path | str) -> dict[str, Tensor]:
@@ -24,7 +23,7 @@ def read_headers(path: Path | str) -> dict[str, Tensor]:
         raise IsADirectoryError(f"{path} is a folder. Expected a weight file; take the file itself out of the folder.")
     if not path.is_file():
         raise FileNotFoundError(f'No weight file {path}. See README, "Weights".')
-    return _safetensors(path) if path.suffix == ".safetensors" else _pickle(path)
+    return _safetensors(path) if path.suffix == ".safetensors" else read_pickled(path, "meta")
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
@@ -35,7 +34,7 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
             slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
             return {key: _meta(part.get_shape(), part.get_dtype()) for key, part in slices.items()}
     except SafetensorError as error:
-        raise ValueError(_damaged(path, error)) from error
+        raise ValueError(damaged(path, error)) from error
 
 
 SAFE_DTYPES = {
@@ -46,31 +45,6 @@ SAFE_DTYPES = {
 
 def _meta(shape: list[int], dtype: str) -> Tensor:
     return torch.empty(shape, dtype=SAFE_DTYPES.get(dtype, torch.uint8), device="meta")
-
-
-def _pickle(path: Path) -> dict[str, Tensor]:
-    with path.open("rb") as file:
-        zipped = file.read(4) == b"PK\x03\x04"  # only this format can be mapped instead of read
-    try:
-        content = torch.load(path, map_location="meta", weights_only=True, mmap=zipped)
-    except pickle.UnpicklingError as error:
-        if any(word in str(error) for word in ("Unsupported", "eights only", "weights_only", "GLOBAL")):
-            raise ValueError(
-                f"{path} asks to run Python code while loading, so it was refused (nothing ran). Expected a file of "
-                "plain tensors; download the original again, or convert it to safetensors in a sandbox."
-            ) from error
-        raise ValueError(_damaged(path, error)) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, IndexError) as error:
-        raise ValueError(_damaged(path, error)) from error
-    content = content.get("model", content) if isinstance(content, Mapping) else content
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(f"{path} does not hold a flat dictionary of tensors. Expected the original checkpoint file.")
-    return dict(content)
-
-
-def _damaged(path: Path, error: Exception) -> str:
-    size = path.stat().st_size
-    return f"{path} ({size} bytes) is damaged or cut short: {error}. Download it again and compare its size or sha256."
 
 
 def folder_headers(folder: Path, *keys: str) -> dict[str, Tensor]:

@@ -33,7 +33,15 @@ def load_tensors(path: Path | str) -> dict[str, Tensor]:
         raise FileNotFoundError(f'No weight file {path}. See README, "Weights".')
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
-    content = _read_pickle(path)
+    return read_pickled(path)
+
+
+def read_pickled(path: Path, device: str = "cpu") -> dict[str, Tensor]:
+    """The tensors of a .pth or .bin file, mapped where the format allows; on `meta` only their names and shapes.
+
+    Raises as `load_tensors`, and PermissionError.
+    """
+    content = _read_pickle(path, device)
     content = content.get("model", content) if isinstance(content, Mapping) else content
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise ValueError(f"{path} does not hold a flat dictionary of tensors. Expected the original checkpoint file.")
@@ -47,26 +55,40 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise ValueError(_damaged(path, error)) from error
+        raise ValueError(damaged(path, error)) from error
 
 
-def _read_pickle(path: Path) -> object:
+def _read_pickle(path: Path, device: str) -> object:
     if _is_torchscript(path):
         raise ValueError(
             f"{path} is a TorchScript archive: it carries code and was refused. Expected the same weights as plain "
             "tensors, e.g. the .safetensors file of a hub copy."
         )
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+        return torch.load(path, map_location=device, weights_only=True, mmap=_is_zip(path))
+    except PermissionError:
+        raise
     except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "weights_only" in str(error).lower() or "GLOBAL" in str(error):
-            raise ValueError(
-                f"{path} asks to run Python code while loading, so it was refused (nothing ran). Expected a file of "
-                "plain tensors; download the original again, or convert it to safetensors in a sandbox."
-            ) from error
-        raise ValueError(_damaged(path, error)) from error
+        raise ValueError(_refused(path, str(error))) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
-        raise ValueError(_damaged(path, error)) from error
+        raise ValueError(damaged(path, error)) from error
+
+
+def _refused(path: Path, error: str) -> str:
+    """Why the restricted unpickler stopped. It runs nothing, so nothing ran."""
+    if "Unsupported operand" in error:  # not even a checkpoint: an error page, a git-lfs pointer, another pickle
+        with path.open("rb") as file:
+            begins = file.read(24)
+        return (
+            f"{path} is no checkpoint file, so it was refused (it begins with {begins!r}). Expected plain tensors as "
+            "torch.save writes them; a web page or a git-lfs pointer in its place means that the download failed."
+        )
+    if "global" in error.lower() or "Unsupported class" in error:
+        return (
+            f"{path} asks to run Python code while loading, so it was refused (nothing ran). Expected a file of "
+            "plain tensors; download the original again, or convert it to safetensors in a sandbox."
+        )
+    return damaged(path, error.splitlines()[-1])
 
 
 def _is_zip(path: Path) -> bool:
@@ -81,7 +103,8 @@ def _is_torchscript(path: Path) -> bool:
         return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
-def _damaged(path: Path, error: Exception) -> str:
+def damaged(path: Path, error: object) -> str:
+    """What to say of a file that breaks off, or is not what its name says."""
     size = path.stat().st_size
     return f"{path} ({size} bytes) is damaged or cut short: {error}. Download it again and compare its size or sha256."
 
