@@ -1,0 +1,135 @@
+"""Files that are there completely or not at all, room on the disk, and one writer per data root."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from errno import EDQUOT, ENOSPC
+from pathlib import Path
+from typing import Any
+
+STATE = ".prepared"  # below the root: manifests, indexes, unfinished downloads, the lock
+
+
+def megabytes(size: float) -> str:
+    """1234567 -> "1.2 MB"; thousands of megabytes as GB."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
+def is_full(error: BaseException) -> bool:
+    """Does an error say that the disk or the user's quota is used up?"""
+    return isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside `folder` survive a power cut (POSIX; elsewhere folders cannot be opened)."""
+    if hasattr(os, "O_DIRECTORY"):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def write_json(path: Path, value: Any) -> bytes:
+    """Write beside `path`, then rename over it; returns the bytes. Raises: OSError, with the old file untouched."""
+    data = (json.dumps(value, indent=0, sort_keys=True, ensure_ascii=False) + "\n").encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staging = path.with_name(f".{path.name}.new-{os.getpid()}")
+    try:
+        with open(staging, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(staging, path)
+    except BaseException:
+        staging.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+    return data
+
+
+def read_json(path: Path, what: str, repair: str) -> Any:
+    """A JSON object, or None where there is no file. Raises: ValueError naming file, `what` it should be, `repair`."""
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise ValueError(f"'{path}' is damaged: {error}. Expected {what}, as JSON; {repair}.") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"'{path}' holds a {type(value).__name__}. Expected {what}, a JSON object; {repair}.")
+    return value
+
+
+def check_room(folder: Path, needed: int, what: str) -> None:
+    """Raises: OSError with both numbers when `needed` bytes are not free where `folder` is or will be."""
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(
+            ENOSPC,
+            f"Not enough room for {what}: about {megabytes(needed)} are needed and {megabytes(free)} are free at "
+            f"'{folder}'. Nothing was fetched; free some space or choose another root=DIR.",
+        )
+
+
+@contextmanager
+def scratch_folder(target: Path) -> Iterator[Path]:
+    """A new hidden folder beside `target`, gone afterwards with all that is still in it; old ones are swept first."""
+    made = _make_parents(target.parent)
+    for leftover in target.parent.glob(f".{target.name}.unpack-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    scratch = target.with_name(f".{target.name}.unpack-{os.getpid()}")
+    scratch.mkdir()
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        for folder in made:
+            if not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def _make_parents(folder: Path) -> list[Path]:
+    """Make `folder` and return what had to be made, innermost first."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+@contextmanager
+def locked_root(root: Path) -> Iterator[None]:
+    """One `prepare` per root. The lock is the system's: it is gone with its process, however that ends.
+
+    Raises: BlockingIOError naming the process that holds it.
+    """
+    path = root / STATE / "lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+") as file:
+        if not _try_lock(file.fileno()):
+            file.seek(0)
+            raise BlockingIOError(
+                f"Another `prepare` (process {file.read().strip() or 'unknown'}) is at work in '{root}'. Expected one "
+                "at a time; wait for it or choose another root=DIR."
+            )
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def _try_lock(handle: int) -> bool:
+    try:
+        import fcntl
+    except ImportError:  # no such locks on Windows: two `prepare` at once are then the user's to avoid
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
