@@ -101,3 +101,10 @@ def mirror(monkeypatch):
     monkeypatch.setattr("datamodules.download.BACKOFF", 0.0)
     with serve() as running:
         yield running
+
+
+@pytest.fixture
+def other_mirror():
+    """A second server."""
+    with serve() as running:
+        yield running

@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 import pytest
-from data_server import serve
 
 import datamodules.transfer as transfer_module
 from datamodules.download import PausedError, download
@@ -108,20 +107,20 @@ def test_mirrors_are_tried_in_order_and_each_failure_is_named(mirror, path):
     assert "busy: answered 503 Service Unavailable (the last of 5 attempts)" in text
 
 
-def test_the_next_mirror_goes_on_where_a_digest_will_tell(mirror, path):
-    with serve() as other:
-        other.files["f.bin"] = DATA
-        mirror.break_after = [100_000, 0, 0, 0, 0, 0]
-        download((mirror["f.bin"], other["f.bin"]), path, check=is_data, show=print)
-        assert path.read_bytes() == DATA and other.requests == [("f.bin", "bytes=100000-")]
+def test_the_next_mirror_goes_on_where_a_digest_will_tell(mirror, other_mirror, path):
+    other = other_mirror
+    other.files["f.bin"] = DATA
+    mirror.break_after = [100_000, 0, 0, 0, 0, 0]
+    download((mirror["f.bin"], other["f.bin"]), path, check=is_data, show=print)
+    assert path.read_bytes() == DATA and other.requests == [("f.bin", "bytes=100000-")]
 
 
-def test_without_a_digest_no_bytes_of_two_mirrors_are_joined(mirror, path):
-    with serve() as other:
-        other.files["f.bin"] = DATA
-        mirror.break_after = [100_000, 0, 0, 0, 0, 0]
-        download((mirror["f.bin"], other["f.bin"]), path, trusted=False, show=print)
-        assert path.read_bytes() == DATA and other.requests == [("f.bin", None)]
+def test_without_a_digest_no_bytes_of_two_mirrors_are_joined(mirror, other_mirror, path):
+    other = other_mirror
+    other.files["f.bin"] = DATA
+    mirror.break_after = [100_000, 0, 0, 0, 0, 0]
+    download((mirror["f.bin"], other["f.bin"]), path, trusted=False, show=print)
+    assert path.read_bytes() == DATA and other.requests == [("f.bin", None)]
 
 
 def test_a_wrong_digest_leaves_nothing(mirror, path):
