@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from model_zoo.checks import MISSING, NOTE, OK, WRONG, Finding, guarded, structure_findings
-from model_zoo.layouts import Layout, complete_layout
+from model_zoo.layouts import Layout, complete_layout, converted_folder, folder_lines
 from model_zoo.published import PUBLISHED, WeightFile
 from model_zoo.registry import canonical, get_entry, missing_files, weight_files
 from model_zoo.weights.index import shard_names
@@ -30,19 +30,28 @@ def check_all(name: str, weights: Path, *, show: Callable[[Finding], None]) -> l
     return findings
 
 
-def file_findings(name: str, weights: Path) -> Iterator[Finding]:
+def file_findings(name: str, weights: Path) -> list[Finding]:
     """Is every file there, a file (or folder) as it should be, and readable?"""
-    if get_entry(name).embedded:
-        absent = missing_files(name, weights)
-        yield from (Finding(MISSING, "package", line) for line in absent)
-        yield from (Finding(OK, path.name, _size(path)) for path in weight_files(name, weights) if path.exists())
-        return
-    if (layout := other_layout(name, weights)) is not None:
-        yield Finding(NOTE, str(layout.folder), f"the {layout.kind} layout; it is loaded instead of the original files")
-        yield from (Finding(OK, path.name, _size(path)) for path in layout.files)
-        return
+    look = _packaged_files if get_entry(name).embedded else _published_files
+    return guarded(str(weights), lambda: look(name, weights))
+
+
+def _packaged_files(name: str, weights: Path) -> list[Finding]:
+    absent = [Finding(MISSING, "package", line) for line in missing_files(name, weights)]
+    return absent or [Finding(OK, path.name, _size(path)) for path in weight_files(name, weights)]
+
+
+def _published_files(name: str, weights: Path) -> list[Finding]:
+    if layout := other_layout(name, weights):
+        text = f"the {layout.kind} layout; it is loaded instead of the original files"
+        found = [Finding(OK, path.name, _size(path)) for path in layout.files]
+        return [Finding(NOTE, str(layout.folder), text), *found]
+    if folder := converted_folder(name, weights):
+        return [Finding(MISSING, str(folder), line) for line in folder_lines(folder)]
+    findings = []
     for item in PUBLISHED[name].files:
-        yield from guarded(item.path, lambda item=item: _item(item, weights / item.path))
+        findings += guarded(item.path, lambda item=item: _item(item, weights / item.path))
+    return findings
 
 
 def other_layout(name: str, weights: Path) -> Layout | None:
