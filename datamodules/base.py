@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from datamodules.batch import Batch, Images, collate
 from datamodules.rows import Row, Table, check_rows, expect, rows_fingerprint
 from datamodules.sampling import EpochBatchSampler, TrainLoader, distributed_rank
-from datamodules.splits import balanced_order, official_sample, sample_size
+from datamodules.splits import balanced_order, few_shot, official_sample, sample_size
 from datamodules.transforms import draw_augmentation, prepare_image
 
 __all__ = ["SPLITS", "TASKS", "Batch", "ImageTextDataModule", "Row", "collate"]
@@ -36,8 +36,9 @@ class ImageTextDataModule(lightning.LightningDataModule, ABC):
 
     seed drives order and augmentation; split_seed which rows are held out or sub-sampled, so that runs of several seeds
     share them. image_size: S of the batches. batch_size: per rank. n_train: None, a number of rows, or a fraction: the
-    class-balanced first rows by hash. val: "train" (held out of train; the default) or "official" (the reference's 5 %
-    of the TEST split with replacement; the default when `official`). augment: flip and random crop in training.
+    class-balanced first rows by hash. shots: instead, that many train rows of every class (answer) by hash. val:
+    "train" (held out of train; the default) or "official" (the reference's 5 % of the TEST split with replacement; the
+    default when `official`). augment: flip and random crop in training.
     """
 
     name: str = ""
@@ -52,6 +53,7 @@ class ImageTextDataModule(lightning.LightningDataModule, ABC):
         batch_size: int = 16,
         eval_batch_size: int = 64,
         n_train: int | float | None = None,
+        shots: int | None = None,
         workers: int = 0,
         seed: int = 42,
         split_seed: int = 42,
@@ -65,7 +67,10 @@ class ImageTextDataModule(lightning.LightningDataModule, ABC):
         expect("val", val, ("train", "official"))
         self.root, self.image_size = str(root), image_size
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.n_train, self.workers, self.seed, self.split_seed = n_train, workers, seed, split_seed
+        if n_train is not None and shots is not None:
+            raise ValueError(f"Got n_train={n_train} and shots={shots}. Expected one of them: both choose train rows.")
+        self.n_train, self.shots = n_train, shots
+        self.workers, self.seed, self.split_seed = workers, seed, split_seed
         self.val, self.official, self.augment = val, official, augment
         self.n_val: int | None = None
         self.n_test: int | None = None
@@ -140,7 +145,12 @@ class ImageTextDataModule(lightning.LightningDataModule, ABC):
         rows = self.build_rows(split)
         check_rows(rows, self.candidates, f"{self.name} '{split}'")
         table = Table(rows, [(split, i) for i in range(len(rows))])
-        return table.take(self._positions(rows, self.n_train, f"{self.name} 'train'")) if split == "train" else table
+        return table.take(self._train_positions(rows)) if split == "train" else table
+
+    def _train_positions(self, rows: list[Row]) -> list[int]:
+        if self.shots is not None:
+            return few_shot([row.id for row in rows], [row.answer for row in rows], self.shots, self.split_seed)
+        return self._positions(rows, self.n_train, f"{self.name} 'train'")
 
     # ---- images ---------------------------------------------------------------------------------------------------
     def original(self, split: str, position: int) -> Tensor:

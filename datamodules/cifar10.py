@@ -1,7 +1,7 @@
 """CIFAR-10 (Krizhevsky 2009): 60,000 32 x 32 photographs of ten things, from the pickled "python version".
 
 Train 45,000, val 5,000 (500 a class held out of train by hash), test 10,000 (the official one). With `val="official"`
-train is all 50,000 and val the reference's 500 draws from test.
+train is all 50,000 and val the reference's 500 draws from test. Parquet: uoft-cs/cifar10 (columns img, label; PNG).
 """
 
 from __future__ import annotations
@@ -11,18 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from datamodules.base import ImageTextDataModule, Row
+from datamodules.parts import ArrayPictures, Part
 from datamodules.pickles import load_plain_pickle
-from datamodules.splits import holdout
+from datamodules.recognition import PublishedRecognition
 
 FOLDER = "cifar-10-batches-py"
 SOURCE = "cifar-10-python.tar.gz from https://www.cs.toronto.edu/~kriz/cifar.html"
-CLASS_NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-QUESTION = "This is a photo of a"
-CAPTION = "this is a photo of a {}"
 
 # MD5 as published in torchvision.datasets.CIFAR10 (`train_list`, `test_list`), torchvision 0.29.
 MD5 = {
@@ -34,87 +29,78 @@ MD5 = {
     "test_batch": "40351d587109b95175f43aff81a1287e",
 }
 
+# The labels of the first ten images of data_batch_1 to 5, by which the batches of a copy are told apart. The hub's
+# copy has them in the order of the archive's members (4, 3, 2, 5, 1), not of their numbers.
+FIRST_LABELS = ("6994112783", "1668834606", "8506928362", "0602721241", "1851574382")
 
-class CIFAR10(ImageTextDataModule):
+
+class CIFAR10(PublishedRecognition):
     """The files are `<root>/cifar-10-batches-py/{data_batch_1..5,test_batch}`.
 
     md5: file name -> expected MD5; None = the published ones (fixtures pass their own). Ids are "train-00017" and
-    "test-00017", the number being the place in the official order.
+    "test-00017", the number being the place in the official order; a parquet copy in another order than the hub's has
+    "copy-train-00017", which names other images.
     """
 
     name = "cifar10"
-    task = "recognition"
     square = True
+    counts = {"train": 50_000, "test": 10_000}
+    source = SOURCE
 
     def __init__(self, *, md5: dict[str, str] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._md5 = MD5 if md5 is None else md5
-        self._arrays: dict[str, tuple[np.ndarray, list[int]]] = {}
-        self._places: dict[str, list[int]] = {}
 
-    @property
-    def candidates(self) -> list[str]:
-        return CLASS_NAMES
+    def files(self) -> list[Path]:
+        return [Path(self.root, FOLDER, name) for name in MD5]
 
-    def missing(self) -> list[str]:
-        folder = Path(self.root, FOLDER)
-        files = [folder / name for name in MD5 if not (folder / name).is_file()]
-        return [f"{file} (unpack {SOURCE} into '{self.root}')" for file in files]
+    def read_part(self, part: str) -> Part:
+        names = sorted(name for name in MD5 if name.startswith("data" if part == "train" else "test"))
+        batches = [read_batch(Path(self.root, FOLDER, name), self._md5.get(name)) for name in names]
+        labels = [label for _, part_labels in batches for label in part_labels]
+        images = np.concatenate([images for images, _ in batches])
+        return Part([f"{part}-{i:05d}" for i in range(len(labels))], labels, ArrayPictures(images))
 
-    def build_rows(self, split: str) -> list[Row]:
-        file = "test" if split == "test" else "train"
-        labels = self._read(file)[1]
-        ids = [f"{file}-{i:05d}" for i in range(len(labels))]
-        self._places[split] = self._split(split, ids, labels)
-        return [_row(ids[i], labels[i]) for i in self._places[split]]
-
-    def load_image(self, split: str, index: int) -> Tensor:
-        images, _ = self._read("test" if split == "test" else "train")
-        return torch.from_numpy(images[self._places[split][index]].copy())
-
-    def _split(self, split: str, ids: list[str], labels: list[int]) -> list[int]:
-        if split == "test" or self.val == "official":
-            return list(range(len(ids)))
-        kept, held = holdout(ids, labels, 0.1, self.split_seed)
-        return held if split == "val" else kept
-
-    def _read(self, file: str) -> tuple[np.ndarray, list[int]]:
-        """((N, 3, 32, 32) uint8, N labels) of "train" or "test", read once."""
-        if file not in self._arrays:
-            names = sorted(name for name in MD5 if name.startswith("data" if file == "train" else "test"))
-            parts = [read_batch(Path(self.root, FOLDER, name), self._md5.get(name)) for name in names]
-            labels = [label for _, part in parts for label in part]
-            self._arrays[file] = np.concatenate([images for images, _ in parts]), labels
-        return self._arrays[file]
+    def hub_order(self, part: str, labels: list[int]) -> list[int] | None:
+        return batch_order(labels) if part == "train" else list(range(len(labels)))
 
 
-def _row(row_id: str, label: int) -> Row:
-    name = CLASS_NAMES[label]
-    return Row(row_id, label, QUESTION, name, CAPTION.format(name))
+def batch_order(labels: list[int]) -> list[int] | None:
+    """For each place in the official order of train the place in a copy made of the same five batches in any order.
+
+    None when the copy's fifths do not begin as the five batches do.
+    """
+    size = len(labels) // 5
+    starts = ["".join(map(str, labels[k * size : k * size + 10])) for k in range(5)]
+    if sorted(starts) != sorted(FIRST_LABELS):
+        return None
+    return [starts.index(first) * size + i for first in FIRST_LABELS for i in range(size)]
 
 
-def read_batch(path: Path, md5: str | None) -> tuple[np.ndarray, list[int]]:
+def read_batch(
+    path: Path, md5: str | None, key: str = "labels", classes: int = 10, source: str = SOURCE
+) -> tuple[np.ndarray, list[int]]:
     """One pickled batch: ((N, 3, 32, 32) uint8, N labels).
 
     Raises: ValueError for a wrong digest, a pickle of anything but plain data, or arrays of another form.
     """
     digest = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
     if digest != md5:
-        raise ValueError(f"'{path}' has MD5 {digest}. Expected {md5}; it is damaged: get {SOURCE} again.")
+        raise ValueError(f"'{path}' has MD5 {digest}. Expected {md5}; it is damaged: get {source} again.")
     batch = load_plain_pickle(path)
     data = batch.get("data") if isinstance(batch, dict) else None
-    labels = batch.get("labels") if isinstance(batch, dict) else None
-    if not _is_batch(data, labels):
+    labels = batch.get(key) if isinstance(batch, dict) else None
+    if not _is_batch(data, labels, classes):
         raise ValueError(
-            f"'{path}' is not a CIFAR-10 batch. Expected a dict with 'data', uint8 (N, 3072), and 'labels', N numbers "
-            f"from 0 to 9; get {SOURCE}."
+            f"'{path}' is not a CIFAR-{classes} batch. Expected a dict with 'data', uint8 (N, 3072), and '{key}', N "
+            f"numbers from 0 to {classes - 1}; get {source}."
         )
     return data.reshape(-1, 3, 32, 32), [int(label) for label in labels]
 
 
-def _is_batch(data: Any, labels: Any) -> bool:
+def _is_batch(data: Any, labels: Any, classes: int) -> bool:
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
         return False
     if not isinstance(labels, list) or len(labels) != len(data):
         return False
-    return all(isinstance(label, int) and 0 <= label < len(CLASS_NAMES) for label in labels)
+    return all(isinstance(label, int) and 0 <= label < classes for label in labels)

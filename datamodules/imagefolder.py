@@ -14,33 +14,26 @@ from typing import Any
 
 from torch import Tensor
 
-from datamodules.base import SPLITS, ImageTextDataModule, Row
+from datamodules.base import SPLITS, Row
 from datamodules.images import decode_image
+from datamodules.recognition import Recognition
 from datamodules.splits import holdout, three_way
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 
 
-class ImageFolder(ImageTextDataModule):
+class ImageFolder(Recognition):
     """Recognition among the folder names ("_" becomes a space; `class_names` maps a folder to any other words).
 
-    question, caption: texts of METHOD.md section 6; `{}` in the caption is the class. Ids are paths below root. Files
-    with other extensions and hidden ones are not images; a file that is one but cannot be read stops the run.
+    Ids are paths below root. Files with other extensions and hidden ones are not images; a file that is one but cannot
+    be read stops the run.
     """
 
     name = "imagefolder"
-    task = "recognition"
 
-    def __init__(
-        self,
-        *,
-        question: str = "This is a photo of a",
-        caption: str = "this is a photo of a {}",
-        class_names: dict[str, str] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *, class_names: dict[str, str] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.question, self.caption, self._names = question, caption, class_names or {}
+        self._names = class_names or {}
         self._paths: dict[str, list[str]] = {}
         self._class_folders: list[str] = []
 
@@ -52,16 +45,15 @@ class ImageFolder(ImageTextDataModule):
         return [] if Path(self.root).is_dir() else [f"{self.root}, a folder with one folder of images per class"]
 
     def build_rows(self, split: str) -> list[Row]:
-        names, classes = self.candidates, self._classes()
+        classes = self._classes()
         self._paths[split] = self._split_paths(split)
-        labels = [self._label(path, classes) for path in self._paths[split]]
-        return [
-            Row(path, label, self.question, names[label], self.caption.format(names[label]))
-            for path, label in zip(self._paths[split], labels, strict=True)
-        ]
+        return self.make_rows(self._paths[split], [self._label(path, classes) for path in self._paths[split]])
 
     def load_image(self, split: str, index: int) -> Tensor:
         return decode_image(Path(self.root, self._paths[split][index]))
+
+    def content(self, split: str, index: int) -> bytes:
+        return Path(self.root, self._paths[split][index]).read_bytes()
 
     @cached_property
     def _trees(self) -> dict[str, str]:
@@ -114,6 +106,19 @@ class ImageFolder(ImageTextDataModule):
                 "rename or remove that folder."
             )
         return classes.index(name)
+
+
+def list_images(top: Path, classes: list[str]) -> list[str]:
+    """Paths "<class>/<file>" of every image of a tree of class folders, sorted. Raises: ValueError naming a folder that
+    is no class."""
+    folders = _folders(top)
+    unknown = [name for name in folders if name not in classes]
+    if unknown:
+        raise ValueError(
+            f"'{top}' has the folder '{unknown[0]}', which is no class. Expected only: {', '.join(classes)}; "
+            "remove it, or use `imagefolder` for a set of your own."
+        )
+    return sorted(file.relative_to(top).as_posix() for name in folders for file in _files(top / name))
 
 
 def _folders(top: Path) -> list[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -22,13 +24,22 @@ def decode_image(path: str | Path) -> Tensor:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"No image '{path}'. Expected a file; restore it, or rebuild the list it is named in.")
+    return _decode(path, str(path))
+
+
+def decode_bytes(data: bytes, name: str) -> Tensor:
+    """As `decode_image`, of a file's bytes; `name` says in errors where they are from."""
+    return _decode(BytesIO(data), name)
+
+
+def _decode(file: str | Path | BinaryIO, name: str) -> Tensor:
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             _check_size(image)
             rgb = to_rgb(ImageOps.exif_transpose(image))
     except Exception as error:  # decoders raise whatever they like: OSError, SyntaxError, struct.error, EOFError, ...
         raise ValueError(
-            f"Cannot read image '{path}': {error or type(error).__name__}. "
+            f"Cannot read image '{name}': {error or type(error).__name__}. "
             "Expected a complete image file (JPEG, PNG, ...); restore it or take it out of the data set."
         ) from error
     return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()

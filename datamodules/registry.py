@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,14 +12,20 @@ if TYPE_CHECKING:
 
 DATAMODULES = {
     "cifar10": "datamodules.cifar10:CIFAR10",
+    "cifar100": "datamodules.cifar100:CIFAR100",
     "clevr": "datamodules.clevr:CLEVR",
+    "dtd": "datamodules.dtd:DTD",
     "emoji_counting": "datamodules.emoji:EmojiCounting",
     "emoji_matching": "datamodules.emoji:EmojiMatching",
     "emoji_presence": "datamodules.emoji:EmojiPresence",
     "emoji_recognition": "datamodules.emoji:EmojiRecognition",
+    "eurosat": "datamodules.eurosat:EuroSAT",
     "hateful_memes": "datamodules.hateful_memes:HatefulMemes",
     "imagefolder": "datamodules.imagefolder:ImageFolder",
+    "imagenette": "datamodules.imagenette:Imagenette",
+    "oxford_pets": "datamodules.oxford_pets:OxfordPets",
     "pope": "datamodules.pope:POPE",
+    "svhn": "datamodules.svhn:SVHN",
     "vqa_jsonl": "datamodules.vqa_jsonl:VQAJsonl",
 }
 
@@ -31,11 +38,25 @@ def list_datamodules() -> list[str]:
 def load_datamodule(name: str, **kwargs: Any) -> ImageTextDataModule:
     """Build the data set called `name`; `kwargs` go to its constructor. Nothing is read before its rows are asked for.
 
-    Raises: ValueError for an unknown name, with the nearest one.
+    Raises: ValueError for an unknown name, with the nearest one, or an option that the set does not have.
     """
     if name not in DATAMODULES:
         close = difflib.get_close_matches(name, DATAMODULES, n=1)
         hint = f" Did you mean '{close[0]}'?" if close else ""
         raise ValueError(f"Unknown data set '{name}'.{hint} Available: {', '.join(list_datamodules())}")
     module, _, attribute = DATAMODULES[name].partition(":")
-    return getattr(importlib.import_module(module), attribute)(**kwargs)
+    datamodule = getattr(importlib.import_module(module), attribute)
+    known = _options(datamodule)
+    unknown = [option for option in kwargs if option not in known]
+    if unknown:
+        raise ValueError(f"Data set '{name}' has no option '{unknown[0]}'. Expected some of: {', '.join(known)}.")
+    return datamodule(**kwargs)
+
+
+def _options(datamodule: type) -> list[str]:
+    """The keyword arguments of a class and of those it passes the rest on to."""
+    found: set[str] = set()
+    for base in datamodule.__mro__:
+        if "__init__" in vars(base) and base.__module__.startswith("datamodules."):
+            found |= {p.name for p in inspect.signature(base.__init__).parameters.values() if p.kind == p.KEYWORD_ONLY}
+    return sorted(found)

@@ -12,6 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments.run_folder import RunFolder
 
+OPTIONAL_DATA_KEYS = ("shots", "names", "corruption", "cache")  # which only some data sets have
+
 
 def build_datamodule(config: DictConfig) -> Any:
     """The data set at the size the prompt needs; one Lightning batch holds all of a rank's micro-batches."""
@@ -31,6 +33,7 @@ def build_datamodule(config: DictConfig) -> Any:
         val=data.val,
         official=data.official,
         augment=data.augment,
+        **{key: data[key] for key in OPTIONAL_DATA_KEYS if data[key]},
     )
     datamodule.n_val, datamodule.n_test = config.targets.n, data.n_test
     return datamodule

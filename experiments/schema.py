@@ -45,6 +45,9 @@ class Data:
 
     image_size null: what the prompt needs (frame - 2 pad, or the whole frame for method vp).
     split_seed: which rows are held out and sub-sampled; apart from `seed`, so that runs of several seeds share them.
+    n_train: a number of train rows or a fraction of them; shots: instead, so many of every class.
+    Recognition only: names, the words the classes are called by (clean, raw, clip, ...; null: clean); corruption of
+    the evaluation pictures, "fog:3"; cache: keep decoded pictures on disk (gigabytes below cache/decoded).
     """
 
     name: str = MISSING
@@ -52,8 +55,12 @@ class Data:
     image_size: int | None = None
     val: Literal["train", "official"] = "train"
     official: bool = False
-    n_train: int | None = None
+    n_train: int | float | None = None
     n_test: int | None = None
+    shots: int | None = None
+    names: str | None = None
+    corruption: str | None = None
+    cache: bool = False
     augment: bool = True
     workers: int = 0
     split_seed: int = 42

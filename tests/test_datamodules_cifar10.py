@@ -14,14 +14,14 @@ from cifar_files import FOLDER, python2_pickle, write_batch, write_cifar10
 from PIL import Image
 
 from datamodules import load_datamodule
-from datamodules.cifar10 import CIFAR10, CLASS_NAMES, MD5, read_batch
+from datamodules.cifar10 import CIFAR10, MD5, read_batch
 from datamodules.pickles import load_plain_pickle
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
-    return {"root": str(root), "md5": write_cifar10(root)}
+    return {"root": str(root), "md5": write_cifar10(root), "counts": {"train": 200, "test": 200}}
 
 
 def torchvision_reader(files, train):
@@ -32,7 +32,7 @@ def torchvision_reader(files, train):
         test_list = [["test_batch", files["md5"]["test_batch"]]]
 
         def _load_meta(self):
-            self.classes = CLASS_NAMES
+            self.classes = CIFAR10().candidates
 
     return Reader(files["root"], train=train)
 

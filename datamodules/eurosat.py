@@ -1,0 +1,36 @@
+"""EuroSAT RGB (Helber et al. 2019): 27,000 satellite pictures of 64 x 64 pixels, ten kinds of land.
+
+It has no official split: 80/10/10 of each class by hash. Parquet: blanchon/EuroSAT_RGB (columns image, label,
+filename), whose three splits are pooled and split by the rule.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from datamodules.class_names import CLASS_NAMES
+from datamodules.imagefolder import list_images
+from datamodules.parts import FilePictures, Part, stems
+from datamodules.recognition import PublishedRecognition
+
+FOLDER = "eurosat/2750"
+SOURCE = "EuroSAT.zip from https://github.com/phelber/EuroSAT"
+
+
+class EuroSAT(PublishedRecognition):
+    """The files are `<root>/eurosat/2750/<Class>/*.jpg`. Ids are file names without ending, "AnnualCrop_17"."""
+
+    name = "eurosat"
+    square = True
+    parts = {"all": "all"}
+    counts = {"all": 27_000}
+    source = SOURCE
+    ids_from_files = True
+
+    def files(self) -> list[Path]:
+        return [Path(self.root, FOLDER)]
+
+    def read_part(self, part: str) -> Part:
+        top, classes = Path(self.root, FOLDER), CLASS_NAMES["eurosat"]["raw"]
+        paths = list_images(top, classes)
+        return Part(stems(paths), [classes.index(path.split("/")[0]) for path in paths], FilePictures(top, paths))
