@@ -9,7 +9,8 @@ import numpy as np
 
 from experiments.many import run_roles, run_scores
 from lightning_modules.controls import CONTROLS
-from lightning_modules.metrics import Scores, estimate, mean_interval, per_sample, t_interval
+from lightning_modules.intervals import mean_interval, t_interval
+from lightning_modules.metrics import Scores, estimate, per_sample
 
 METHODS = ("none", "vp", "evp", "tvp")
 

@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
 
 def curve_rows(rows: Sequence[dict]) -> list[list[str]]:
     """Header and one line per validation epoch: the prompted score of every model in %."""
-    val = [row for row in rows if row["split"] == "val" and row["input"] == "prompt"]
+    val = [row for row in rows if (row["split"], row["input"], row["group"]) == ("val", "prompt", "")]
     metrics = list(dict.fromkeys(row["metric"] for row in val))[:1]
     val = [row for row in val if row["metric"] in metrics]
     models = list(dict.fromkeys(row["mllm"] for row in val))

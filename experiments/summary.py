@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from omegaconf import DictConfig
 
@@ -79,7 +80,25 @@ def show_records(title: str, metric: str, records: Mapping, roles: Mapping[str, 
     print_table(title, header, rows)
     difference = png_difference(metric, records)
     print(difference)
+    groups = group_rows(metric, records)
+    if groups:
+        by_group = markdown(["model: group", "n", *NAMES.values()], groups)
+        print(by_group)
+        difference = f"{difference}\n\n{by_group}"
     return f"# {title}\n\n{markdown(header, rows)}\n{difference}\n"
+
+
+def group_rows(metric: str, records: Mapping[str, Mapping[str, Scores]]) -> list[list[str]]:
+    """One row per model and sub-test (POPE's random, popular, adversarial), where there are several: every score."""
+    rows = []
+    for name, of_input in records.items():
+        groups = sorted(set(of_input["prompt"].groups))
+        for group in groups if len(groups) > 1 else []:
+            at = np.array([i for i, own in enumerate(of_input["prompt"].groups) if own == group])
+            parts = {given: scores.take(at) for given, scores in of_input.items()}
+            cells = [points(estimate(metric, parts[i]).value) if i in parts else "-" for i in NAMES]
+            rows.append([f"{name}: {group or 'no group'}", str(len(at)), *cells])
+    return rows
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

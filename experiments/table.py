@@ -90,7 +90,7 @@ def trial_table(folders: Mapping[str, Path]) -> list[dict]:
         scores = [
             (row["value"], -row["epoch"])
             for row in read_rows(folder / "results.jsonl")
-            if row["split"] == "val" and row["input"] == "prompt" and row["metric"] == "top1"
+            if (row["split"], row["input"], row["metric"], row["group"]) == ("val", "prompt", "top1", "")
         ]
         value, epoch = max(scores)
         trial = {"method": method, "lr": float(lr[2:]), "epochs": int(epochs[2:]), "val": round(value, 6)}

@@ -1,15 +1,35 @@
-"""Task metrics with intervals, and the paired comparison behind every gain."""
+"""Task metrics with intervals, and the paired comparison behind every gain.
+
+recognition    top1, top5 (with more than five candidates)
+counting       accuracy, mae: mean absolute difference between the number answered and the right one
+reasoning      auroc of score(second candidate) - score(first), accuracy
+hallucination  accuracy, precision, recall, f1 (of "yes", the second candidate), yes_ratio: share answered yes
+
+Where rows have groups (POPE's random, popular, adversarial), every metric is given for each and as their unweighted
+mean, `MEAN`, beside the pooled one. Gains are stated in the pooled one: POPE's types are equally large, so its accuracy
+is the mean of the three; precision, recall and F1 are not, hence both.
+"""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-RESAMPLES = 2000
+from lightning_modules.intervals import count_draws, index_draws, mean_interval, percentiles, wilson
+
+METRICS = {
+    "recognition": ("top1", "top5"),
+    "counting": ("accuracy", "mae"),
+    "reasoning": ("auroc", "accuracy"),
+    "hallucination": ("accuracy", "precision", "recall", "f1", "yes_ratio"),
+}
+PROPORTIONS = ("top1", "top5", "accuracy", "yes_ratio")
+OF_YES = ("precision", "recall", "f1")
+MEAN = "mean_groups"
 
 
 class Scores(NamedTuple):
@@ -32,6 +52,11 @@ class Scores(NamedTuple):
     def correct(self) -> np.ndarray:
         return (self.predictions == self.labels).astype(np.float64)
 
+    def take(self, places: np.ndarray) -> Scores:
+        """The samples at these places."""
+        ids, groups = ([column[i] for i in places] for column in (self.ids, self.groups))
+        return Scores(ids, self.labels[places], self.scores[places], groups)
+
 
 class Estimate(NamedTuple):
     """A number with its 95 % interval; `interval` names how it was made, n is the number of samples."""
@@ -45,36 +70,104 @@ class Estimate(NamedTuple):
 
 def primary_metric(task: str) -> str:
     """The metric gains are stated in: `top1`, `accuracy` or `auroc`."""
-    names = {"recognition": "top1", "counting": "accuracy", "reasoning": "auroc", "hallucination": "accuracy"}
-    if task not in names:
-        raise ValueError(f"Unknown task '{task}'. Available: {', '.join(names)}.")
-    return names[task]
+    if task not in METRICS:
+        raise ValueError(f"Unknown task '{task}'. Available: {', '.join(METRICS)}.")
+    return METRICS[task][0]
 
 
-def task_metrics(task: str, scores: Scores) -> dict[str, Estimate]:
-    """Every metric of the task on one record; the primary one first."""
-    primary = primary_metric(task)
-    result = {primary: estimate(primary, scores)}
-    if task == "recognition" and scores.scores.shape[1] > 5:
-        result["top5"] = estimate("top5", scores)
-    if task == "reasoning":
-        result["accuracy"] = estimate("accuracy", scores)
+def task_metrics(task: str, scores: Scores, numbers: np.ndarray | None = None) -> dict[str, Estimate]:
+    """Every metric of the task on one record; the primary one first.
+
+    numbers: (N, K) what each candidate counts (NaN past a row's last); without it there is no mae.
+    """
+    return {metric: estimate(metric, scores, numbers) for metric in _possible(task, scores, numbers)}
+
+
+def group_metrics(task: str, scores: Scores, numbers: np.ndarray | None = None) -> dict[str, dict[str, Estimate]]:
+    """`task_metrics` by group: "" for all rows; with named groups each of them; with several also `MEAN`.
+
+    A single group that all rows belong to says nothing new and is left out, as are rows without a group.
+    """
+    result = {"": task_metrics(task, scores, numbers)}
+    names = sorted(set(scores.groups) - {""})
+    if names == sorted(set(scores.groups)) and len(names) == 1:
+        return result
+    places = {name: np.array([i for i, group in enumerate(scores.groups) if group == name]) for name in names}
+    parts = {name: (scores.take(at), None if numbers is None else numbers[at]) for name, at in places.items()}
+    result |= {name: task_metrics(task, *part) for name, part in parts.items()}
+    if len(names) > 1:
+        result[MEAN] = {metric: mean_estimate(metric, list(parts.values())) for metric in result[""]}
     return result
 
 
-def estimate(metric: str, scores: Scores) -> Estimate:
-    """Wilson interval for proportions, percentile bootstrap over samples for auroc."""
+def _possible(task: str, scores: Scores, numbers: np.ndarray | None) -> list[str]:
+    primary_metric(task)
+    absent = {"top5": scores.scores.shape[1] <= 5, "mae": numbers is None}
+    return [metric for metric in METRICS[task] if not absent.get(metric, False)]
+
+
+def estimate(metric: str, scores: Scores, numbers: np.ndarray | None = None) -> Estimate:
+    """Wilson interval for proportions, percentile bootstrap over samples for the others."""
     n = len(scores.ids)
     if n == 0:
         raise ValueError("No sample was scored; expected at least one.")
-    if metric == "auroc":
-        low, high = _bootstrap(lambda index: auroc(scores, index), n)
-        return Estimate(auroc(scores), low, high, "bootstrap", n)
-    from statsmodels.stats.proportion import proportion_confint
+    value = point(metric, scores, numbers)
+    if metric in PROPORTIONS:
+        return Estimate(value, *wilson(int(per_sample(metric, scores).sum()), n), "wilson", n)
+    return Estimate(value, *percentiles(draws(metric, scores, numbers)), "bootstrap", n)
 
-    hits = per_sample(metric, scores)
-    low, high = proportion_confint(int(hits.sum()), n, method="wilson")
-    return Estimate(float(hits.mean()), float(low), float(high), "wilson", n)
+
+def mean_estimate(metric: str, parts: Sequence[tuple[Scores, np.ndarray | None]]) -> Estimate:
+    """Unweighted mean of a metric over groups; bootstrap over the samples of each group, n of all together."""
+    values = [point(metric, *part) for part in parts]
+    together = np.mean([draws(metric, *part, seed=i) for i, part in enumerate(parts)], axis=0)
+    return Estimate(
+        float(np.mean(values)), *percentiles(together), "bootstrap", sum(len(scores.ids) for scores, _ in parts)
+    )
+
+
+def point(metric: str, scores: Scores, numbers: np.ndarray | None = None) -> float:
+    """The metric itself. Undefined precision, recall and F1 (no yes at all) are 0, as torchmetrics has it."""
+    from torchmetrics.functional import mean_absolute_error
+    from torchmetrics.functional.classification import binary_f1_score, binary_precision, binary_recall
+
+    if metric == "auroc":
+        return auroc(scores)
+    if metric == "mae":
+        answered, right = (torch.from_numpy(column) for column in _counted(scores, numbers))
+        return float(mean_absolute_error(answered, right))
+    if metric in OF_YES:
+        of = {"precision": binary_precision, "recall": binary_recall, "f1": binary_f1_score}[metric]
+        return float(of(torch.from_numpy(scores.predictions == 1).long(), torch.from_numpy(scores.labels == 1).long()))
+    return float(per_sample(metric, scores).mean())
+
+
+def draws(metric: str, scores: Scores, numbers: np.ndarray | None = None, seed: int = 0) -> np.ndarray:
+    """Bootstrap draws of the metric over samples, seeded: 2,000, or 500 for auroc."""
+    if metric == "auroc":
+        return index_draws(lambda index: auroc(scores, index), len(scores.ids), seed)
+    if metric in OF_YES:
+        yes, true = scores.predictions == 1, scores.labels == 1
+        kinds = count_draws(
+            np.array([(yes & true).sum(), (yes & ~true).sum(), (~yes & true).sum(), (~yes & ~true).sum()]), seed
+        )
+        hit, false, missed = kinds[:, 0], kinds[:, 1], kinds[:, 2]
+        below = {"precision": hit + false, "recall": hit + missed, "f1": hit + (false + missed) / 2}[metric]
+        return np.where(hit > 0, hit / np.maximum(below, 0.5), 0.0)
+    if metric == "mae":
+        answered, right = _counted(scores, numbers)
+        values, counts = np.unique(np.abs(answered - right), return_counts=True)
+    else:
+        values, counts = np.unique(per_sample(metric, scores), return_counts=True)
+    return count_draws(counts, seed) @ values / len(scores.ids)
+
+
+def _counted(scores: Scores, numbers: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) the numbers answered, and the right ones."""
+    if numbers is None:
+        raise ValueError("The mean absolute error needs the number each candidate stands for; see candidate_numbers.")
+    rows = np.arange(len(scores.ids))
+    return numbers[rows, scores.predictions], numbers[rows, scores.labels]
 
 
 def paired_gain(metric: str, after: Scores, before: Scores) -> Estimate:
@@ -87,33 +180,23 @@ def paired_gain(metric: str, after: Scores, before: Scores) -> Estimate:
         raise ValueError("A paired gain needs the same samples in the same order; the two records differ in their ids.")
     n = len(after.ids)
     if metric == "auroc":
-        low, high = _bootstrap(lambda index: auroc(after, index) - auroc(before, index), n)
+        low, high = percentiles(index_draws(lambda index: auroc(after, index) - auroc(before, index), n))
         return Estimate(auroc(after) - auroc(before), low, high, "paired-bootstrap", n)
     difference = per_sample(metric, after) - per_sample(metric, before)
     low, high = mean_interval(difference)
     return Estimate(float(difference.mean()), low, high, "paired-bootstrap", n)
 
 
-def mean_interval(values: np.ndarray) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of a mean; a point where all values are equal."""
-    if len(values) < 2 or np.ptp(values) == 0:
-        return float(values.mean()), float(values.mean())
-    from scipy.stats import bootstrap
-
-    result = bootstrap(
-        (values,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(0), vectorized=True
-    )
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
-
-
 def per_sample(metric: str, scores: Scores) -> np.ndarray:
-    """(N,) 0/1 outcomes of a proportion: `top1`, `accuracy` or `top5`."""
+    """(N,) 0/1 outcomes of a proportion: `top1`, `accuracy`, `top5` or `yes_ratio`."""
     if metric in ("top1", "accuracy"):
         return scores.correct
+    if metric == "yes_ratio":
+        return (scores.predictions == 1).astype(np.float64)
     if metric == "top5":
         best = np.argsort(-scores.scores, axis=1, kind="stable")[:, :5]
         return (best == scores.labels[:, None]).any(1).astype(np.float64)
-    raise ValueError(f"Unknown metric '{metric}'. Available: top1, top5, accuracy, auroc.")
+    raise ValueError(f"Unknown metric '{metric}'. Available: {', '.join(dict.fromkeys(sum(METRICS.values(), ())))}.")
 
 
 def auroc(scores: Scores, index: np.ndarray | None = None) -> float:
@@ -131,13 +214,6 @@ def auroc(scores: Scores, index: np.ndarray | None = None) -> float:
         return float(binary_auroc(torch.sigmoid(margin), label))
 
 
-def _bootstrap(statistic: Callable[[np.ndarray], float], n: int) -> tuple[float, float]:
-    rng = np.random.default_rng(0)
-    draws = [statistic(rng.integers(0, n, n)) for _ in range(RESAMPLES // 4)]
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return float(low), float(high)
-
-
 def merge_scores(parts: Sequence[Scores]) -> Scores:
     """Join the disjoint shards of all ranks and sort by id, so that every record of a split has the same order."""
     width = max(part.scores.shape[1] for part in parts)
@@ -146,13 +222,3 @@ def merge_scores(parts: Sequence[Scores]) -> Scores:
     order = sorted(range(len(ids)), key=ids.__getitem__)
     labels, table = np.concatenate([p.labels for p in parts]), np.concatenate(tables)
     return Scores([ids[i] for i in order], labels[order], table[order], [groups[i] for i in order])
-
-
-def t_interval(means: np.ndarray) -> tuple[float, float]:
-    """95 % Student t interval of a mean over few seeds; the point itself for one seed or no spread."""
-    if len(means) < 2 or np.ptp(means) == 0:
-        return float(means.mean()), float(means.mean())
-    from scipy.stats import sem, t
-
-    low, high = t.interval(0.95, len(means) - 1, loc=means.mean(), scale=sem(means))
-    return float(low), float(high)

@@ -7,12 +7,14 @@ import gc
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
+from lightning_modules.answers import candidate_numbers
 from lightning_modules.artefact import prompt_sha256
 from lightning_modules.controls import CONTROLS, SCORER, Control, ControlStore, all_controls
 from lightning_modules.evaluation import ModelSpec, gather_scores, score_in_process, score_inputs
-from lightning_modules.metrics import Scores, paired_gain, primary_metric, task_metrics
+from lightning_modules.metrics import Scores, group_metrics, paired_gain, point, primary_metric, task_metrics
 from lightning_modules.prompts import Prompt
 
 RESIDENCIES = ("sequential", "keep", "process")
@@ -84,7 +86,7 @@ class PromptScorer:
         return sorted(constants, key=lambda control: -self._value(known[control]))[:FINALISTS]
 
     def _value(self, scores: Scores) -> float:
-        return task_metrics(self.datamodule.task, scores)[self.metric].value
+        return point(self.metric, scores)
 
     def _score_inputs(
         self,
@@ -114,7 +116,7 @@ class PromptScorer:
             "model": spec.fingerprint(),
             "mllm": spec.name,
             "official": spec.official,
-            "dtype": spec.precision,
+            "dtype": spec.dtype,
             "data": self.datamodule.fingerprint(split, n),
         }
 
@@ -148,7 +150,8 @@ class PromptScorer:
     # ---- what comes of the records ---------------------------------------------------------------------------------
     def summarise(self, name: str, split: str, records: Mapping[str, Scores]) -> dict[str, float]:
         """`<split>/<metric>/<mllm>` and `<split>/gain/<control>/<mllm>` of one model."""
-        metrics = task_metrics(self.datamodule.task, records["prompt"])
+        numbers = self.numbers(split, records["prompt"].ids)
+        metrics = task_metrics(self.datamodule.task, records["prompt"], numbers)
         values = {f"{split}/{metric}/{name}": estimate.value for metric, estimate in metrics.items()}
         for control in (c for c in CONTROLS if c in records):
             gain = paired_gain(self.metric, records["prompt"], records[control])
@@ -165,19 +168,26 @@ class PromptScorer:
             "role": spec.role,
             "data": self.datamodule.name,
             "split": split,
-            "group": "",
             "model_fp": spec.fingerprint(),
             "data_fp": self.datamodule.fingerprint(split, self.sizes[split]),
-            "dtype": spec.precision,
+            "dtype": spec.dtype,
             "scorer": SCORER,
         }
         made = []
         for name, record in records.items():
             kind = "control" if name in CONTROLS else split
-            for metric, value in task_metrics(self.datamodule.task, record).items():
-                own = {"kind": kind, "input": name, "prompt": digest.get(name), "metric": metric}
-                made.append(common | own | value._asdict())
+            own = {"kind": kind, "input": name, "prompt": digest.get(name)}
+            groups = group_metrics(self.datamodule.task, record, self.numbers(split, record.ids))
+            for group, metrics in groups.items():
+                made += [common | own | {"group": group, "metric": m} | v._asdict() for m, v in metrics.items()]
         return made
+
+    def numbers(self, split: str, ids: list[str]) -> np.ndarray | None:
+        """(N, K) what each candidate of these rows counts, for counting tasks whose candidates are all numbers."""
+        if self.datamodule.task != "counting":
+            return None
+        own = {row.id: row.candidates for row in self.datamodule.rows(split)}
+        return candidate_numbers([own[row_id] or self.datamodule.candidates for row_id in ids])
 
 
 def _distributed() -> bool:

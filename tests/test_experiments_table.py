@@ -61,6 +61,32 @@ def test_scores_gains_and_differences_follow_from_the_samples(tmp_path):
     assert data["controls"]["t"]["full"]["value"] == 0.5 and data["n"] == {"m": N, "t": N}
 
 
+def test_a_summary_shows_sub_tests_apart_where_there_are_several(capsys):
+    from experiments.summary import group_rows, show_records
+
+    right = np.arange(N) < 30
+    prompted = record(right)._replace(groups=["a"] * 20 + ["b"] * 20)
+    records = {"m": {"prompt": prompted, "black": record(~right)._replace(groups=prompted.groups)}}
+    assert group_rows("top1", records) == [
+        ["m: a", "20", "-", "0.0", "-", "-", "100.0", "-"],
+        ["m: b", "20", "-", "50.0", "-", "-", "50.0", "-"],
+    ]
+    assert "| m: a | 20 |" in show_records("t", "top1", records, MODELS) and "m: b" in capsys.readouterr().out
+    plain = {"m": {"prompt": record(right)}}
+    assert group_rows("top1", plain) == [] and "m:" not in show_records("t", "top1", plain, MODELS)
+
+
+def test_curves_and_trials_read_the_pooled_rows_only(tmp_path):
+    from experiments.report import curve_rows
+
+    row = {"split": "val", "input": "prompt", "metric": "top1", "mllm": "m", "epoch": 0}
+    rows = [row | {"group": "", "value": 0.5}, row | {"group": "a", "value": 0.9}]
+    assert curve_rows(rows) == [["val epoch", "m"], ["0", "50.0"]]
+    full = dict.fromkeys(f for f in FIELDS if f not in ("schema", "time"))
+    ResultLog(tmp_path / "results.jsonl").append([full | r for r in rows])
+    assert table.trial_table({"evp_lr2_ep3": tmp_path})[0]["val"] == 0.5
+
+
 def test_every_learned_method_gets_the_same_number_of_trials():
     cells = table.trial_cells("embedded", 0)
     counts = {method: sum(cell.name.startswith(f"{method}_") for cell in cells) for method in table.GRID}

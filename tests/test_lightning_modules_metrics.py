@@ -5,7 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lightning_modules.metrics import Scores, auroc, estimate, merge_scores, paired_gain, t_interval, task_metrics
+from lightning_modules.answers import candidate_numbers
+from lightning_modules.intervals import count_draws, index_draws, t_interval
+from lightning_modules.metrics import (
+    MEAN,
+    METRICS,
+    Scores,
+    auroc,
+    draws,
+    estimate,
+    group_metrics,
+    mean_estimate,
+    merge_scores,
+    paired_gain,
+    point,
+    task_metrics,
+)
 
 
 def make(right, k=4, ids=None):
@@ -81,3 +96,102 @@ def test_merged_shards_are_one_record_in_the_order_of_ids():
 def test_t_interval_matches_the_table_value():
     low, high = t_interval(np.array([1.0, 2.0, 3.0]))
     assert (high - low) / 2 == pytest.approx(4.30265 / np.sqrt(3), rel=1e-4)
+
+
+def said(predictions, labels, groups=None, k=2):
+    """A record of these answers."""
+    scores = np.zeros((len(labels), k), np.float32)
+    scores[np.arange(len(labels)), predictions] = 1
+    ids = [f"{i:04d}" for i in range(len(labels))]
+    return Scores(ids, np.array(labels), scores, groups or [""] * len(labels))
+
+
+# 8 right yes, 2 wrong yes, 1 missed, 9 right no.
+CONFUSED = said([1] * 8 + [1] * 2 + [0] + [0] * 9, [1] * 8 + [0] * 2 + [1] + [0] * 9)
+
+
+def test_hallucination_metrics_are_the_hand_computed_ones():
+    found = task_metrics("hallucination", CONFUSED)
+    assert list(found) == ["accuracy", "precision", "recall", "f1", "yes_ratio"]
+    expected = {"accuracy": 17 / 20, "precision": 8 / 10, "recall": 8 / 9, "f1": 16 / 19, "yes_ratio": 10 / 20}
+    assert {name: e.value for name, e in found.items()} == pytest.approx(expected)
+    assert all(e.n == 20 and e.low < e.value < e.high for e in found.values())
+    assert {name: e.interval for name, e in found.items()} == dict.fromkeys(found, "bootstrap") | dict.fromkeys(
+        ("accuracy", "yes_ratio"), "wilson"
+    )
+
+
+def test_never_saying_yes_gives_zero_precision_and_a_finite_interval():
+    found = task_metrics("hallucination", said([0] * 6, [0, 1] * 3))
+    assert found["precision"][:3] == found["recall"][:3] == found["f1"][:3] == (0.0, 0.0, 0.0)
+    assert found["yes_ratio"].value == 0
+
+
+@pytest.mark.parametrize("metric", ["precision", "recall", "f1", "accuracy"])
+def test_drawing_counts_is_the_bootstrap_over_samples(metric):
+    looped = index_draws(lambda at: point(metric, CONFUSED.take(at)), 20)
+    counted = draws(metric, CONFUSED)
+    assert counted.mean() == pytest.approx(looped.mean(), abs=0.02)
+    assert counted.std() == pytest.approx(looped.std(), rel=0.15)
+    assert count_draws(np.array([3, 0, 5])).sum(1).tolist() == [8] * 2000
+
+
+def test_counting_reports_how_far_off_the_answers_are():
+    numbers = candidate_numbers([["3", "4", "5", "10"]] * 4)
+    record = said([0, 1, 3, 3], [0, 0, 2, 0], k=4)  # off by 0, 1, 5, 7
+    found = task_metrics("counting", record, numbers)
+    assert found["accuracy"].value == 0.25 and found["mae"].value == 13 / 4
+    assert 0 <= found["mae"].low < 13 / 4 < found["mae"].high <= 7 and found["mae"].n == 4
+    assert list(task_metrics("counting", record)) == ["accuracy"]
+
+
+def test_counting_with_candidates_of_each_row_s_own():
+    numbers = candidate_numbers([["1", "2"], ["7", "8", "9"]])
+    assert task_metrics("counting", said([1, 0], [0, 2], k=3), numbers)["mae"].value == 1.5
+    assert candidate_numbers([["1", "many"]]) is None
+
+
+def test_groups_are_reported_apart_pooled_and_as_their_mean():
+    groups = ["popular"] * 10 + ["random"] * 10
+    record = CONFUSED._replace(groups=groups)
+    found = group_metrics("hallucination", record)
+    assert list(found) == ["", "popular", "random", MEAN]
+    assert found[""] == task_metrics("hallucination", record)
+    assert found["popular"]["precision"].value == pytest.approx(0.8) and found["popular"]["recall"].value == 1.0
+    assert found["random"]["precision"].value == 0.0 and found["random"]["accuracy"].n == 10
+    assert found[MEAN]["precision"].value == pytest.approx(0.4) and found[MEAN]["precision"].n == 20
+    assert found[MEAN]["accuracy"].value == pytest.approx(found[""]["accuracy"].value)  # groups of one size
+
+
+def test_the_mean_s_interval_is_that_of_independent_groups():
+    parts = [(said([1] * 30 + [0] * 10, [1] * 40), None), (said([1] * 20 + [0] * 20, [1] * 40), None)]
+    found = mean_estimate("accuracy", parts)
+    sd = np.sqrt(0.75 * 0.25 / 40 + 0.5 * 0.5 / 40) / 2
+    assert found.value == 0.625 and (found.high - found.low) == pytest.approx(2 * 1.96 * sd, rel=0.1)
+
+
+def test_a_single_group_of_all_rows_is_not_repeated_and_rows_without_group_are_in_none():
+    assert list(group_metrics("hallucination", CONFUSED._replace(groups=["only"] * 20))) == [""]
+    assert list(group_metrics("hallucination", CONFUSED)) == [""]
+    some = group_metrics("hallucination", CONFUSED._replace(groups=["some"] * 5 + [""] * 15))
+    assert list(some) == ["", "some"] and some["some"]["accuracy"].n == 5
+
+
+def test_top1_and_top5_equal_torchmetrics():
+    import torch
+    from torchmetrics.functional.classification import multiclass_accuracy
+
+    rng = np.random.default_rng(0)
+    scores, labels = rng.normal(size=(80, 9)).astype(np.float32), rng.integers(0, 9, 80)
+    record = Scores([f"{i:03d}" for i in range(80)], labels, scores, [""] * 80)
+    for metric, k in (("top1", 1), ("top5", 5)):
+        oracle = multiclass_accuracy(torch.from_numpy(scores), torch.from_numpy(labels), 9, average="micro", top_k=k)
+        assert estimate(metric, record).value == pytest.approx(float(oracle))
+
+
+def test_a_metric_that_is_not_there_is_named():
+    with pytest.raises(ValueError, match=r"Unknown metric 'f2'\. Available: top1, top5, accuracy, mae, auroc"):
+        point("f2", CONFUSED)
+    with pytest.raises(ValueError, match=r"needs the number each candidate stands for"):
+        estimate("mae", CONFUSED)
+    assert METRICS["reasoning"][0] == "auroc"

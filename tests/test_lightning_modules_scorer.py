@@ -177,6 +177,26 @@ def test_rows_state_everything_and_the_scores_behind_them_are_kept(tmp_path):
     assert len(list((tmp_path / "s").glob("val_*.npz"))) == 10
 
 
+def test_rows_of_groups_are_written_for_the_prompt_and_every_control(tmp_path):
+    class Grouped(Toy):
+        task = "counting"
+        candidates = ["1", "2", "5"]
+
+        def build_rows(self, split):
+            rows = super().build_rows(split)
+            return [r._replace(group="even" if i % 2 else "odd", answer="125"[r.label]) for i, r in enumerate(rows)]
+
+    scorer = make_scorer(tmp_path)
+    scorer.datamodule, scorer.metric = Grouped(image_size=FRAME - 2 * PAD, count=11), "accuracy"
+    spec, prompts = Spec("tiny_llava", "heldout"), {"prompt": make_prompt()}
+    records = scorer.score(spec, "test", prompts)
+    rows = scorer.rows(spec, "test", records, prompts, {})
+    seen = {(row["input"], row["group"], row["metric"]): row["n"] for row in rows}
+    sizes = {"": 11, "even": 5, "odd": 6, "mean_groups": 11}
+    assert seen == {(i, g, m): n for i in (*CONTROLS, "prompt") for g, n in sizes.items() for m in ("accuracy", "mae")}
+    assert scorer.summarise("tiny_llava", "test", records)["test/mae/tiny_llava"] >= 0
+
+
 def test_a_partial_or_sanity_validation_is_never_scored(tmp_path, capsys):
     callback = make_callback(tmp_path, [])
     trainer = SimpleNamespace(sanity_checking=False, num_val_batches=[3], current_epoch=0, global_step=1, world_size=1)
