@@ -323,6 +323,33 @@ def test_an_empty_tokenizer_is_refused(weights: Path) -> None:
         load_tokenizer(weights / LLM)
 
 
+@pytest.mark.parametrize("name", ["minigpt4", "instructblip", "blip2_t5", "blip2_opt"])
+def test_the_listed_tokenizer_files_alone_give_the_same_ids(name: str, tmp_path: Path) -> None:
+    """transformers 5 guesses wrongly without tokenizer_config.json, and says nothing."""
+    root, known = golden_root() / name / "weights", get_entry(name).files
+    if not root.is_dir():
+        pytest.skip(f"no golden {name} here")
+    sources = [(item.path, item.holds) for item in known if item.holds] + [
+        (Path(item.path).parent, ("vocab.txt",)) for item in known if item.path.endswith("vocab.txt")
+    ]
+    for folder, files in sources:
+        (bare := tmp_path / folder).mkdir(parents=True)
+        for file in files:
+            shutil.copyfile(root / folder / file, bare / file)
+        ours, whole = load_tokenizer(bare), load_tokenizer(root / folder)
+        for text in ("This is a photo of a cat.", "dog\n", " two  words", "###"):
+            assert ours(text, add_special_tokens=False) == whole(text, add_special_tokens=False)
+        assert (ours.bos_token_id, ours.eos_token_id) == (whole.bos_token_id, whole.eos_token_id)
+
+
+def test_empty_special_tokens_of_vicuna_v0_are_llamas(weights: Path) -> None:
+    path = weights / LLM / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"bos_token": "", "eos_token": "", "unk_token": ""}))
+    (weights / LLM / "special_tokens_map.json").unlink(missing_ok=True)
+    tokenizer = load_tokenizer(weights / LLM)
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (1, 2)
+
+
 def test_eva_drops_the_last_block_and_builds_the_qkv_bias() -> None:
     def block(n: int) -> dict:
         return {

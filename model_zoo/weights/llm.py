@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -24,14 +25,36 @@ VOCABULARY = (*GROWN, "model.decoder.embed_tokens.weight")
 """One row a token: LLaMA and OPT."""
 
 
+SPECIALS = {"bos_token": "</s>", "eos_token": "</s>", "unk_token": "</s>", "pad_token": "<pad>"}
+PLAIN: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("LlamaTokenizer", {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}),
+    "opt": ("GPT2Tokenizer", SPECIALS),
+    "t5": ("T5Tokenizer", {}),
+    "bert": ("BertTokenizer", {}),
+}
+"""config.json's model_type -> tokenizer class and special tokens, for folders whose tokenizer_config.json is missing.
+
+transformers 5 does not guess them: LLaMA's ids come out wrong, OPT's end token is another, BERT's does not load."""
+
+
 def load_tokenizer(folder: Path) -> Any:
     """The folder's tokenizer. Raises ValueError when it came out empty (transformers does not complain by itself)."""
-    from transformers import AutoTokenizer
+    import transformers
 
-    tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    stated, config = (_read_json(folder / name) for name in ("tokenizer_config.json", "config.json"))
+    kind = config.get("model_type") or ("bert" if (folder / "vocab.txt").is_file() else None)
+    name, specials = PLAIN.get(kind, ("AutoTokenizer", {}))
+    if stated.get("tokenizer_class"):
+        empty = [key for key in specials if stated.get(key) == ""]  # as Vicuna v0's delta has them
+        name, specials = "AutoTokenizer", {key: specials[key] for key in empty}
+    tokenizer = getattr(transformers, name).from_pretrained(str(folder), **specials)
     if len(tokenizer("a cat", add_special_tokens=False)["input_ids"]) == 0 or len(tokenizer) < 10:
         raise ValueError(f"The tokenizer in {folder} is empty. Expected its vocabulary file (tokenizer.model, ...).")
     return tokenizer
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def read_shards(folder: Path) -> dict[str, Tensor]:
