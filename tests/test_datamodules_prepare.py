@@ -1,0 +1,509 @@
+"""`python -m datamodules`: a data set is there, as published and recorded, or there is a message and nothing else."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import json
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+from cifar_files import FOLDER, write_cifar10
+from PIL import Image
+
+import datamodules.__main__ as program
+import datamodules.archives
+import datamodules.cifar10
+import datamodules.coco_images as coco_images
+import datamodules.disk
+from datamodules.__main__ import main
+from datamodules.disk import STATE, locked_root
+from datamodules.publication import Archive, Count, Digest, Published
+from datamodules.published import PUBLISHED
+from datamodules.registry import DATAMODULES
+
+pytest_plugins = ["data_server"]
+ROOT = Path(__file__).resolve().parents[1]
+LOCK = f"{STATE}/lock"
+
+
+def tree(root: Path) -> list[str]:
+    """Every path below root but the lock and its folder."""
+    paths = sorted(path.relative_to(root).as_posix() for path in root.rglob("*")) if root.exists() else []
+    return [path for path in paths if path not in (STATE, LOCK)]
+
+
+def md5(path: Path) -> str:
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def cifar(tmp_path, mirror, monkeypatch) -> Path:
+    """A tiny CIFAR-10 as its publisher would have it: the archive, served by `mirror`. Returns the archive."""
+    made = tmp_path / "publisher"
+    digests = write_cifar10(made)
+    archive = made / "cifar-10-python.tar.gz"
+    with tarfile.open(archive, "w:gz") as file:
+        file.add(made / FOLDER, FOLDER)
+    mirror.files[archive.name] = archive.read_bytes()
+    monkeypatch.setattr(datamodules.cifar10, "MD5", digests)
+    monkeypatch.setattr(datamodules.cifar10.CIFAR10, "counts", {"train": 200, "test": 200})
+    publish(monkeypatch, mirror, archive, Digest("md5", md5(archive), "this test"), digests)
+    return archive
+
+
+def publish(monkeypatch, mirror, archive: Path, digest: Digest | None, digests: dict[str, str]) -> None:
+    files = {name: Digest("md5", value, "this test") for name, value in digests.items()}
+    part = Archive(archive.name, FOLDER, (mirror[archive.name],), archive.stat().st_size, digest, files=files)
+    monkeypatch.setitem(PUBLISHED, "cifar10", PUBLISHED["cifar10"]._replace(archives=(part,)))
+
+
+def without_digest(monkeypatch, size: int | None = None) -> None:
+    (part,) = PUBLISHED["cifar10"].archives
+    monkeypatch.setitem(
+        PUBLISHED, "cifar10", PUBLISHED["cifar10"]._replace(archives=(part._replace(digest=None, size=size),))
+    )
+
+
+def run(capsys, *words: str, code: int = 0) -> str:
+    """The output of one command, whose exit code must be `code`."""
+    capsys.readouterr()
+    assert main(list(words)) == code, capsys.readouterr()
+    return "".join(capsys.readouterr())
+
+
+def test_prepare_makes_what_the_datamodule_reads_and_verify_agrees(cifar, mirror, tmp_path, capsys):
+    root = tmp_path / "data"
+    said = run(capsys, "prepare", "cifar10", f"root={root}")
+    index = root / STATE / "cifar10.index.json"
+    assert hashlib.sha256(index.read_bytes()).hexdigest() in said and "train 180, val 20, test 200" in said
+    splits = json.loads(index.read_text())["splits"]
+    assert {name: len(ids) for name, ids in splits.items()} == {"train": 180, "val": 20, "test": 200}
+    assert not set(splits["train"]) & set(splits["val"])
+    assert [path for path in tree(root) if "batch" not in path] == [
+        f"{STATE}/cifar10.index.json",
+        f"{STATE}/cifar10.json",
+        f"{STATE}/downloads",
+    ]
+    shown = run(capsys, "verify", "cifar10", f"root={root}")
+    assert "md5 stated by this test" in shown and "all 6 files as recorded" in shown
+    assert {line.split()[0] for line in shown.splitlines()[:-2]} == {"ok"}
+    assert "there     " in run(capsys, "list", f"root={root}")
+
+
+def test_prepare_again_fetches_nothing_and_changes_nothing(cifar, mirror, tmp_path, capsys):
+    root = tmp_path / "data"
+    run(capsys, "prepare", "cifar10", f"root={root}", "keep=true")
+    assert (root / STATE / "downloads" / cifar.name).read_bytes() == cifar.read_bytes()
+    before = {path: (root / path).stat().st_mtime_ns for path in tree(root) if (root / path).is_file()}
+    mirror.requests.clear()
+    assert f"{FOLDER}: there since" in run(capsys, "prepare", "cifar10", f"root={root}")
+    assert mirror.requests == []
+    after = {path: (root / path).stat().st_mtime_ns for path in tree(root) if (root / path).is_file()}
+    assert {path for path in before if before[path] != after[path]} == {f"{STATE}/cifar10.index.json"}
+    assert f"ok       archive {cifar.name}" in run(capsys, "verify", "cifar10", f"root={root}")
+
+
+@pytest.mark.parametrize("form", ["archive", "folder with the archive", "unpacked", "folder around it"])
+def test_a_local_copy_gives_the_same_data_and_is_not_touched(form, cifar, mirror, tmp_path, capsys):
+    sources = {"archive": cifar, "folder with the archive": tmp_path / "local", "unpacked": cifar.parent / FOLDER}
+    source = sources.get(form, tmp_path / "around")
+    if form == "folder with the archive":
+        source.mkdir()
+        shutil.copy(cifar, source)
+    if form == "folder around it":
+        shutil.copytree(cifar.parent / FOLDER, source / FOLDER)
+    before = [(path, path.stat().st_mtime_ns) for path in sorted(cifar.parent.rglob("*"))]
+    said = run(capsys, "prepare", "cifar10", f"root={tmp_path / 'data'}", f"from={source}")
+    assert mirror.requests == [] and "train 180" in said
+    assert [(path, path.stat().st_mtime_ns) for path in sorted(cifar.parent.rglob("*"))] == before
+    for name in datamodules.cifar10.MD5:
+        assert (tmp_path / "data" / FOLDER / name).read_bytes() == (cifar.parent / FOLDER / name).read_bytes()
+    run(capsys, "verify", "cifar10", f"root={tmp_path / 'data'}")
+
+
+def test_files_put_there_by_hand_are_checked_and_recorded(cifar, tmp_path, capsys):
+    root = tmp_path / "data"
+    shutil.copytree(cifar.parent / FOLDER, root / FOLDER)
+    assert "was not put there by `prepare`" in run(capsys, "verify", "cifar10", f"root={root}", code=1)
+    assert "was there; 6 files checked and recorded" in run(capsys, "prepare", "cifar10", f"root={root}")
+    (root / STATE / "cifar10.json").unlink()
+    (root / FOLDER / "test_batch").write_bytes(b"x")
+    before = tree(root)
+    said = run(capsys, "prepare", "cifar10", f"root={root}", code=2)
+    assert "is not the published one; it was left as it is" in said and "test_batch' has md5" in said
+    assert tree(root) == before
+
+
+@pytest.mark.parametrize("way", ["from", "download"])
+def test_a_flipped_bit_is_refused_by_the_digest_and_nothing_is_left(way, cifar, mirror, tmp_path, capsys):
+    data = bytearray(cifar.read_bytes())
+    data[len(data) // 2] ^= 1
+    cifar.write_bytes(data)
+    mirror.files[cifar.name] = bytes(data)
+    words = [f"from={cifar}"] if way == "from" else []
+    said = run(capsys, "prepare", "cifar10", f"root={tmp_path / 'data'}", *words, code=2)
+    known = PUBLISHED["cifar10"].archives[0].digest.value
+    assert f"has md5 {md5(cifar)}. Expected {known} (stated by this test)" in said and "was not used" in said
+    assert set(tree(tmp_path / "data")) <= {f"{STATE}/downloads"}
+
+
+def _truncate(archive: Path) -> None:
+    archive.write_bytes(archive.read_bytes()[:-5000])
+
+
+def _empty(archive: Path) -> None:
+    archive.write_bytes(b"")
+
+
+def _climb(archive: Path) -> None:
+    _add(archive, tarfile.TarInfo(f"{FOLDER}/../../evil"))
+
+
+def _link(archive: Path) -> None:
+    info = tarfile.TarInfo(f"{FOLDER}/link")
+    info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    _add(archive, info)
+
+
+def _add(archive: Path, info: tarfile.TarInfo) -> None:
+    with tarfile.open(archive, "w:gz") as file:
+        file.add(archive.parent / FOLDER, FOLDER)
+        file.addfile(info, io.BytesIO())
+
+
+def _other_content(archive: Path) -> None:
+    (archive.parent / FOLDER / "data_batch_3").write_bytes(b"other")
+    _add(archive, tarfile.TarInfo(f"{FOLDER}/more"))
+
+
+def _other_folder(archive: Path) -> None:
+    with tarfile.open(archive, "w:gz") as file:
+        file.addfile(tarfile.TarInfo("elsewhere/a"), io.BytesIO())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (_truncate, "is damaged or cut short"),
+        (_empty, "is empty (0 bytes). Expected an archive"),
+        (_climb, "climbs out with '..'"),
+        (_link, f"its entry '{FOLDER}/link' is a symbolic link"),
+        (_other_content, "does not hold what 'cifar-10-batches-py' should"),
+        (_other_folder, "has no folder 'cifar-10-batches-py'. Expected the published cifar-10-python.tar.gz"),
+    ],
+)
+def test_a_bad_archive_without_a_digest_leaves_nothing_and_is_not_recorded(
+    spoil, message, cifar, tmp_path, monkeypatch, capsys
+):
+    without_digest(monkeypatch)
+    spoil(cifar)
+    assert message in run(capsys, "prepare", "cifar10", f"root={tmp_path / 'data'}", f"from={cifar}", code=2)
+    assert tree(tmp_path / "data") == []
+
+
+def test_where_no_digest_is_published_the_first_copy_is_recorded_and_kept_to(cifar, tmp_path, monkeypatch, capsys):
+    without_digest(monkeypatch)
+    root = tmp_path / "data"
+    said = run(capsys, "prepare", "cifar10", f"root={root}", f"from={cifar}")
+    entry = json.loads((root / "digests.json").read_text())["files"][cifar.name]
+    assert entry["sha256"] == hashlib.sha256(cifar.read_bytes()).hexdigest() and "recorded as the first copy" in said
+    shutil.rmtree(root / FOLDER)
+    _add(cifar, tarfile.TarInfo(f"{FOLDER}/more"))
+    said = run(capsys, "prepare", "cifar10", f"root={root}", f"from={cifar}", code=2)
+    assert f"Expected {entry['sha256']} (stated by the first copy, of {entry['recorded']}" in said
+    assert not (root / FOLDER).exists()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"files": {"a": {"sha256": "short"}}}', '{"files": 3}', "\udcff"])
+@pytest.mark.parametrize("command", ["prepare", "verify"])
+def test_a_damaged_record_of_digests_is_named(command, content, cifar, tmp_path, capsys):
+    root = tmp_path / "data"
+    root.mkdir()
+    (root / "digests.json").write_bytes(content.encode("utf-8", "surrogateescape"))
+    said = run(capsys, command, "cifar10", f"root={root}", code=2)
+    assert "digests.json'" in said and "Expected a record" in said and "delete it to accept the next copies" in said
+    assert tree(root) == ["digests.json"]
+
+
+def test_a_full_disk_while_unpacking_leaves_the_archive_only(cifar, tmp_path, monkeypatch, capsys):
+    def full(entry, path, budget):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"some")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    root = tmp_path / "data"
+    with monkeypatch.context() as patch:
+        patch.setattr(datamodules.archives, "_write", full)
+        said = run(capsys, "prepare", "cifar10", f"root={root}", code=2)
+    assert "The disk is full" in said and "What was unpacked is removed and the archive is kept" in said
+    assert tree(root) == [f"{STATE}/downloads", f"{STATE}/downloads/{cifar.name}"]
+    run(capsys, "prepare", "cifar10", f"root={root}")
+
+
+def test_too_little_room_is_said_with_numbers_before_a_byte_is_fetched(cifar, mirror, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(datamodules.disk.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10, 10, 1000))
+    said = run(capsys, "prepare", "cifar10", f"root={tmp_path / 'data'}", code=2)
+    assert "Not enough room for 'cifar10': about" in said and "0.0 MB are free" in said
+    assert mirror.requests == [] and not (tmp_path / "data").exists()
+
+
+def test_clevr_is_not_started_without_consent(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(datamodules.disk.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(1, 1, 10**12))
+    said = run(capsys, "prepare", "clevr", f"root={tmp_path / 'data'}", code=2)
+    assert "'clevr' is a download of 19.0 GB and needs about 40.0 GB" in said and "yes=true" in said
+    assert not (tmp_path / "data").exists()
+
+
+def test_no_network_names_the_way_without_it(cifar, mirror, tmp_path, capsys):
+    mirror.status[cifar.name] = 404
+    said = run(capsys, "prepare", "cifar10", f"root={tmp_path / 'data'}", code=2)
+    assert "answered 404" in said
+    assert f"get {cifar.name} on another machine and run the same command with from=PATH" in said
+    assert set(tree(tmp_path / "data")) <= {f"{STATE}/downloads"}
+
+
+def test_what_a_killed_prepare_left_is_swept(cifar, tmp_path, capsys):
+    leftover = tmp_path / "data" / f".{FOLDER}.unpack-99999" / "in"
+    leftover.mkdir(parents=True)
+    run(capsys, "prepare", "cifar10", f"root={tmp_path / 'data'}")
+    assert not leftover.parent.exists()
+
+
+def test_two_prepares_in_one_root_do_not_fight(cifar, tmp_path, capsys):
+    with locked_root(tmp_path / "data"):
+        said = run(capsys, "prepare", "cifar10", f"root={tmp_path / 'data'}", code=2)
+    assert "Another `prepare` (process" in said and "wait for it or choose another root=DIR" in said
+    run(capsys, "prepare", "cifar10", f"root={tmp_path / 'data'}")
+
+
+def test_verify_finds_what_is_missing_and_what_was_altered(cifar, tmp_path, capsys):
+    root = tmp_path / "data"
+    assert f"MISSING  {FOLDER}: not below" in run(capsys, "verify", "cifar10", f"root={root}", code=1)
+    run(capsys, "prepare", "cifar10", f"root={root}")
+    (root / FOLDER / "data_batch_1").unlink()
+    data = bytearray((root / FOLDER / "test_batch").read_bytes())
+    data[-100] ^= 1
+    (root / FOLDER / "test_batch").write_bytes(data)
+    said = run(capsys, "verify", "cifar10", f"root={root}", code=1)
+    assert f"MISSING  {FOLDER}/data_batch_1" in said and f"WRONG    {FOLDER}/test_batch" in said
+    assert "2 of 6 files are not as recorded" in said and "has other content than when it was prepared" in said
+    assert "WRONG    split index" in said and said.splitlines()[-1].endswith("items need attention.")
+
+
+def test_verify_finds_a_changed_manifest_and_a_changed_index(cifar, tmp_path, capsys):
+    root = tmp_path / "data"
+    run(capsys, "prepare", "cifar10", f"root={root}")
+    index, manifest = root / STATE / "cifar10.index.json", root / STATE / "cifar10.json"
+    index.write_text(index.read_text().replace("train-00001", "train-99999"))
+    assert "WRONG    split index: the DataModule's rows are not those" in run(
+        capsys, "verify", "cifar10", f"root={root}", code=1
+    )
+    manifest.write_text(manifest.read_text().replace("test_batch", "best_batch"))
+    assert "cifar10.json' is damaged" in run(capsys, "verify", "cifar10", f"root={root}", code=2)
+
+
+def test_a_link_in_a_local_folder_is_not_followed(cifar, tmp_path, capsys):
+    (cifar.parent / FOLDER / "extra").symlink_to("/etc/passwd")
+    said = run(capsys, "prepare", "cifar10", f"root={tmp_path / 'data'}", f"from={cifar.parent / FOLDER}", code=2)
+    assert "extra' is a link or special file, which is not followed" in said and "cp -rL" in said
+    assert tree(tmp_path / "data") == []
+
+
+def test_hateful_memes_says_how_and_is_never_downloaded(tmp_path, capsys):
+    said = run(capsys, "prepare", "hateful_memes", f"root={tmp_path / 'data'}", code=2)
+    assert "read and accept its licence at https://hatefulmemeschallenge.com" in said and "from=PATH" in said
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("top", ["hateful_memes/", "data/", ""])
+@pytest.mark.parametrize("unpacked", [True, False])
+def test_hateful_memes_is_taken_from_the_forms_it_is_handed_out_in(top, unpacked, tmp_path, monkeypatch, capsys):
+    part = PUBLISHED["hateful_memes"].archives[0]._replace(counts=(Count("train.jsonl", 4, lines=True),))
+    monkeypatch.setitem(PUBLISHED, "hateful_memes", PUBLISHED["hateful_memes"]._replace(archives=(part,)))
+    monkeypatch.delitem(DATAMODULES, "hateful_memes", raising=False)
+    files = {"train.jsonl": b"{}\n" * 4, "dev_seen.jsonl": b"{}\n", "img/1.png": b"png"}
+    archive = tmp_path / "XjiOc5.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for name, data in files.items():
+            file.writestr(top + name, data)
+    source = archive
+    if unpacked:
+        source = tmp_path / "mine"
+        shutil.unpack_archive(archive, source)
+    run(capsys, "prepare", "hateful_memes", f"root={tmp_path / 'data'}", f"from={source}")
+    folder = tmp_path / "data" / "hateful_memes"
+    assert {path.relative_to(folder).as_posix() for path in folder.rglob("*.*")} == set(files)
+
+
+# ---- POPE's pictures ----------------------------------------------------------------------------------------------
+
+
+def jpeg(shade: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), (shade, 0, 0)).save(file, "JPEG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def pope(tmp_path, mirror, monkeypatch):
+    """A root with POPE's questions about five pictures of each COCO part, which `mirror` has."""
+    root = tmp_path / "data"
+    (root / "pope").mkdir(parents=True)
+    for part, stem in coco_images.QUESTIONS.items():
+        pictures = [f"COCO_{part}_{i:012d}.jpg" for i in range(5)]
+        lines = [{"image": name, "text": "Is there a dog in the image?", "label": "no"} for name in pictures]
+        for kind in coco_images.TYPES:
+            (root / "pope" / f"{stem}_{kind}.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        mirror.files |= {f"{part}/{name}": jpeg(40 * i) for i, name in enumerate(pictures)}
+    monkeypatch.setattr(coco_images, "COCO", mirror.url)
+    published = Published("hallucination", "", "", "", (), coco_images=True)
+    monkeypatch.setitem(PUBLISHED, "pope", published)
+    monkeypatch.delitem(DATAMODULES, "pope", raising=False)
+    return root
+
+
+def test_only_the_pictures_asked_about_are_fetched_and_none_twice(pope, mirror, capsys):
+    mirror.files["val2014/COCO_val2014_000000000099.jpg"] = jpeg(9)
+    run(capsys, "prepare", "pope", f"root={pope}")
+    assert len(mirror.requests) == 10 and len(list((pope / "coco").rglob("*.jpg"))) == 10
+    (pope / "coco/val2014/COCO_val2014_000000000003.jpg").unlink()
+    assert "coco/val2014: 5 pictures, 1 of them new" in run(capsys, "prepare", "pope", f"root={pope}")
+    assert len(mirror.requests) == 11
+
+
+def test_a_picture_that_fails_is_named_and_the_others_are_kept(pope, mirror, capsys):
+    bad = "COCO_val2014_000000000002.jpg"
+    mirror.files[f"val2014/{bad}"] = jpeg(1)[:-40]
+    said = run(capsys, "prepare", "pope", f"root={pope}", code=2)
+    assert "1 or more of 5 COCO pictures could not be fetched" in said and bad in said
+    assert "is no complete picture" in said and "from=DIR" in said
+    assert len(list((pope / "coco/val2014").iterdir())) == 4
+
+
+def test_a_picture_that_is_another_than_the_first_time_is_refused(pope, mirror, capsys):
+    run(capsys, "prepare", "pope", f"root={pope}")
+    name = "val2014/COCO_val2014_000000000003.jpg"
+    (pope / "coco" / name).unlink()
+    mirror.files[name] = jpeg(255)
+    assert "is another picture than the first copy" in run(capsys, "prepare", "pope", f"root={pope}", code=2)
+    (pope / "coco" / name).write_bytes(jpeg(255))
+    assert "is another picture than the first copy" in run(capsys, "prepare", "pope", f"root={pope}", code=2)
+
+
+@pytest.mark.parametrize("form", ["folders", "zips"])
+def test_pictures_come_from_a_local_copy_too(form, pope, mirror, tmp_path, capsys):
+    source = tmp_path / "coco_copy"
+    for name, data in (mirror.files | {"val2014/other.jpg": b"x"}).items():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_bytes(data)
+    if form == "zips":
+        for part in coco_images.QUESTIONS:
+            shutil.make_archive(str(source / part), "zip", source, part)
+            shutil.rmtree(source / part)
+    run(capsys, "prepare", "pope", f"root={pope}", f"from={source}")
+    assert mirror.requests == [] and len(list((pope / "coco").rglob("*.jpg"))) == 10
+
+
+def test_a_local_copy_that_lacks_pictures_is_named(pope, tmp_path, capsys):
+    (tmp_path / "coco_copy" / "val2014").mkdir(parents=True)
+    said = run(capsys, "prepare", "pope", f"root={pope}", f"from={tmp_path / 'coco_copy'}", code=2)
+    assert "lacks 5 of 5 COCO pictures, for example val2014/COCO_val2014_000000000000.jpg" in said
+
+
+def test_a_question_that_names_no_coco_picture_is_refused(pope, capsys):
+    path = pope / "pope/coco_pope_random.json"
+    path.write_text(path.read_text() + '{"image": "../../evil.jpg"}\n')
+    said = run(capsys, "prepare", "pope", f"root={pope}", code=2)
+    assert "coco_pope_random.json' line 6 names no COCO picture" in said
+
+
+# ---- what is published --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_every_published_entry_is_complete_and_stays_below_the_root(name):
+    published = PUBLISHED[name]
+    assert published.licence and published.homepage.startswith("http") and published.what and published.archives
+    assert published.how or all(archive.urls for archive in published.archives)
+    for archive in published.archives:
+        assert all(url.startswith(("https://", "http://")) for url in archive.urls)
+        assert not archive.target.startswith("/") and ".." not in archive.target.split("/")
+        digests = [*archive.files.values(), *([archive.digest] if archive.digest else [])]
+        assert all(len(d.value) == 2 * hashlib.new(d.algorithm).digest_size and d.source for d in digests)
+        assert archive.files or archive.counts or archive.digest
+
+
+def test_digests_are_those_that_torchvision_states():
+    from torchvision import datasets
+
+    stated = {
+        "cifar-10-python.tar.gz": datasets.CIFAR10.tgz_md5,
+        "cifar-100-python.tar.gz": datasets.CIFAR100.tgz_md5,
+        "dtd-r1.0.1.tar.gz": datasets.DTD._MD5,
+        "CLEVR_v1.0.zip": datasets.CLEVRClassification._MD5,
+    }
+    stated |= {url.split("/")[-1]: value for url, value in datasets.OxfordIIITPet._RESOURCES}
+    stated |= {url.split("/")[-1]: value for url, value in datasets.Imagenette._ARCHIVES.values()}
+    stated |= {file: value for _, file, value in datasets.SVHN.split_list.values()}
+    archives = {archive.file: archive for published in PUBLISHED.values() for archive in published.archives}
+    checked = {file for file in stated if file in archives and archives[file].digest.value == stated[file]}
+    assert checked == set(stated) - {"extra_32x32.mat"}
+    for kind, name in ((datasets.CIFAR10, "cifar10"), (datasets.CIFAR100, "cifar100")):
+        files = dict(kind.train_list + kind.test_list) | {kind.meta["filename"]: kind.meta["md5"]}
+        assert {file: digest.value for file, digest in PUBLISHED[name].archives[0].files.items()} == files
+
+
+# ---- the command line ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [["--help"], ["list", "root=nowhere"]])
+def test_help_and_list_load_no_torch(words):
+    code = f"import sys, datamodules.__main__ as m; m.main({words!r}); "
+    code += "print([name for name in ('torch', 'numpy') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("[]\n")
+
+
+def test_list_names_every_data_set_with_its_licence_and_what_is_missing(tmp_path, capsys):
+    shown = run(capsys, "list", f"root={tmp_path}")
+    for name, published in PUBLISHED.items():
+        assert name in shown and published.licence in shown and published.homepage in shown
+    assert "imagefolder" in shown and "vqa_jsonl" in shown and f"missing   {tmp_path}/CLEVR_v1.0" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["prepar", "cifar10"], "Unknown command 'prepar'. Did you mean 'prepare'?"),
+        (["prepare", "cifar-10"], "Unknown data set 'cifar-10'. Did you mean 'cifar10'? Available: cifar10"),
+        (["verify", "xyzzy"], "Unknown data set 'xyzzy'. Available"),
+        (["prepare", "imagefolder"], "'imagefolder' has no published files"),
+        (["prepare"], "Expected one NAME after 'prepare', got none"),
+        (["list", "cifar10"], "Expected no NAME after 'list', got cifar10"),
+        (["prepare", "cifar10", "form=x"], "Unknown key 'form'. Did you mean 'from'?"),
+        (["prepare", "cifar10", "from="], "Nothing after 'from='"),
+        (["prepare", "cifar10", "from=/nowhere"], "No 'from=/nowhere'. Expected an archive or a folder"),
+        (["prepare", "svhn", "from=tests"], "'tests' does not hold all of 'svhn'. Expected there: train_32x32.mat or"),
+        (["prepare", "cifar10", "keep=maybe"], "Expected true or false for keep, got 'maybe'"),
+    ],
+)
+def test_a_wrong_command_line_is_one_message_and_exit_code_2(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    extra = [f"root={tmp_path / 'data'}"] if words[-1] != "prepare" else []
+    assert message in run(capsys, *words, *extra, code=2)
+    assert not (tmp_path / "data").exists()
+
+
+def test_ctrl_c_is_exit_code_130(monkeypatch, capsys):
+    def interrupt(argv):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(program, "_dispatch", interrupt)
+    assert run(capsys, "list", code=130) == "Interrupted.\n"
