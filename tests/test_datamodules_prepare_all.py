@@ -1,0 +1,100 @@
+"""Every published data set, packed as its publisher packs it, is prepared into what its DataModule reads."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from functools import partial
+from pathlib import Path
+
+import data_files
+import pytest
+import vqa_files
+
+import datamodules.pope_questions
+import datamodules.registry
+from datamodules.__main__ import main
+from datamodules.disk import STATE
+from datamodules.install import count_of
+from datamodules.publication import Archive, Count
+from datamodules.published import PUBLISHED
+
+WRITERS = {
+    **{
+        name: getattr(data_files, f"write_{name}")
+        for name in ("cifar10", "cifar100", "svhn", "imagenette", "eurosat", "oxford_pets", "dtd", "cifar10c")
+    },
+    "clevr": vqa_files.write_clevr,
+    "hateful_memes": vqa_files.write_hateful_memes,
+    "pope": vqa_files.write_pope,
+}
+
+
+def pack(archive: Archive, made: Path, folder: Path) -> None:
+    """The published file, from the unpacked tree below `made`: one top folder, named as the target."""
+    source = made / archive.target
+    if not archive.packed:
+        shutil.copy(source, folder / archive.file)
+        return
+    form = {".zip": "zip", ".tar": "tar"}.get(Path(archive.file).suffix, "gztar")
+    packed = shutil.make_archive(str(folder / "packed"), form, source.parent, source.name)
+    Path(packed).rename(folder / archive.file)
+
+
+def shrink(archive: Archive, made: Path) -> Archive:
+    """As published, but with the counts of a tiny fixture and without its digests."""
+    counts = tuple(Count(c.pattern, count_of(made / archive.target, c), c.lines) for c in archive.counts)
+    return archive._replace(counts=counts, files={}, digest=None)
+
+
+@pytest.fixture(params=sorted(WRITERS))
+def publisher(request, tmp_path, monkeypatch):
+    """(name, the fixture's root, a folder with the archives made of it)."""
+    name, made, folder = request.param, tmp_path / "made", tmp_path / "archives"
+    folder.mkdir()
+    kwargs = {key: value for key, value in WRITERS[name](made).items() if key != "root"}
+    parts = [choices[0] for choices in PUBLISHED[name].parts()]
+    for archive in parts:
+        pack(archive, made, folder)
+    small = PUBLISHED[name]._replace(archives=tuple(shrink(archive, made) for archive in parts))
+    monkeypatch.setitem(PUBLISHED, name, small)
+    load = partial(datamodules.registry.load_datamodule, **kwargs)
+    monkeypatch.setattr(datamodules.registry, "load_datamodule", load)
+    write = partial(datamodules.pope_questions.write_questions, images=20)
+    monkeypatch.setattr(datamodules.pope_questions, "write_questions", write)
+    if name == "pope":
+        shutil.copytree(made / "coco", folder / "coco")
+    if name == "cifar10c":  # it needs CIFAR-10's own files too
+        shutil.copytree(made / "cifar-10-batches-py", tmp_path / "data" / "cifar-10-batches-py")
+    return name, made, folder
+
+
+def test_what_prepare_makes_of_the_archives_is_what_the_datamodule_reads(publisher, tmp_path, capsys):
+    name, made, folder = publisher
+    root = tmp_path / "data"
+    assert main(["prepare", name, f"root={root}", f"from={folder}"]) == 0, capsys.readouterr()
+    for archive in PUBLISHED[name].archives:
+        for path in [made / archive.target] if not archive.packed else (made / archive.target).rglob("*"):
+            if path.is_file():
+                assert (root / path.relative_to(made)).read_bytes() == path.read_bytes()
+    assert main(["verify", name, f"root={root}"]) == 0, capsys.readouterr()
+    index = root / STATE / f"{name}.index.json"
+    assert index.is_file() == (name in datamodules.registry.DATAMODULES)
+    if index.is_file():
+        data = datamodules.registry.load_datamodule(name, root=str(root))
+        assert data.missing() == []
+        for split, ids in json.loads(index.read_text())["splits"].items():
+            assert ids == [row.id for row in data.rows(split)]
+            assert data.image(split, 0).shape == (3, 164, 164)
+
+
+def test_the_unpacked_files_give_the_same_index_as_the_archives(publisher, tmp_path, capsys):
+    name, made, folder = publisher
+    indexes = []
+    for root, source in ((tmp_path / "data", folder), (tmp_path / "again", made)):
+        if name == "cifar10c" and source == made:
+            shutil.copytree(made / "cifar-10-batches-py", root / "cifar-10-batches-py")
+        assert main(["prepare", name, f"root={root}", f"from={source}"]) == 0, capsys.readouterr()
+        index = root / STATE / f"{name}.index.json"
+        indexes.append(index.read_bytes() if index.exists() else b"")
+    assert indexes[0] == indexes[1]
