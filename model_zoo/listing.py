@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from model_zoo.layouts import complete_layout
 from model_zoo.memory import BYTES, source_need, target_need
-from model_zoo.published import WeightFile
+from model_zoo.published import PUBLISHED, WeightFile
 from model_zoo.registry import canonical, get_entry, list_mllms, missing_files, weight_files
 from model_zoo.sizes import PUBLISHED_SIZES, Sizes
 from model_zoo.weights.index import shard_names
@@ -33,18 +34,25 @@ def show_all(weights: Path, batch: int) -> str:
     rows = [("name", "files", "on disk", "parameters", f"source, batch {batch}", "target", "what it is")]
     for name in list_mllms():
         entry, sizes = get_entry(name), PUBLISHED_SIZES.get(name)
-        missing = missing_files(name, weights)
-        state = f"{len(missing)} missing" if missing else "complete"
         source = gib(source_need(sizes, batch, "bfloat16").total) if sizes else "small"
         target = gib(target_need(sizes, EVAL_BATCH, "bfloat16").total) if sizes else "small"
         count = f"{(sizes.parameters if sizes else entry.parameters) / 1e6:,.1f} M"
-        rows.append((name, state, disk(name, weights), count, source, target, entry.description))
+        rows.append((name, *_presence(name, weights), count, source, target, entry.description))
     notes = [
         f"Files below '{weights}'. Memory is planned for bfloat16 on a GPU: a source with gradients at {batch} images, "
         f"a target scoring {EVAL_BATCH}.",
         "~ is expected from the published parameter counts, not measured. Details: python -m model_zoo list NAME",
     ]
     return "\n".join([*table(rows), "", *notes])
+
+
+def _presence(name: str, weights: Path) -> tuple[str, str]:
+    """(complete or how much is missing, size on disk); a folder that belongs to another model does not stop a list."""
+    try:
+        missing = missing_files(name, weights)
+        return f"{len(missing)} missing" if missing else "complete", disk(name, weights)
+    except (ValueError, OSError):
+        return "unusable", "see check"
 
 
 def show_one(name: str, weights: Path, batch: int) -> str:
@@ -57,17 +65,24 @@ def show_one(name: str, weights: Path, batch: int) -> str:
     for item in entry.files:
         lines += [f"  {_state(item, weights):18} {item.path}: {item.what}"]
         lines += [f"  {'':18} published: {item.source}; licence: {item.licence}"]
-    lines += [f"  {line}" for line in _remarks(name, weights)]
+    lines += _remarks(name, weights)
     if name in PUBLISHED_SIZES:
         lines += ["", *memory_table(PUBLISHED_SIZES[name], batch)]
     return "\n".join(lines)
 
 
 def _remarks(name: str, weights: Path) -> list[str]:
-    missing = missing_files(name, weights)
-    return [
-        f"\nMissing: {len(missing)}. Check what is there with: python -m model_zoo check {name} weights={weights}"
-    ] * bool(missing)
+    """Which other layout is in use, or how to look closer at what is missing."""
+    if get_entry(name).embedded:
+        return []
+    layout = complete_layout(name, weights)
+    if layout and layout.kind != "original":
+        return [f"  All of it is there in the {layout.kind} layout: {layout.folder}"]
+    hub = PUBLISHED[name].hub
+    other = (
+        [f"  Or, instead of all of these, the Hugging Face conversion {hub} (hub) in {weights / hub}"] if hub else []
+    )
+    return other if layout else [*other, f"  Look closer with: python -m model_zoo check {name} weights={weights}"]
 
 
 def memory_table(sizes: Sizes, batch: int) -> list[str]:

@@ -172,7 +172,7 @@ def llm_layer(m: Language, length: int, e: int, padded: bool) -> int:
     if m.kind == "t5":
         mask = e * m.heads * length**2  # the relative bias makes the mask differ between heads
         return kept + mask + 2 * _rms(length, m.width, e, True) + e * m.gates * length * m.mlp
-    kept += e * length**2 if padded else 0
+    kept += e * length**2 if padded or m.kind == "chatglm" else 0  # a prefix LM always has a mask
     if m.kind == "llama":
         return kept + 2 * _rms(length, m.width, e, False) + e * m.gates * length * m.mlp
     stacked = 2 * e * length * m.inner if m.kind == "chatglm" else 0  # v is a view that holds q and k too

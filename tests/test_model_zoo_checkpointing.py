@@ -15,7 +15,7 @@ from model_zoo.checkpointing import checkpoint_layers_, stacked_layers
 from model_zoo.memory import kept_bytes
 from model_zoo.sizes import sizes_of
 
-NAMES = ("minigpt4", "instructblip", "blip2", "blip2_opt", "bliva")
+NAMES = ("minigpt4", "instructblip", "blip2", "blip2_opt", "bliva", "visualglm")
 
 
 def gradient(model: MLLM) -> tuple[torch.Tensor, torch.Tensor, int]:

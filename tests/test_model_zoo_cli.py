@@ -48,6 +48,21 @@ def test_list_of_one_model_says_what_is_missing_and_where_it_is_published(name, 
     assert "gradients at batch 4" in shown and "float32" in shown and "4bit" in shown and "~" in shown
 
 
+def test_a_folder_of_another_model_does_not_stop_the_list(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "mllm.json").write_text('{"name": "bliva", "format": 1}')
+    assert main(["list", f"weights={tmp_path}"]) == 0
+    assert "unusable" in capsys.readouterr().out
+
+
+def test_a_converted_folder_is_listed_and_checked_as_such(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    weights = golden_root() / "minigpt4" / "weights"
+    assert main(["convert", "minigpt4", f"weights={weights}", f"to={tmp_path / 'one'}"]) == 0
+    assert main(["check", "minigpt4", f"weights={tmp_path / 'one'}"]) == 0
+    assert main(["list", "minigpt4", f"weights={tmp_path / 'one'}"]) == 0
+    shown = capsys.readouterr().out
+    assert "the converted layout; it is loaded instead" in shown and "there in the converted layout" in shown
+
+
 def test_every_published_model_has_sizes() -> None:
     assert set(PUBLISHED_SIZES) == set(PUBLISHED)
 

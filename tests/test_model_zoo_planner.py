@@ -24,7 +24,7 @@ TOLERANCE = (
     0.10  # of the bytes autograd keeps; the worst measured is 6 %, where T5 shares one mask in an unpadded batch
 )
 PEAK, SCORING = 1.6, 2.0  # whole step, scoring: at most this many times the measured peak, and never below it
-NAMES = ("minigpt4", "instructblip", "blip2", "blip2_opt", "bliva")
+NAMES = ("minigpt4", "instructblip", "blip2", "blip2_opt", "bliva", "visualglm")
 QUESTIONS = ["This is a photo of a", "what is it?", "photo"]
 
 
@@ -57,6 +57,13 @@ def medium_mllm(name: str) -> MLLM:
         return Blip2OPT(
             connector, OPTForCausalLM(OPTConfig(vocab_size=320, **sizes)), tokenizer, image_size=56
         ).freeze_()
+    if name == "visualglm":
+        from model_zoo.chatglm import ChatGLMConfig, ChatGLMForCausalLM
+        from model_zoo.visualglm import VisualGLM
+
+        sizes = dict(hidden_size=96, intermediate_size=310, num_hidden_layers=4, num_attention_heads=6)
+        glm = ChatGLMForCausalLM(ChatGLMConfig(vocab_size=320, **sizes))
+        return VisualGLM(connector, glm, tokenizer, image_size=56, gmask_id=4, sop_id=5).freeze_()
     llama = LlamaConfig(
         vocab_size=320, hidden_size=96, intermediate_size=270, num_hidden_layers=4, num_attention_heads=6
     )
