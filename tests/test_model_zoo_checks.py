@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from golden import golden_root
+from real_keys import LLMS, write_llm
 
 from model_zoo.checks import NOTE, OK, WRONG, check_llm_folder, check_structure, structure_findings
 from model_zoo.weights.headers import folder_headers, read_headers
@@ -167,3 +168,11 @@ def test_the_published_layouts_of_every_golden_folder_pass() -> None:
         findings = structure_findings(aliases.get(folder.name, folder.name), folder / "weights")
         assert {found.state for found in findings} <= {OK, NOTE}, folder.name
         assert findings
+
+
+@pytest.mark.parametrize("path", LLMS)
+def test_the_embedding_is_found_under_its_published_name(path: str, tmp_path: Path) -> None:
+    """OPT's hub folders hold the base model only, without `model.` in front and without the tied head."""
+    write_llm(tmp_path, LLMS[path])
+    found = read_llm_fingerprint(tmp_path)
+    assert (found.rows, found.head_rows) == (LLMS[path]["vocab_size"],) * 2

@@ -18,12 +18,13 @@ from model_zoo.weights.headers import folder_headers
 
 PAD = "[PAD]"
 EMBEDDINGS = {
-    "llama": ("model.embed_tokens.weight", "lm_head.weight"),
-    "opt": ("model.decoder.embed_tokens.weight", "lm_head.weight"),
-    "t5": ("shared.weight", "lm_head.weight"),
-    "chatglm": ("transformer.word_embeddings.weight", "lm_head.weight"),
+    "llama": ("model.embed_tokens.weight",),
+    "opt": ("model.decoder.embed_tokens.weight", "decoder.embed_tokens.weight"),
+    "t5": ("shared.weight",),
+    "chatglm": ("transformer.word_embeddings.weight",),
 }
-"""config.json's model_type -> names of the input embedding and of the output head in its shards."""
+"""config.json's model_type -> names the input embedding may have: OPT's hub folders hold the base model only."""
+HEAD = "lm_head.weight"
 
 LLAMA_2_CONTEXT, LLAMA_2_WIDTHS = 4096, (4096, 5120)
 """max_position_embeddings and hidden sizes (7B, 13B) of Llama 2, on which Vicuna v1.5 is built; LLaMA has 2,048."""
@@ -66,16 +67,17 @@ def read_llm_fingerprint(folder: Path) -> LLMFingerprint:
     config = read_json(folder / "config.json")
     kind = str(config.get("model_type", "unknown"))
     names = EMBEDDINGS.get(kind, ())
-    headers = folder_headers(folder, *names) if names else {}
-    rows = [headers[name].shape[0] if name in headers else None for name in names] or [None, None]
+    headers = folder_headers(folder, *names, HEAD) if names else {}
+    rows = next((headers[name].shape[0] for name in names if name in headers), None)
+    head_rows = headers[HEAD].shape[0] if HEAD in headers else rows  # a tied head is not stored
     return LLMFingerprint(
         kind,
         config.get("hidden_size", config.get("d_model")),
         config.get("num_hidden_layers", config.get("num_layers")),
         config.get("vocab_size"),
         config.get("max_position_embeddings", config.get("max_sequence_length")),
-        rows[0],
-        rows[1] or rows[0],  # a tied head is not stored
+        rows,
+        head_rows,
         count_pieces(folder),
         added_tokens(folder),
         {name: config.get(f"{name}_token_id") for name in ("bos", "eos", "pad", "unk")},
