@@ -56,7 +56,7 @@ REGISTRY: dict[str, MLLMEntry] = {
     "bliva": _published(
         "bliva", "BLIVA: EVA ViT-g, question-reading Q-Former and patch tokens, Vicuna-7B v0", 7_918_981_888
     ),
-    "visualglm": _published("visualglm", "VisualGLM-6B: EVA ViT-g, Q-Former, ChatGLM-6B v1", 7_267_600_000),
+    "visualglm": _published("visualglm", "VisualGLM-6B: EVA ViT-g, Q-Former, ChatGLM-6B v1", 7_267_550_720),
     "embedded_minigpt4": MLLMEntry(EMBEDDED_FACTORY, "tiny trained MiniGPT-4, ships with the package", 1_050_000),
     "embedded_instructblip": MLLMEntry(
         EMBEDDED_FACTORY, "tiny trained InstructBLIP, ships with the package", 1_210_000
