@@ -7,7 +7,7 @@ ranks, resuming and the fingerprint are here and are pure functions of (seed, ep
 from __future__ import annotations
 
 import copy
-from abc import ABC, abstractmethod
+from abc import ABC
 from functools import partial
 
 import lightning
@@ -16,18 +16,18 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.batch import Batch, Images, collate
-from datamodules.rows import Row, Table, check_rows, expect, rows_fingerprint
+from datamodules.damaged import allowed_images
+from datamodules.rows import Row, expect, rows_fingerprint
 from datamodules.sampling import EpochBatchSampler, TrainLoader, distributed_rank
-from datamodules.splits import balanced_order, few_shot, official_sample, sample_size
+from datamodules.tables import SPLITS, RowTables
 from datamodules.transforms import draw_augmentation, prepare_image
 
 __all__ = ["SPLITS", "TASKS", "Batch", "ImageTextDataModule", "Row", "collate"]
 
-SPLITS = ("train", "val", "test")
 TASKS = ("recognition", "counting", "reasoning", "hallucination")
 
 
-class ImageTextDataModule(lightning.LightningDataModule, ABC):
+class ImageTextDataModule(RowTables, lightning.LightningDataModule, ABC):
     """Images with questions and candidate answers.
 
     A subclass sets `name`, `task` (one of TASKS) and, when every image is square, `square = True`; it implements
@@ -38,7 +38,8 @@ class ImageTextDataModule(lightning.LightningDataModule, ABC):
     share them. image_size: S of the batches. batch_size: per rank. n_train: None, a number of rows, or a fraction: the
     class-balanced first rows by hash. shots: instead, that many train rows of every class (answer) by hash. val:
     "train" (held out of train; the default) or "official" (the reference's 5 % of the TEST split with replacement; the
-    default when `official`). augment: flip and random crop in training.
+    default when `official`). augment: flip and random crop in training. max_corrupt: how many images of a split that
+    cannot be read (a number, or a fraction of them) are left out with their rows; 0: the first one stops the run.
     """
 
     name: str = ""
@@ -60,6 +61,7 @@ class ImageTextDataModule(lightning.LightningDataModule, ABC):
         val: str | None = None,
         official: bool = False,
         augment: bool = True,
+        max_corrupt: int | float = 0,
     ) -> None:
         super().__init__()
         val = val or ("official" if official else "train")
@@ -72,85 +74,13 @@ class ImageTextDataModule(lightning.LightningDataModule, ABC):
         self.n_train, self.shots = n_train, shots
         self.workers, self.seed, self.split_seed = workers, seed, split_seed
         self.val, self.official, self.augment = val, official, augment
+        allowed_images(max_corrupt, 0)
+        self.max_corrupt = max_corrupt
         self.n_val: int | None = None
         self.n_test: int | None = None
         self.epoch, self.start_batch = 0, 0
-        self._tables: dict[str, Table] = {}
         self._fingerprints: dict[tuple, str] = {}
         self._sampler: EpochBatchSampler | None = None
-
-    # ---- what a data set says -------------------------------------------------------------------------------------
-    @abstractmethod
-    def build_rows(self, split: str) -> list[Row]:
-        """The rows of "train", "val" or "test" in a fixed order; called once per split."""
-
-    @abstractmethod
-    def load_image(self, split: str, index: int) -> Tensor:
-        """The original image of `build_rows(split)[index]`: (3, H, W) RGB, uint8 or float in [0, 1]. Pure."""
-
-    @property
-    @abstractmethod
-    def candidates(self) -> list[str] | None:
-        """The answers every row chooses from, or None when each row has its own."""
-
-    def missing(self) -> list[str]:
-        """One line per missing file: what it is, where to put it, where it is published."""
-        return []
-
-    # ---- rows -----------------------------------------------------------------------------------------------------
-    def setup(self, stage: str | None = None) -> None:
-        """Raises: FileNotFoundError naming every missing file."""
-        lines = self.missing()
-        if lines:
-            raise FileNotFoundError("\n  ".join([f"No {self.name} data in '{self.root}'. Expected:", *lines]))
-
-    def rows(self, split: str) -> list[Row]:
-        """The rows of a split as used (train after `n_train`), cached."""
-        return self._table(split).rows
-
-    def n(self, split: str) -> int:
-        return len(self.rows(split))
-
-    def subset_positions(self, split: str, n: int | float | None) -> list[int]:
-        """Positions in `rows(split)` of the fixed sub-sample of n rows (all of them in their own order for None).
-
-        Rows come in order of sha256("{split_seed}:{id}"), taking turns over (group, label) where rows share
-        candidates, so that every prefix is balanced and a smaller sub-sample is the beginning of a larger one.
-        """
-        return self._positions(self.rows(split), n, f"{self.name} '{split}'")
-
-    def subset(self, split: str, n: int | float | None) -> list[Row]:
-        """The rows of the fixed sub-sample, in its order."""
-        return self._table(split).take(self.subset_positions(split, n)).rows
-
-    def _positions(self, rows: list[Row], n: int | float | None, what: str) -> list[int]:
-        size = sample_size(n, len(rows), what)
-        if n is None:
-            return list(range(size))
-        shared = self.candidates is not None
-        classes = [(row.group, row.label) if shared else None for row in rows]
-        return balanced_order([row.id for row in rows], classes, self.split_seed)[:size]
-
-    def _table(self, split: str) -> Table:
-        expect("split", split, SPLITS)
-        if split not in self._tables:
-            self._tables[split] = self._build_table(split)
-        return self._tables[split]
-
-    def _build_table(self, split: str) -> Table:
-        if split == "val" and self.val == "official":
-            test = self._table("test")
-            return test.take(official_sample([row.label for row in test.rows]))
-        self.setup()
-        rows = self.build_rows(split)
-        check_rows(rows, self.candidates, f"{self.name} '{split}'")
-        table = Table(rows, [(split, i) for i in range(len(rows))])
-        return table.take(self._train_positions(rows)) if split == "train" else table
-
-    def _train_positions(self, rows: list[Row]) -> list[int]:
-        if self.shots is not None:
-            return few_shot([row.id for row in rows], [row.answer for row in rows], self.shots, self.split_seed)
-        return self._positions(rows, self.n_train, f"{self.name} 'train'")
 
     # ---- images ---------------------------------------------------------------------------------------------------
     def original(self, split: str, position: int) -> Tensor:

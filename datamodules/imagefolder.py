@@ -26,7 +26,7 @@ class ImageFolder(Recognition):
     """Recognition among the folder names ("_" becomes a space; `class_names` maps a folder to any other words).
 
     Ids are paths below root. Files with other extensions and hidden ones are not images; a file that is one but cannot
-    be read stops the run.
+    be read stops the run (see `max_corrupt`).
     """
 
     name = "imagefolder"
@@ -49,11 +49,14 @@ class ImageFolder(Recognition):
         self._paths[split] = self._split_paths(split)
         return self.make_rows(self._paths[split], [self._label(path, classes) for path in self._paths[split]])
 
+    def image_path(self, split: str, index: int) -> Path:
+        return Path(self.root, self._paths[split][index])
+
     def load_image(self, split: str, index: int) -> Tensor:
-        return decode_image(Path(self.root, self._paths[split][index]))
+        return decode_image(self.image_path(split, index))
 
     def content(self, split: str, index: int) -> bytes:
-        return Path(self.root, self._paths[split][index]).read_bytes()
+        return self.image_path(split, index).read_bytes()
 
     @cached_property
     def _trees(self) -> dict[str, str]:
