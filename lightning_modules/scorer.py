@@ -116,7 +116,7 @@ class PromptScorer:
             "model": spec.fingerprint(),
             "mllm": spec.name,
             "official": spec.official,
-            "dtype": spec.dtype,
+            "dtype": spec.precision,
             "data": self.datamodule.fingerprint(split, n),
         }
 
@@ -170,7 +170,7 @@ class PromptScorer:
             "split": split,
             "model_fp": spec.fingerprint(),
             "data_fp": self.datamodule.fingerprint(split, self.sizes[split]),
-            "dtype": spec.dtype,
+            "dtype": spec.precision,
             "scorer": SCORER,
         }
         made = []
