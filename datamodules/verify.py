@@ -14,6 +14,8 @@ from datamodules.prepare import build_index, get_published, index_path
 from datamodules.publication import Archive
 from datamodules.registry import DATAMODULES
 
+PICTURES = ("coco/val2014", "coco/train2014")
+
 
 class Finding(NamedTuple):
     """state: "ok", "note", "WRONG" or "MISSING"; the last two are failures."""
@@ -45,6 +47,9 @@ def verify(name: str, root: Path) -> Iterator[Finding]:
             yield from _verify_content(archive, root / archive.target)
     for target in manifest.parts:
         yield _verify_recorded(manifest, root, target)
+    for target in PICTURES if published.coco_images else ():
+        if target not in manifest.parts:
+            yield Finding("MISSING", target, f"the pictures asked about; run `prepare {name}`")
     for archive in (a for a in published.archives if (root / a.target).exists() and a.target not in manifest.parts):
         yield Finding("note", archive.target, f"was not put there by `prepare`; run `prepare {name}` to record it")
     if complete:

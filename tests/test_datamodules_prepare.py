@@ -7,24 +7,19 @@ import hashlib
 import io
 import json
 import shutil
-import subprocess
-import sys
 import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 from cifar_files import FOLDER, write_cifar10
-from PIL import Image
+from command_line import run
 
-import datamodules.__main__ as program
 import datamodules.archives
 import datamodules.cifar10
-import datamodules.coco_images as coco_images
 import datamodules.disk
-from datamodules.__main__ import main
 from datamodules.disk import STATE, locked_root
-from datamodules.publication import Archive, Count, Digest, Published
+from datamodules.publication import Archive, Count, Digest
 from datamodules.published import PUBLISHED
 from datamodules.registry import DATAMODULES
 
@@ -69,13 +64,6 @@ def without_digest(monkeypatch, size: int | None = None) -> None:
     monkeypatch.setitem(
         PUBLISHED, "cifar10", PUBLISHED["cifar10"]._replace(archives=(part._replace(digest=None, size=size),))
     )
-
-
-def run(capsys, *words: str, code: int = 0) -> str:
-    """The output of one command, whose exit code must be `code`."""
-    capsys.readouterr()
-    assert main(list(words)) == code, capsys.readouterr()
-    return "".join(capsys.readouterr())
 
 
 def test_prepare_makes_what_the_datamodule_reads_and_verify_agrees(cifar, mirror, tmp_path, capsys):
@@ -340,170 +328,3 @@ def test_hateful_memes_is_taken_from_the_forms_it_is_handed_out_in(top, unpacked
     run(capsys, "prepare", "hateful_memes", f"root={tmp_path / 'data'}", f"from={source}")
     folder = tmp_path / "data" / "hateful_memes"
     assert {path.relative_to(folder).as_posix() for path in folder.rglob("*.*")} == set(files)
-
-
-# ---- POPE's pictures ----------------------------------------------------------------------------------------------
-
-
-def jpeg(shade: int) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (8, 8), (shade, 0, 0)).save(file, "JPEG")
-    return file.getvalue()
-
-
-@pytest.fixture
-def pope(tmp_path, mirror, monkeypatch):
-    """A root with POPE's questions about five pictures of each COCO part, which `mirror` has."""
-    root = tmp_path / "data"
-    (root / "pope").mkdir(parents=True)
-    for part, stem in coco_images.QUESTIONS.items():
-        pictures = [f"COCO_{part}_{i:012d}.jpg" for i in range(5)]
-        lines = [{"image": name, "text": "Is there a dog in the image?", "label": "no"} for name in pictures]
-        for kind in coco_images.TYPES:
-            (root / "pope" / f"{stem}_{kind}.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        mirror.files |= {f"{part}/{name}": jpeg(40 * i) for i, name in enumerate(pictures)}
-    monkeypatch.setattr(coco_images, "COCO", mirror.url)
-    published = Published("hallucination", "", "", "", (), coco_images=True)
-    monkeypatch.setitem(PUBLISHED, "pope", published)
-    monkeypatch.delitem(DATAMODULES, "pope", raising=False)
-    return root
-
-
-def test_only_the_pictures_asked_about_are_fetched_and_none_twice(pope, mirror, capsys):
-    mirror.files["val2014/COCO_val2014_000000000099.jpg"] = jpeg(9)
-    run(capsys, "prepare", "pope", f"root={pope}")
-    assert len(mirror.requests) == 10 and len(list((pope / "coco").rglob("*.jpg"))) == 10
-    (pope / "coco/val2014/COCO_val2014_000000000003.jpg").unlink()
-    assert "coco/val2014: 5 pictures, 1 of them new" in run(capsys, "prepare", "pope", f"root={pope}")
-    assert len(mirror.requests) == 11
-
-
-def test_a_picture_that_fails_is_named_and_the_others_are_kept(pope, mirror, capsys):
-    bad = "COCO_val2014_000000000002.jpg"
-    mirror.files[f"val2014/{bad}"] = jpeg(1)[:-40]
-    said = run(capsys, "prepare", "pope", f"root={pope}", code=2)
-    assert "1 or more of 5 COCO pictures could not be fetched" in said and bad in said
-    assert "is no complete picture" in said and "from=DIR" in said
-    assert len(list((pope / "coco/val2014").iterdir())) == 4
-
-
-def test_a_picture_that_is_another_than_the_first_time_is_refused(pope, mirror, capsys):
-    run(capsys, "prepare", "pope", f"root={pope}")
-    name = "val2014/COCO_val2014_000000000003.jpg"
-    (pope / "coco" / name).unlink()
-    mirror.files[name] = jpeg(255)
-    assert "is another picture than the first copy" in run(capsys, "prepare", "pope", f"root={pope}", code=2)
-    (pope / "coco" / name).write_bytes(jpeg(255))
-    assert "is another picture than the first copy" in run(capsys, "prepare", "pope", f"root={pope}", code=2)
-
-
-@pytest.mark.parametrize("form", ["folders", "zips"])
-def test_pictures_come_from_a_local_copy_too(form, pope, mirror, tmp_path, capsys):
-    source = tmp_path / "coco_copy"
-    for name, data in (mirror.files | {"val2014/other.jpg": b"x"}).items():
-        (source / name).parent.mkdir(parents=True, exist_ok=True)
-        (source / name).write_bytes(data)
-    if form == "zips":
-        for part in coco_images.QUESTIONS:
-            shutil.make_archive(str(source / part), "zip", source, part)
-            shutil.rmtree(source / part)
-    run(capsys, "prepare", "pope", f"root={pope}", f"from={source}")
-    assert mirror.requests == [] and len(list((pope / "coco").rglob("*.jpg"))) == 10
-
-
-def test_a_local_copy_that_lacks_pictures_is_named(pope, tmp_path, capsys):
-    (tmp_path / "coco_copy" / "val2014").mkdir(parents=True)
-    said = run(capsys, "prepare", "pope", f"root={pope}", f"from={tmp_path / 'coco_copy'}", code=2)
-    assert "lacks 5 of 5 COCO pictures, for example val2014/COCO_val2014_000000000000.jpg" in said
-
-
-def test_a_question_that_names_no_coco_picture_is_refused(pope, capsys):
-    path = pope / "pope/coco_pope_random.json"
-    path.write_text(path.read_text() + '{"image": "../../evil.jpg"}\n')
-    said = run(capsys, "prepare", "pope", f"root={pope}", code=2)
-    assert "coco_pope_random.json' line 6 names no COCO picture" in said
-
-
-# ---- what is published --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", sorted(PUBLISHED))
-def test_every_published_entry_is_complete_and_stays_below_the_root(name):
-    published = PUBLISHED[name]
-    assert published.licence and published.homepage.startswith("http") and published.what and published.archives
-    assert published.how or all(archive.urls for archive in published.archives)
-    for archive in published.archives:
-        assert all(url.startswith(("https://", "http://")) for url in archive.urls)
-        assert not archive.target.startswith("/") and ".." not in archive.target.split("/")
-        digests = [*archive.files.values(), *([archive.digest] if archive.digest else [])]
-        assert all(len(d.value) == 2 * hashlib.new(d.algorithm).digest_size and d.source for d in digests)
-        assert archive.files or archive.counts or archive.digest
-
-
-def test_digests_are_those_that_torchvision_states():
-    from torchvision import datasets
-
-    stated = {
-        "cifar-10-python.tar.gz": datasets.CIFAR10.tgz_md5,
-        "cifar-100-python.tar.gz": datasets.CIFAR100.tgz_md5,
-        "dtd-r1.0.1.tar.gz": datasets.DTD._MD5,
-        "CLEVR_v1.0.zip": datasets.CLEVRClassification._MD5,
-    }
-    stated |= {url.split("/")[-1]: value for url, value in datasets.OxfordIIITPet._RESOURCES}
-    stated |= {url.split("/")[-1]: value for url, value in datasets.Imagenette._ARCHIVES.values()}
-    stated |= {file: value for _, file, value in datasets.SVHN.split_list.values()}
-    archives = {archive.file: archive for published in PUBLISHED.values() for archive in published.archives}
-    checked = {file for file in stated if file in archives and archives[file].digest.value == stated[file]}
-    assert checked == set(stated) - {"extra_32x32.mat"}
-    for kind, name in ((datasets.CIFAR10, "cifar10"), (datasets.CIFAR100, "cifar100")):
-        files = dict(kind.train_list + kind.test_list) | {kind.meta["filename"]: kind.meta["md5"]}
-        assert {file: digest.value for file, digest in PUBLISHED[name].archives[0].files.items()} == files
-
-
-# ---- the command line ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("words", [["--help"], ["list", "root=nowhere"]])
-def test_help_and_list_load_no_torch(words):
-    code = f"import sys, datamodules.__main__ as m; m.main({words!r}); "
-    code += "print([name for name in ('torch', 'numpy') if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.endswith("[]\n")
-
-
-def test_list_names_every_data_set_with_its_licence_and_what_is_missing(tmp_path, capsys):
-    shown = run(capsys, "list", f"root={tmp_path}")
-    for name, published in PUBLISHED.items():
-        assert name in shown and published.licence in shown and published.homepage in shown
-    assert "imagefolder" in shown and "vqa_jsonl" in shown and f"missing   {tmp_path}/CLEVR_v1.0" in shown
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["prepar", "cifar10"], "Unknown command 'prepar'. Did you mean 'prepare'?"),
-        (["prepare", "cifar-10"], "Unknown data set 'cifar-10'. Did you mean 'cifar10'? Available: cifar10"),
-        (["verify", "xyzzy"], "Unknown data set 'xyzzy'. Available"),
-        (["prepare", "imagefolder"], "'imagefolder' has no published files"),
-        (["prepare"], "Expected one NAME after 'prepare', got none"),
-        (["list", "cifar10"], "Expected no NAME after 'list', got cifar10"),
-        (["prepare", "cifar10", "form=x"], "Unknown key 'form'. Did you mean 'from'?"),
-        (["prepare", "cifar10", "from="], "Nothing after 'from='"),
-        (["prepare", "cifar10", "from=/nowhere"], "No 'from=/nowhere'. Expected an archive or a folder"),
-        (["prepare", "svhn", "from=tests"], "'tests' does not hold all of 'svhn'. Expected there: train_32x32.mat or"),
-        (["prepare", "cifar10", "keep=maybe"], "Expected true or false for keep, got 'maybe'"),
-    ],
-)
-def test_a_wrong_command_line_is_one_message_and_exit_code_2(words, message, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(ROOT)
-    extra = [f"root={tmp_path / 'data'}"] if words[-1] != "prepare" else []
-    assert message in run(capsys, *words, *extra, code=2)
-    assert not (tmp_path / "data").exists()
-
-
-def test_ctrl_c_is_exit_code_130(monkeypatch, capsys):
-    def interrupt(argv):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(program, "_dispatch", interrupt)
-    assert run(capsys, "list", code=130) == "Interrupted.\n"
