@@ -27,8 +27,10 @@ class Plan(NamedTuple):
     lines: list[str]
 
 
-def check_memory(config: DictConfig) -> None:
+def check_memory(config: DictConfig, *, resumed: bool = False) -> None:
     """Print the plan of a run with published models and compare it with the memory that is free.
+
+    A resumed run is only warned: its configuration, `train.memory_check` too, cannot be changed any more.
 
     Raises:
         NotEnoughMemoryError: it does not fit and `train.memory_check` is `refuse`; says what would.
@@ -38,7 +40,7 @@ def check_memory(config: DictConfig) -> None:
     plan = memory_plan(config)
     print("\n".join(["# Memory, planned", *plan.lines]))
     problem = shortage(config, plan)
-    if problem and config.train.memory_check == "refuse":
+    if problem and config.train.memory_check == "refuse" and not resumed:
         raise NotEnoughMemoryError(problem)
     if problem:
         print(f"WARNING: {problem}")

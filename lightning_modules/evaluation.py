@@ -43,7 +43,8 @@ class ModelSpec:
 
         kinds = {"dtype": self.dtype, "quant": self.quant, "checkpointing": self.checkpointing}
         model = load_mllm(self.name, weights=self.weights, official=self.official, **kinds, **self.options)
-        return model.to(device)
+        # Models are loaded on the CPU; "moving" a quantised one there would quantise it there, slowly.
+        return model if str(device) == "cpu" else model.to(device)
 
     def fingerprint(self) -> str:
         from model_zoo.registry import model_fingerprint

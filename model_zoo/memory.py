@@ -13,8 +13,8 @@ from typing import NamedTuple
 from model_zoo.sizes import Former, Language, Sizes, Tower
 
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
-QUANT_BYTES = {"8bit": 1.0, "4bit": 0.5 + 4 / 64}
-"""Bytes per quantised weight in bitsandbytes: int8 (its row scales are below 0.1 %); 4 bits and a float32 per 64."""
+QUANT_BYTES = {"8bit": 1.0, "4bit": 0.5 + 1 / 64 + 4 / 2**14}
+"""Bytes per weight in bitsandbytes: int8 (row scales are below 0.1 %); 4 bits, a byte per 64, a float32 per 2^14."""
 
 T5_ROWS = 512  # (image, candidate) pairs a T5 adapter decodes at a time: `max_rows` of `Blip2T5`
 CUDA_CONTEXT = 600 * 2**20  # driver context and cuBLAS workspaces: an assumption, it differs between cards

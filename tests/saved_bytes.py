@@ -15,14 +15,14 @@ class SavedBytes:
 
     def __init__(self, *modules: nn.Module) -> None:
         own = (tensor for module in modules for tensor in (*module.parameters(), *module.buffers()))
-        self.left_out = {tensor.untyped_storage().data_ptr() for tensor in own}
+        self.left_out = {tensor.untyped_storage()._cdata for tensor in own}
         self.kept: dict[int, torch.UntypedStorage] = {}
         self.hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor)
 
     def _pack(self, tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self.left_out:
-            self.kept[storage.data_ptr()] = storage  # held, so that no address is used twice
+        if storage._cdata not in self.left_out:
+            self.kept[storage._cdata] = storage  # held, so that no address is used twice
         return tensor
 
     @property
@@ -42,7 +42,7 @@ class PeakBytes(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.live, self.peak, self.known = 0, 0, weakref.WeakSet()
+        self.live, self.peak = 0, 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))

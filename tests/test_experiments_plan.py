@@ -72,6 +72,8 @@ def test_the_refusal_can_be_turned_into_a_warning_or_off(free, capsys) -> None:
     free(1)
     check_memory(config(**{"train.memory_check": "warn"}))
     assert "WARNING: This run needs" in capsys.readouterr().out
+    check_memory(config(), resumed=True)  # its configuration cannot be changed any more
+    assert "WARNING: This run needs" in capsys.readouterr().out
     check_memory(config(**{"train.memory_check": "off"}))
     assert capsys.readouterr().out == ""
 

@@ -33,7 +33,7 @@ def test_a_spec_hands_everything_to_load_mllm(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(registry, "load_mllm", load)
     spec = ModelSpec("blip2", "source", "w", "float16", True, {"max_rows": 8}, "8bit", True)
-    assert spec.load("cpu") == "cpu"
+    assert spec.load("cuda:0") == "cuda:0"
     assert seen == {
         **{"name": "blip2", "weights": "w", "dtype": "float16", "official": True},
         **{"quant": "8bit", "checkpointing": True, "max_rows": 8},
