@@ -52,7 +52,7 @@ def _disk(radius: float, alias: float) -> np.ndarray:
 
 
 def glass_blur(x: Pixels, parameters: tuple[float, int, int], random: RandomState) -> Pixels:
-    """Blur, swap each pixel with one at most `reach` away, blur again."""
+    """Blur, overwrite each pixel by one at most `reach` away (as the published code does: it meant to swap), blur."""
     sigma, reach, rounds = parameters
     height, width = x.shape[:2]
     order = list(range(height * width))
@@ -63,7 +63,7 @@ def glass_blur(x: Pixels, parameters: tuple[float, int, int], random: RandomStat
             for column in columns:
                 here = row * width + column
                 there = here + next(shifts)
-                order[here], order[there] = order[there], order[here]
+                order[here] = order[there]
     blurred = _gauss(x, sigma).reshape(-1, 3)[order].reshape(x.shape)
     return _gauss(blurred, sigma)
 
@@ -92,7 +92,7 @@ def frost(x: Pixels, parameters: tuple[float, float], random: RandomState) -> Pi
     keep, amount = parameters
     height = plasma_fractal(max(x.shape[:2]), 1.8, random)[: x.shape[0], : x.shape[1]]
     ridges = 1 - np.abs(2 * height - 1)
-    needles = 0.35 * ridges + 0.65 * ridges**6
+    needles = 0.5 * ridges + 0.5 * ridges**6
     return keep * x + amount * needles[..., None] * np.array([0.85, 0.95, 1.0])
 
 

@@ -7,9 +7,8 @@ was made; their evaluation picture is thus resized twice. No kept library instal
 needs opencv and numba and is of 2021), so they are written with numpy, scipy and Pillow.
 
 Deviations: `frost` has no photographs of frost and draws crystals instead (not comparable with published frost
-numbers); `motion_blur` and `snow` do ImageMagick's motion blur in numpy; `glass_blur` really swaps two pixels (the
-published code copies one over the other). Everything random is a pure function of `key` and the name, by numpy's
-frozen RandomState, and shared by the severities.
+numbers); `motion_blur` and `snow` do ImageMagick's motion blur in numpy. Everything random is a pure function of `key`
+and the name, by numpy's frozen RandomState, and shared by the severities.
 """
 
 from __future__ import annotations

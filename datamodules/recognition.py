@@ -118,17 +118,19 @@ class PublishedRecognition(Recognition):
     order. Where its files are missing, the parquet shards of a Hugging Face
     hub copy in `<root>/<name>` are read instead (parquet.py).
 
+    family: the set whose class names and hub copy are used, when it is not `name`.
     names: which words the classes are called by (class_names.py). counts: part -> images, for fixtures only.
     """
 
     parts: dict[str, str] = {"train": "train", "test": "test"}
     counts: dict[str, int] = {}
     source: str = ""
+    family: str = ""
     ids_from_files = False
 
     def __init__(self, *, names: str | None = None, counts: dict[str, int] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._class_names = class_names(type(self).name, names)
+        self._class_names = class_names(self.family or type(self).name, names)
         self._counts = self.counts if counts is None else counts
         self._parts: dict[str, Part] = {}
         self._places: dict[str, list[int]] = {}
@@ -171,16 +173,20 @@ class PublishedRecognition(Recognition):
     def part(self, name: str) -> Part:
         """A published part, read once and counted. Raises: ValueError when it has not the published size."""
         if name not in self._parts:
-            original = all(file.exists() for file in self.files())
-            part = self.read_part(name) if original else self._hub().read(name, self.hub_order)
+            part = self.read(name)
             self._check_count(name, len(part.ids))
             self._parts[name] = part.by_id() if self.ids_from_files else part
         return self._parts[name]
 
+    def read(self, part: str) -> Part:
+        """From the publisher's files, or where some are missing from a copy of the hub's."""
+        original = all(file.exists() for file in self.files())
+        return self.read_part(part) if original else self._hub().read(part, self.hub_order)
+
     def _hub(self) -> Any:
         from datamodules.parquet import HubCopy
 
-        return HubCopy(self.root, type(self).name, self.ids_from_files)
+        return HubCopy(self.root, self.family or type(self).name, self.ids_from_files)
 
     def _part_of(self, split: str) -> str:
         return self.parts.get("all") or self.parts.get(split, self.parts.get("train", ""))

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 DATAMODULES = {
     "cifar10": "datamodules.cifar10:CIFAR10",
     "cifar100": "datamodules.cifar100:CIFAR100",
+    "cifar10c": "datamodules.cifar10c:CIFAR10C",
     "clevr": "datamodules.clevr:CLEVR",
     "dtd": "datamodules.dtd:DTD",
     "emoji_counting": "datamodules.emoji:EmojiCounting",

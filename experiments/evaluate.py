@@ -20,8 +20,13 @@ Scores a prompt artefact, float and as the 8-bit PNG read back from disk, beside
   controls=full,black,constant,replicate      any of these, or none
   weights=weights  folder of published weights    dtype=float32    device=auto    batch_size=64
   quant=           8bit or 4bit: the LLM's linear layers, CUDA only
+  corruption=      fog:3 and the like on the pictures (recognition only)    names=  clean, raw, clip: the class names
   official=false   the reference's deviations in the adapters
   split_seed=42    which rows are held out and sub-sampled     out=DIR   append rows to DIR/results.jsonl
+  max_corrupt=0    images that cannot be read and may be left out: a number, or a fraction below 1
+  scoring=likelihood   or generate: let the model also write its answers and parse them (gen_accuracy, unparsable, ...)
+  style=           infer or vqa, how it is asked to write (default: vqa, short answers, except for recognition)
+  max_new_tokens=16  beams=0     length of a written answer in tokens; beams (0: the model's own number)
 """
 DEFAULTS: dict[str, Any] = {
     "prompt": ...,
@@ -38,8 +43,16 @@ DEFAULTS: dict[str, Any] = {
     "batch_size": 64,
     "official": False,
     "split_seed": 42,
+    "names": "",
+    "corruption": "",
+    "max_corrupt": 0.0,
+    "scoring": "likelihood",
+    "style": "",
+    "max_new_tokens": 16,
+    "beams": 0,
     "out": "",
 }
+SCORINGS, STYLES = ("likelihood", "generate"), ("", "infer", "vqa")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -47,9 +60,12 @@ def main(argv: Sequence[str]) -> int:
     if options is None:
         return 0
     controls = _controls(options["controls"])
-    if options["split"] not in ("val", "test"):
-        raise ValueError(f"Unknown split '{options['split']}'. Available: val, test.")
+    for key, known in (("split", ("val", "test")), ("scoring", SCORINGS), ("style", STYLES)):
+        if options[key] not in known:
+            raise ValueError(f"Unknown {key} '{options[key]}'. Available: {', '.join(filter(None, known))}.")
+    from experiments.reading import report_left_out
     from experiments.summary import show_records
+    from experiments.written import keep_answers, show_answers, write_answers
     from lightning_modules.artefact import load_prompt, read_manifest
 
     manifest = read_manifest(options["prompt"])
@@ -59,13 +75,23 @@ def main(argv: Sequence[str]) -> int:
     prompts = {"prompt": load_prompt(options["prompt"]), "png": load_prompt(options["prompt"], reading="png")}
     prompts = {name: prompt.to(device) for name, prompt in prompts.items()}
     scorer = _scorer(options, manifest, prompts["prompt"], controls, device)
-    records = {}
+    report_left_out(scorer.datamodule, [options["split"]], None)
+    records, answers = {}, {}
     for spec in specs:
-        records[spec.name] = scorer.score(spec, options["split"], prompts)
+        model = spec.load(device) if options["scoring"] == "generate" else None
+        records[spec.name] = scorer.score(spec, options["split"], prompts, resident=model)
+        rows = scorer.rows(spec, options["split"], records[spec.name], prompts, _context(options, manifest))
+        if model is not None:
+            answers[spec.name] = written = write_answers(options, scorer, spec, model, records[spec.name], prompts)
+            own = (records[spec.name], prompts, _context(options, manifest))
+            rows += scorer.answer_rows(spec, options["split"], written, *own)
+            keep_answers(options, scorer.datamodule, spec.name, written)
         if options["out"]:
-            _append(options, manifest, scorer, spec, records[spec.name], prompts)
+            _append(options, rows)
     title = f"{options['prompt']} on {scorer.datamodule.name} {options['split']}, {scorer.metric} in %"
     show_records(title, scorer.metric, records, {spec.name: spec.role for spec in specs})
+    if answers:
+        show_answers(scorer, options["split"], answers, records)
     return 0
 
 
@@ -120,8 +146,10 @@ def _scorer(options: dict, manifest: dict, prompt: Any, controls: tuple[str, ...
         root=options["root"],
         image_size=prompt.image_size,
         eval_batch_size=options["batch_size"],
+        max_corrupt=_count_or_fraction(options["max_corrupt"]),
         split_seed=options["split_seed"],
         official=options["official"],
+        **{key: options[key] for key in ("names", "corruption") if options[key]},
     )
     datamodule.setup()
     sizes = {"val": options["n"] or None, "test": options["n"] or None}
@@ -136,12 +164,22 @@ def _scorer(options: dict, manifest: dict, prompt: Any, controls: tuple[str, ...
     )
 
 
-def _append(options: dict, manifest: dict, scorer: Any, spec: Any, records: dict, prompts: dict) -> None:
+def _count_or_fraction(value: float) -> int | float:
+    """3.0 -> 3; 0.1 stays."""
+    return int(value) if value == int(value) else value
+
+
+def _append(options: dict, rows: list[dict]) -> None:
     from lightning_modules.records import ResultLog
 
     folder = Path(options["out"])
     folder.mkdir(parents=True, exist_ok=True)
-    context = {
+    ResultLog(folder / "results.jsonl").append(rows)
+
+
+def _context(options: dict, manifest: dict) -> dict:
+    """What result rows say of the prompt's making."""
+    return {
         "run": manifest.get("run", Path(options["prompt"]).name),
         "seed": manifest.get("seed", 0),
         "method": manifest.get("method", "imported"),
@@ -151,7 +189,6 @@ def _append(options: dict, manifest: dict, scorer: Any, spec: Any, records: dict
         "epoch": 0,
         "step": manifest.get("steps", 0),
     }
-    ResultLog(folder / "results.jsonl").append(scorer.rows(spec, options["split"], records, prompts, context))
 
 
 if __name__ == "__main__":
