@@ -76,6 +76,18 @@ def test_only_the_shards_of_the_named_keys_are_opened(weights: Path) -> None:
     assert key in folder_headers(folder, key)
 
 
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("opt", "decoder.embed_tokens.weight"), ("opt", "model.decoder.embed_tokens.weight")]
+    + [("t5", "shared.weight"), ("t5", "encoder.embed_tokens.weight"), ("llama", "model.embed_tokens.weight")],
+)
+def test_the_embedding_is_found_by_every_name_published_folders_use(tmp_path: Path, kind: str, name: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    torch.save({name: torch.zeros(70, 4)}, tmp_path / "pytorch_model.bin")
+    found = read_llm_fingerprint(tmp_path)
+    assert (found.rows, found.head_rows) == (70, 70)
+
+
 def test_a_padded_vocabulary_is_v0_and_a_plain_one_v1_1(weights: Path) -> None:
     found = read_llm_fingerprint(weights / LLM)
     assert found.rows == found.pieces + 1 and PAD in found.added

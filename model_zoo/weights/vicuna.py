@@ -20,10 +20,11 @@ PAD = "[PAD]"
 EMBEDDINGS = {
     "llama": ("model.embed_tokens.weight",),
     "opt": ("model.decoder.embed_tokens.weight", "decoder.embed_tokens.weight"),
-    "t5": ("shared.weight",),
+    "t5": ("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"),
     "chatglm": ("transformer.word_embeddings.weight",),
 }
-"""config.json's model_type -> names the input embedding may have: OPT's hub folders hold the base model only."""
+"""config.json's model_type -> names the input embedding may have: OPT's hub folders hold the base model only,
+safetensors keep any one of T5's tied copies."""
 HEAD = "lm_head.weight"
 
 LLAMA_2_CONTEXT, LLAMA_2_WIDTHS = 4096, (4096, 5120)
