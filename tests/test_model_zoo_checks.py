@@ -78,8 +78,13 @@ def test_only_the_shards_of_the_named_keys_are_opened(weights: Path) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [("opt", "decoder.embed_tokens.weight"), ("opt", "model.decoder.embed_tokens.weight")]
-    + [("t5", "shared.weight"), ("t5", "encoder.embed_tokens.weight"), ("llama", "model.embed_tokens.weight")],
+    [
+        ("opt", "decoder.embed_tokens.weight"),
+        ("opt", "model.decoder.embed_tokens.weight"),
+        ("t5", "shared.weight"),
+        ("t5", "encoder.embed_tokens.weight"),
+        ("llama", "model.embed_tokens.weight"),
+    ],
 )
 def test_the_embedding_is_found_by_every_name_published_folders_use(tmp_path: Path, kind: str, name: str) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
