@@ -22,6 +22,9 @@ class Pictures(Protocol):
     def content(self, i: int) -> bytes:
         """What is stored, undecoded: two pictures with equal content are equal."""
 
+    def path(self, i: int) -> Path | None:
+        """The picture's own file, or None where it has none."""
+
 
 class Part(NamedTuple):
     """ids are unique in the whole data set and the same on every machine."""
@@ -49,6 +52,9 @@ class ArrayPictures:
     def content(self, i: int) -> bytes:
         return self.decode(i).numpy().tobytes()
 
+    def path(self, i: int) -> None:
+        return None
+
 
 class FilePictures:
     """One file each, by path below `folder`."""
@@ -57,10 +63,13 @@ class FilePictures:
         self.folder, self.paths = str(folder), list(paths)
 
     def decode(self, i: int) -> Tensor:
-        return decode_image(Path(self.folder, self.paths[i]))
+        return decode_image(self.path(i))
 
     def content(self, i: int) -> bytes:
-        return Path(self.folder, self.paths[i]).read_bytes()
+        return self.path(i).read_bytes()
+
+    def path(self, i: int) -> Path:
+        return Path(self.folder, self.paths[i])
 
 
 class EncodedPictures:
@@ -75,6 +84,9 @@ class EncodedPictures:
     def content(self, i: int) -> bytes:
         return self.files[i]
 
+    def path(self, i: int) -> None:
+        return None
+
 
 class Reordered:
     """Other pictures in another order."""
@@ -87,6 +99,9 @@ class Reordered:
 
     def content(self, i: int) -> bytes:
         return self.pictures.content(self.order[i])
+
+    def path(self, i: int) -> Path | None:
+        return self.pictures.path(self.order[i])
 
 
 def stems(paths: Sequence[str]) -> list[str]:

@@ -167,6 +167,9 @@ class PublishedRecognition(Recognition):
     def load_image(self, split: str, index: int) -> Tensor:
         return self.part(self._part_of(split)).pictures.decode(self._places[split][index])
 
+    def image_path(self, split: str, index: int) -> Path | None:
+        return self.part(self._part_of(split)).pictures.path(self._places[split][index])
+
     def content(self, split: str, index: int) -> bytes:
         return self.part(self._part_of(split)).pictures.content(self._places[split][index])
 

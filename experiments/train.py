@@ -21,7 +21,7 @@ Keys (defaults in the recipe; method=evp is short for method.name=evp):
   exp out seed resume official monitor
   source.{name,weights,dtype,quant,official}         sources: [...] for an ensemble
   targets.{names,select,heldout,n,residency,dtype,quant}
-  data.{name,root,val,n_train,n_test,workers,augment,split_seed,official}
+  data.{name,root,val,n_train,n_test,shots,names,corruption,cache,workers,augment,split_seed,official}
   prompt.{frame,pad,bounds,init,init_std}
   method.{name,fca,tse,fca_relative,lr,momentum,optimizer,schedule,warmup_steps,sources,clip}
   train.{epochs,max_steps,batch_size,eval_batch_size,accumulate,precision,devices,accelerator,strategy,

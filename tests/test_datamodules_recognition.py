@@ -191,6 +191,19 @@ def test_a_listed_image_that_is_missing_is_named(tmp_path):
         list(data.test_dataloader())
 
 
+@pytest.mark.parametrize("name", TREES)
+def test_an_unreadable_image_stops_the_run_or_is_left_out_and_named(name, tmp_path):
+    kwargs = getattr(data_files, f"write_{name}")(tmp_path)
+    data = load(name, kwargs)
+    damaged = data.rows("test")[4].id
+    data.image_path("test", 4).write_bytes(b"\xff\xd8\xff")
+    with pytest.raises(ValueError, match=f"Cannot read image '.*{damaged}"):
+        list(data.test_dataloader())
+    tolerant = load(name, kwargs, max_corrupt=1)
+    assert tolerant.n("test") == data.n("test") - 1 and damaged not in {row.id for row in tolerant.rows("test")}
+    assert sum(len(batch.ids) for batch in tolerant.test_dataloader()) == tolerant.n("test")
+
+
 @pytest.mark.parametrize(
     ("name", "file", "line", "message"),
     [
