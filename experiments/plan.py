@@ -10,9 +10,15 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.build import source_specs, target_specs
+from model_zoo.activations import USUAL
 from model_zoo.listing import gib
-from model_zoo.memory import CUDA_CONTEXT, Need, overhead, source_need, target_need
+from model_zoo.memory import CUDA_CONTEXT, FRAGMENTATION, Need, overhead, source_need, target_need
 from model_zoo.sizes import PUBLISHED_SIZES, Sizes
+
+ASSUMED = (
+    f"{USUAL.text} text, {USUAL.answer} answer and {USUAL.candidates} candidate tokens an image; "
+    f"{FRAGMENTATION:.0%} lost by the allocator; a GPU's driver takes {gib(CUDA_CONTEXT)}"
+)
 
 
 class NotEnoughMemoryError(ValueError):
@@ -108,6 +114,7 @@ def memory_plan(config: DictConfig) -> Plan:
     resident, training = _training([need for _, need in sources], config, device)
     scoring = _scoring([_own_scoring(config, device), *(need for _, need in targets)], resident, config, device)
     host = config.train.devices * max([resident, *(need.weights for _, need in targets)])
+    lines.append(f"assumed  {ASSUMED}")
     lines.append(
         f"peak     {gib(max(training, scoring))} on {device} (training {gib(training)}, scoring {gib(scoring)})"
     )

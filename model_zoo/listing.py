@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from model_zoo.activations import BYTES
 from model_zoo.layouts import complete_layout
-from model_zoo.memory import BYTES, source_need, target_need
+from model_zoo.memory import source_need, target_need
 from model_zoo.published import PUBLISHED, WeightFile
 from model_zoo.registry import canonical, get_entry, list_mllms, missing_files, weight_files
 from model_zoo.sizes import PUBLISHED_SIZES, Sizes

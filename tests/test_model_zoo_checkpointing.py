@@ -10,9 +10,9 @@ import torch
 from saved_bytes import SavedBytes
 from tiny_models import ANSWERS, CANDIDATES, QUESTIONS, tiny_images, tiny_mllm
 
+from model_zoo.activations import kept_bytes
 from model_zoo.base import MLLM
 from model_zoo.checkpointing import checkpoint_layers_, stacked_layers
-from model_zoo.memory import kept_bytes
 from model_zoo.sizes import sizes_of
 
 NAMES = ("minigpt4", "instructblip", "blip2", "blip2_opt", "bliva", "visualglm")

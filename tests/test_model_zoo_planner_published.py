@@ -10,9 +10,9 @@ from saved_bytes import SavedBytes
 from tiny_models import tiny_tokenizer
 from torch import nn
 
+from model_zoo.activations import Workload, kept_bytes
 from model_zoo.base import MLLM
 from model_zoo.connectors import build_connector
-from model_zoo.memory import Workload, kept_bytes
 from model_zoo.sizes import PUBLISHED_SIZES, Language, Sizes
 
 TOLERANCE = 0.02
