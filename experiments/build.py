@@ -12,7 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments.run_folder import RunFolder
 
-OPTIONAL_DATA_KEYS = ("shots", "names", "corruption", "cache")  # which only some data sets have
+# Which only some data sets have: given where they are set, `half=false` too.
+OPTIONAL_DATA_KEYS = ("shots", "names", "corruption", "cache", "max_corrupt", "half", "task")
 
 
 def build_datamodule(config: DictConfig) -> Any:
@@ -33,7 +34,7 @@ def build_datamodule(config: DictConfig) -> Any:
         val=data.val,
         official=data.official,
         augment=data.augment,
-        **{key: data[key] for key in OPTIONAL_DATA_KEYS if data[key]},
+        **{key: data[key] for key in OPTIONAL_DATA_KEYS if data[key] or (key == "half" and data[key] is False)},
     )
     datamodule.n_val, datamodule.n_test = config.targets.n, data.n_test
     return datamodule

@@ -23,6 +23,7 @@ from experiments.build import (
     target_specs,
 )
 from experiments.plan import check_memory
+from experiments.reading import read_images
 from experiments.recipes import resolve
 from experiments.run_folder import RunFolder, create_run_folder, open_run_folder, read_status
 from experiments.summary import write_summary
@@ -153,6 +154,7 @@ def execute(config: DictConfig, folder: RunFolder) -> None:
     callback = build_callback(config, datamodule, folder)
     monitor = monitor_key(config, callback.scorer.metric)
     trainer = build_trainer(config, folder, callback, monitor)
+    read_images(config, datamodule, folder.path if trainer.is_global_zero else None)
     callback.chosen = train(config, trainer, module, datamodule, folder)
     if trainer.is_global_zero:
         export(config, module, datamodule, folder, steps=callback.chosen[1])

@@ -48,6 +48,9 @@ class Data:
     n_train: a number of train rows or a fraction of them; shots: instead, so many of every class.
     Recognition only: names, the words the classes are called by (clean, raw, clip, ...; null: clean); corruption of
     the evaluation pictures, "fog:3"; cache: keep decoded pictures on disk (gigabytes below cache/decoded).
+    max_corrupt: how many images of a split that cannot be read (a number or a fraction) are left out with their rows
+    and reported; 0: the first one stops the run. half (pope): the first half of its test files (null: `official`).
+    task (vqa_jsonl): recognition, counting, reasoning or hallucination.
     """
 
     name: str = MISSING
@@ -61,6 +64,9 @@ class Data:
     names: str | None = None
     corruption: str | None = None
     cache: bool = False
+    max_corrupt: int | float = 0
+    half: bool | None = None
+    task: str | None = None
     augment: bool = True
     workers: int = 0
     split_seed: int = 42

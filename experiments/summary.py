@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
+from experiments.reading import left_out_text
 from experiments.run_folder import RunFolder
 from lightning_modules.atomic import replace_file
 from lightning_modules.controls import CONTROLS
@@ -62,6 +63,7 @@ def write_summary(config: DictConfig, folder: RunFolder, callback: Any, prompt: 
         "in %, gains in points with 95 % paired intervals"
     )
     table = show_records(title, metric, records, roles)
+    table += "\n" + left_out_text(callback.scorer.datamodule, ("train", "val", "test"))
     baselines = baseline_text(config.exp)
     print(baselines)
     replace_file(folder.path / "table.md", f"{table}\n{baselines}\n".encode())

@@ -88,16 +88,22 @@ def group_metrics(task: str, scores: Scores, numbers: np.ndarray | None = None) 
 
     A single group that all rows belong to says nothing new and is left out, as are rows without a group.
     """
-    result = {"": task_metrics(task, scores, numbers)}
-    names = sorted(set(scores.groups) - {""})
-    if names == sorted(set(scores.groups)) and len(names) == 1:
-        return result
-    places = {name: np.array([i for i, group in enumerate(scores.groups) if group == name]) for name in names}
+    places = group_places(scores.groups)
     parts = {name: (scores.take(at), None if numbers is None else numbers[at]) for name, at in places.items()}
-    result |= {name: task_metrics(task, *part) for name, part in parts.items()}
-    if len(names) > 1:
-        result[MEAN] = {metric: mean_estimate(metric, list(parts.values())) for metric in result[""]}
+    result = {name: task_metrics(task, *part) for name, part in parts.items()}
+    named = [part for name, part in parts.items() if name]
+    if len(named) > 1:
+        result[MEAN] = {metric: mean_estimate(metric, named) for metric in result[""]}
     return result
+
+
+def group_places(groups: Sequence[str]) -> dict[str, np.ndarray]:
+    """Places of all rows, as "", and of each named group; without a group that all rows belong to."""
+    places = {"": np.arange(len(groups))}
+    if len(set(groups)) > 1:
+        names = sorted(set(groups) - {""})
+        places |= {name: np.array([i for i, group in enumerate(groups) if group == name]) for name in names}
+    return places
 
 
 def _possible(task: str, scores: Scores, numbers: np.ndarray | None) -> list[str]:

@@ -11,8 +11,8 @@ from pathlib import Path
 SCHEMA = 1
 FIELDS = (
     *("schema", "run", "kind", "epoch", "step", "seed", "method", "source", "mllm", "role", "data", "split", "group"),
-    *("input", "metric", "value", "low", "high", "interval", "n", "prompt", "model_fp", "data_fp", "official"),
-    *("bounds", "dtype", "scorer", "time"),
+    *("input", "metric", "value", "low", "high", "interval", "n", "left_out", "prompt", "model_fp", "data_fp"),
+    *("official", "bounds", "dtype", "scorer", "time"),
 )
 # Two rows with the same values of these are the same measurement, the later one counts (a resumed epoch repeats it).
 IDENTITY = ["run", "kind", "epoch", "step", "mllm", "data", "split", "group", "input", "metric", "prompt"]

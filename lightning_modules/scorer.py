@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from lightning_modules.answers import candidate_numbers
 from lightning_modules.artefact import prompt_sha256
 from lightning_modules.controls import CONTROLS, SCORER, Control, ControlStore, all_controls
 from lightning_modules.evaluation import ModelSpec, gather_scores, score_in_process, score_inputs
+from lightning_modules.generation import Answers, answer_metrics
 from lightning_modules.metrics import Scores, group_metrics, paired_gain, point, primary_metric, task_metrics
 from lightning_modules.prompts import Prompt
 
@@ -142,6 +143,12 @@ class PromptScorer:
             _release_memory()
         return scores
 
+    def to_frames(self, spec: ModelSpec, names: Iterable[str], prompts: Mapping[str, Prompt]) -> dict[str, tuple]:
+        """Input name -> (image size, function to frames): prompts, and controls with the colour already chosen."""
+        known: dict[str, Any] = {control.name: control for control in self.controls if control.name != "constant"}
+        known |= {"constant": self.colours.get(spec.name)} | dict(prompts)
+        return {name: (known[name].image_size, known[name]) for name in names}
+
     def release(self) -> None:
         """Let go of models kept loaded."""
         self._kept.clear()
@@ -162,6 +169,30 @@ class PromptScorer:
         self, spec: ModelSpec, split: str, records: Mapping[str, Scores], prompts: Mapping[str, Prompt], context: dict
     ) -> list[dict]:
         """Result rows (HOUSE.md) of one model; `context` holds run, epoch, step, seed, method, source..."""
+        task = self.datamodule.task
+        groups = {n: group_metrics(task, record, self.numbers(split, record.ids)) for n, record in records.items()}
+        return self._as_rows(spec, split, groups, prompts, context)
+
+    def answer_rows(
+        self,
+        spec: ModelSpec,
+        split: str,
+        answers: Mapping[str, Answers],
+        records: Mapping[str, Scores],
+        prompts: Mapping[str, Prompt],
+        context: dict,
+    ) -> list[dict]:
+        """Result rows of what a model wrote (generation.py), beside its scores."""
+        groups = {
+            name: answer_metrics(self.datamodule.task, own, records[name], self.numbers(split, own.ids))
+            for name, own in answers.items()
+        }
+        return self._as_rows(spec, split, groups, prompts, context)
+
+    def _as_rows(
+        self, spec: ModelSpec, split: str, metrics_of: Mapping[str, dict], prompts: Mapping[str, Prompt], context: dict
+    ) -> list[dict]:
+        """metrics_of: input -> group -> metric -> estimate."""
         digest = {name: prompt_sha256(prompt.delta) for name, prompt in prompts.items()}
         common = context | {
             "mllm": spec.name,
@@ -170,14 +201,14 @@ class PromptScorer:
             "split": split,
             "model_fp": spec.fingerprint(),
             "data_fp": self.datamodule.fingerprint(split, self.sizes[split]),
+            "left_out": len(self.datamodule.left_out(split)),
             "dtype": spec.precision,
             "scorer": SCORER,
         }
         made = []
-        for name, record in records.items():
+        for name, groups in metrics_of.items():
             kind = "control" if name in CONTROLS else split
             own = {"kind": kind, "input": name, "prompt": digest.get(name)}
-            groups = group_metrics(self.datamodule.task, record, self.numbers(split, record.ids))
             for group, metrics in groups.items():
                 made += [common | own | {"group": group, "metric": m} | v._asdict() for m, v in metrics.items()]
         return made
