@@ -319,12 +319,16 @@ def test_an_error_while_ctrl_c_is_handled_is_still_an_interrupt(cache, tmp_path,
 def test_ctrl_c_keeps_results_and_says_how_to_go_on(run, cache, tmp_path):
     out = tmp_path / "interrupted"
     words = ["exp=smoke", f"out={out}", "train.checkpoint_every=1", "train.epochs=200"]
-    process = subprocess.Popen(**command(*words), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    hears = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}  # tests in the background ignore it
+    process = subprocess.Popen(**command(*words), **hears, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     deadline = time.time() + 120
-    while not (out / "results.jsonl").exists() and time.time() < deadline and process.poll() is None:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    printed, _ = process.communicate(timeout=60)
+    try:
+        while not (out / "results.jsonl").exists() and time.time() < deadline and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        printed, _ = process.communicate(timeout=120)
+    finally:
+        process.kill()
     assert process.returncode == 130 and f"resume={out}" in printed and "Traceback" not in printed, printed[-2000:]
     assert read_status(out)["state"] == "interrupted" and read_rows(out / "results.jsonl")
 
