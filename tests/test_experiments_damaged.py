@@ -58,3 +58,19 @@ def test_within_the_threshold_it_runs_without_them_and_says_so_everywhere(words,
         "val": [],
         "test": ["test/dog/104.png"],
     }
+
+
+def test_keys_of_single_data_sets_reach_them_and_only_where_they_are_set(tmp_path):
+    from experiments.build import build_datamodule
+    from experiments.recipes import load_experiment
+
+    def build(*pairs):
+        return build_datamodule(load_experiment([("exp", "smoke"), ("data.root", str(tmp_path)), *pairs]))
+
+    pope = [("data.name", "pope"), ("data.official", "true")]
+    assert build(*pope).half is True and build(*pope, ("data.half", "false")).half is False
+    assert build(("data.name", "pope"), ("data.half", "true")).half is True
+    assert build(("data.name", "vqa_jsonl"), ("data.task", "counting")).task == "counting"
+    assert build(("data.max_corrupt", "0.25")).max_corrupt == 0.25 and build(("data.max_corrupt", "3")).max_corrupt == 3
+    with pytest.raises(ValueError, match=r"Data set 'clevr' has no option 'half'"):
+        build(("data.name", "clevr"), ("data.half", "true"))
