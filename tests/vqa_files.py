@@ -16,8 +16,7 @@ KINDS = ["person", "car", "chair", "dog", "apple", "umbrella", "cup", "bottle", 
 def picture(path, size=(24, 16), mode="RGB"):
     """A noise picture that no other name has."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    seed = int.from_bytes(path.name.encode()[-8:], "big")
-    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    pixels = np.random.default_rng(list(path.name.encode())).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     Image.fromarray(pixels).convert(mode).save(path)
 
 
