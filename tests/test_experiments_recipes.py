@@ -6,6 +6,7 @@ import pytest
 
 from experiments.recipes import FOLDER, list_recipes, load_experiment
 
+TEN = ("cifar10", "cifar100", "imagenette", "svhn", "eurosat", "oxford_pets", "dtd", "clevr", "hateful_memes", "pope")
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
@@ -26,6 +27,22 @@ def test_every_recipe_resolves_and_says_what_it_is(name):
     for word in ("What:", "Reproduces:", "Needs:", "Expect:", "Command:"):
         assert any(line.startswith(f"# {word}") for line in header), f"{name} has no '# {word}' line"
     assert list_recipes()[name] == header[0].lstrip("# ")
+
+
+@pytest.mark.parametrize("source", ["minigpt4", "instructblip"])
+@pytest.mark.parametrize("data", TEN)
+def test_every_data_set_has_a_recipe_that_is_built_without_weights_or_data(data, source, tmp_path, monkeypatch):
+    """The module and the data set come to life in an empty folder; files are asked for when a run needs them."""
+    from experiments.build import build_datamodule, build_module
+
+    monkeypatch.chdir(tmp_path)
+    config = load(exp=f"{data}_{source}")
+    datamodule, module = build_datamodule(config), build_module(config, steps_per_epoch=10)
+    assert (datamodule.name, config.source.name, datamodule.image_size) == (data, source, 164)
+    assert module.prompt.delta.shape[-1] == 224 and module.sources is None
+    missing = datamodule.missing()
+    assert missing and all("data" in line for line in missing)
+    assert not any(tmp_path.iterdir())
 
 
 def test_the_method_shorthand_is_not_lost_beside_a_dotted_key():
