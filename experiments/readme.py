@@ -49,9 +49,29 @@ def _files() -> list[str]:
     return lines
 
 
+CHOSEN = ("svhn", "eurosat", "oxford_pets", "dtd")
+"""Not named by the paper: our choice (METHOD.md section 6)."""
+
+
+def data_table() -> str:
+    """The ten data sets and CIFAR-10-C: task, size, licence, where from, and the command that gets them."""
+    from datamodules.published import PUBLISHED
+
+    lines = ["| name | task | what | to get | licence | publisher | command |", "|---|---|---|---|---|---|---|"]
+    for name, known in PUBLISHED.items():
+        size = sum(max(archive.size or 0 for archive in part) for part in known.parts())
+        amount = f"{size / 1e9:.1f} GB" if size > 1e9 else f"{size / 1e6:.0f} MB" if size else "by hand"
+        mark = " (our choice)" if name in CHOSEN else ""
+        lines.append(
+            f"| `{name}`{mark} | {known.task} | {known.what} | {amount} | {known.licence} | {known.homepage} "
+            f"| `python -m datamodules prepare {name}` |"
+        )
+    return "\n".join(lines)
+
+
 def sections() -> dict[str, str]:
     """Mark -> generated text."""
-    return {"weights": weights_tables()}
+    return {"weights": weights_tables(), "data": data_table()}
 
 
 def replace(text: str, mark: str, section: str) -> str:
