@@ -15,12 +15,11 @@ BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
 
 class Workload(NamedTuple):
-    """What is assumed about the texts, in tokens: question with its template, answer, and all `labels` candidates."""
+    """What is assumed about the texts, in tokens: question with its template, answer, all candidates together."""
 
     text: int = 32
     answer: int = 8
     candidates: int = 64
-    labels: int = 16
 
 
 USUAL = Workload()

@@ -12,18 +12,21 @@ from model_zoo.base import MLLM, Visual
 from model_zoo.connectors import QFormerConnector
 from model_zoo.decoder import SCORERS
 from model_zoo.generation import generate_texts
+from model_zoo.packing import Scorer, score_packed
 from model_zoo.scoring import encode_candidates, finish
 from model_zoo.scoring_naive import score_naive
 from model_zoo.sequences import (
     TextEncoder,
+    additive_mask,
     embed_rows,
     log_softmax_pick,
     pad_rows,
     require_texts,
-    score_dtype,
     special_id,
 )
+from model_zoo.t5_decoder import decode_packed
 from model_zoo.templates import TEMPLATES, Template, render
+from model_zoo.trie import plan_tries
 
 
 class Blip2T5(MLLM):
@@ -33,8 +36,7 @@ class Blip2T5(MLLM):
         connector, llm, tokenizer: ready modules; llm is a transformers `T5ForConditionalGeneration`.
         eos_id: the tokenizer's EOS by default. start_id: the LLM config's decoder_start_token_id by default.
         max_text: most text and answer tokens of the loss, `</s>` included [R]; ranking is never cut.
-        max_rows: most (image, candidate) pairs the decoder scores at a time; the result does not depend on it.
-        scoring: `packed` or `naive`, see `DecoderMLLM`.
+        scoring, max_nodes: see `DecoderMLLM`.
     """
 
     def __init__(
@@ -49,8 +51,8 @@ class Blip2T5(MLLM):
         eos_id: int | None = None,
         start_id: int | None = None,
         max_text: int = 32,
-        max_rows: int = 512,
         scoring: str = "packed",
+        max_nodes: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(name, image_size, **kwargs)
@@ -59,7 +61,7 @@ class Blip2T5(MLLM):
         self.connector, self.llm, self.tokenizer, self.template = connector, llm, tokenizer, template
         self.eos_id = special_id(tokenizer, "eos") if eos_id is None else eos_id
         self.start_id = llm.config.decoder_start_token_id if start_id is None else start_id
-        self.max_text, self.max_rows, self.scoring = max_text, max_rows, scoring
+        self.max_text, self.scoring, self.max_nodes = max_text, scoring, max_nodes
         self.text_ids = TextEncoder(tokenizer)
 
     def encode_image(self, images: Tensor, questions: Sequence[str]) -> Visual:
@@ -132,22 +134,29 @@ class Blip2T5(MLLM):
         require_texts("questions", questions, len(visual.tokens))
         rows = encode_candidates(candidates, self.text_ids, len(visual.tokens))
         prompts = [self.prompt_ids(question, ranking=True) for question in questions]
-        score = self._score_batched if self.scoring == "packed" else self._score_naive
+        score = self._score_packed if self.scoring == "packed" else self._score_naive
         return finish(score(visual.tokens, prompts, rows), rows, normalize)
 
-    def _score_batched(self, tokens: Tensor, prompts: list[list[int]], rows: list[list[list[int]]]) -> Tensor:
+    def _score_packed(self, tokens: Tensor, prompts: list[list[int]], rows: list[list[list[int]]]) -> Tensor:
+        """The decoder's prefix is its start token; the encoder runs once per image."""
         embeds, mask = self.encoder_input(tokens, prompts)
-        states = self.encode(embeds, mask)  # once per image
-        width = max(len(row) for row in rows)
-        pairs = [(b, k) for b, row in enumerate(rows) for k in range(len(row))]
-        cells = torch.tensor([b * width + k for b, k in pairs], device=states.device)
-        total = torch.zeros(len(rows) * width, dtype=score_dtype(states.dtype), device=states.device)
-        for start in range(0, len(pairs), self.max_rows):
-            some = pairs[start : start + self.max_rows]
-            image = torch.tensor([b for b, _ in some], device=states.device)
-            logp, row, _ = self.decode(states[image], mask[image], [rows[b][k] for b, k in some])
-            total = total.index_add(0, cells[start + row], logp)
-        return total.view(len(rows), width)
+        scorer = self.scorer(self.encode(embeds, mask), mask)
+        start = scorer.embed(torch.full((len(tokens), 1), self.start_id, device=tokens.device))
+        rounds, width = plan_tries(rows, self.max_nodes), max(len(row) for row in rows)
+        return score_packed(scorer, start, start.new_ones(start.shape[:2], dtype=torch.bool), rounds, width)
+
+    def scorer(self, states: Tensor, mask: Tensor) -> Scorer:
+        """The parts that packed scoring calls, behind encoder states (B, E, D) with mask (B, E) bool."""
+        from transformers import DynamicCache, EncoderDecoderCache
+
+        decoder, config = self.llm.decoder, self.llm.config
+        seen = additive_mask((mask[:1] if bool(mask.all()) else mask).unsqueeze(1), states.dtype)
+        return Scorer(
+            lambda embeds, *rest: decode_packed(decoder, embeds, *rest, states, seen),
+            self.llm.get_input_embeddings(),
+            self.logits,
+            lambda: EncoderDecoderCache(DynamicCache(config=config), DynamicCache(config=config)),
+        )
 
     def _score_naive(self, tokens: Tensor, prompts: list[list[int]], rows: list[list[list[int]]]) -> Tensor:
         def logits_of(b: int, candidate: list[int]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 
 from model_zoo.base import MLLM, Visual
 from model_zoo.generation import generate_texts
-from model_zoo.scoring import CAUSAL, encode_candidates, finish, plan_tries, score_packed
+from model_zoo.packing import CAUSAL, Scorer, score_packed
+from model_zoo.scoring import encode_candidates, finish
 from model_zoo.scoring_naive import score_naive
 from model_zoo.sequences import (
     TextEncoder,
@@ -22,6 +24,7 @@ from model_zoo.sequences import (
     require_texts,
 )
 from model_zoo.templates import Template
+from model_zoo.trie import plan_tries
 
 SCORERS = ("packed", "naive")
 
@@ -81,14 +84,15 @@ class DecoderMLLM(MLLM):
         """The visual tokens (B, T, D) the LLM sees; a family may show it fewer in ranking."""
         return visual.tokens
 
-    def hidden_states(self, embeds: Tensor, mask: Tensor, positions: Tensor, cache: Any = None) -> Tensor:
-        """Final hidden states (B, L, D) from embeds (B, L, D); mask is (B, L) bool or additive (B, 1, L, past+L).
+    def hidden_states(self, embeds: Tensor, mask: Tensor | None, positions: Tensor, cache: Any = None) -> Tensor:
+        """Final hidden states (B, L, D) from embeds (B, L, D); mask is (B, L) bool or additive (R, 1, L, past+L).
 
-        A `cache` is extended in place by these L entries.
+        R is B or 1, here and in positions (R, L); a mask of None is plain causal attention without padding. A `cache`
+        is extended in place by these L entries.
         """
         return self.llm.model(
             inputs_embeds=embeds,
-            attention_mask=mask.long() if mask.ndim == 2 else mask,
+            attention_mask=mask.long() if mask is not None and mask.ndim == 2 else mask,
             position_ids=positions,
             past_key_values=cache,
             use_cache=cache is not None,
@@ -138,21 +142,18 @@ class DecoderMLLM(MLLM):
         return finish(score(tokens, prefixes, rows), rows, normalize)
 
     def _score_packed(self, tokens: Tensor, prefixes: list[list[int]], rows: list[list[list[int]]]) -> Tensor:
+        ids, mask = pad_rows(prefixes, tokens.device)
+        embeds = embed_rows(self.llm.get_input_embeddings(), ids, tokens)
+        rounds, width = plan_tries(rows, self.max_nodes), max(len(row) for row in rows)
+        return score_packed(self.scorer(), embeds, mask, rounds, width)
+
+    def scorer(self) -> Scorer:
+        """The parts of the LLM that packed scoring calls."""
         from transformers import DynamicCache
 
-        ids, mask = pad_rows(prefixes, tokens.device)
-        embedding = self.llm.get_input_embeddings()
-        return score_packed(
-            self.hidden_states,
-            embedding,
-            self.llm.lm_head,
-            embed_rows(embedding, ids, tokens),
-            mask,
-            plan_tries(rows, self.max_nodes),
-            max(len(row) for row in rows),
-            new_cache=lambda: DynamicCache(config=self.llm.config),
-            layout=self.layout,
-        )
+        embedding, config = self.llm.get_input_embeddings(), self.llm.config
+        cache = partial(DynamicCache, config=config)
+        return Scorer(self.hidden_states, embedding, self.llm.lm_head, cache, self.layout)
 
     def _score_naive(self, tokens: Tensor, prefixes: list[list[int]], rows: list[list[list[int]]]) -> Tensor:
         embedding = self.llm.get_input_embeddings()

@@ -13,7 +13,6 @@ from model_zoo.sizes import Language, Sizes, Tower
 QUANT_BYTES = {"8bit": 1.0, "4bit": 0.5 + 1 / 64 + 4 / 2**14}
 """Bytes per weight in bitsandbytes: int8 (row scales are below 0.1 %); 4 bits, a byte per 64, a float32 per 2^14."""
 
-T5_ROWS = 512  # (image, candidate) pairs a T5 adapter decodes at a time: `max_rows` of `Blip2T5`
 CUDA_CONTEXT = 600 * 2**20  # driver context and cuBLAS workspaces: an assumption, it differs between cards
 FRAGMENTATION = 0.05  # share of allocator blocks that stays unusable: an assumption
 CLIP_B32 = Tower(768, 12, 3072, 12, 50, 224, 32)
@@ -96,22 +95,17 @@ def scoring_bytes(sizes: Sizes, batch: int, dtype: str, load: Workload = USUAL) 
     frames = 4 * 3 * t.pixels**2 * 2
     tower = e * t.tokens * (2 * t.width + max(5 * t.width, 2 * t.mlp))
     features = e * (t.tokens * t.width + sizes.visual * m.width)
-    prefix = sizes.visual + load.text
-    if m.kind == "t5":
-        decoding = min(batch * load.labels, T5_ROWS) * _decoding(m, prefix, -(-load.candidates // load.labels), e)
-        return batch * (frames + features + max(tower, _forward(m, prefix, e))) + decoding
-    length = prefix + load.candidates
-    logits = load.candidates * m.vocab * (e + 8) + 2 * e * length * m.width
-    return batch * (frames + features + max(tower, _forward(m, length, e), logits))
+    prefix, nodes = sizes.visual + load.text, load.candidates
+    logits = nodes * m.vocab * (e + 8)
+    if m.kind == "t5":  # the nodes follow one start token in the decoder and look at the encoder's states
+        states = e * prefix * (m.width + 2 * m.inner)
+        llm = max(_forward(m, prefix, e), states + max(_forward(m, 1 + nodes, e), logits))
+    else:
+        llm = max(_forward(m, prefix + nodes, e), logits + 2 * e * (prefix + nodes) * m.width)
+    return batch * (frames + features + max(tower, llm))
 
 
 def _forward(m: Language, length: int, e: int) -> int:
     """One layer at work without gradients: residual, attention or feed-forward, and the mask in three forms."""
     masks = (5 + e) * length**2 * (m.heads if m.kind == "t5" else 1)
     return e * length * (3 * m.width + max(5 * m.inner, 3 * m.mlp)) + masks
-
-
-def _decoding(m: Language, prefix: int, answer: int, e: int) -> int:
-    """T5 for one (image, candidate) pair: the encoder's states are repeated, each layer projects them again."""
-    states = e * prefix * (m.width + 2 * m.inner) + (5 + e) * m.heads * answer * prefix
-    return states + e * answer * (3 * m.width + max(5 * m.inner, 3 * m.mlp)) + answer * m.vocab * (e + 8)

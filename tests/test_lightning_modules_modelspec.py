@@ -32,11 +32,11 @@ def test_a_spec_hands_everything_to_load_mllm(monkeypatch: pytest.MonkeyPatch) -
         return SimpleNamespace(to=lambda device: device)
 
     monkeypatch.setattr(registry, "load_mllm", load)
-    spec = ModelSpec("blip2", "source", "w", "float16", True, {"max_rows": 8}, "8bit", True)
+    spec = ModelSpec("blip2", "source", "w", "float16", True, {"max_nodes": 8}, "8bit", True)
     assert spec.load("cuda:0") == "cuda:0"
     assert seen == {
         **{"name": "blip2", "weights": "w", "dtype": "float16", "official": True},
-        **{"quant": "8bit", "checkpointing": True, "max_rows": 8},
+        **{"quant": "8bit", "checkpointing": True, "max_nodes": 8},
     }
 
 

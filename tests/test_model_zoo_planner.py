@@ -78,7 +78,7 @@ def workload(model: MLLM, questions: list[str], answers: list[str]) -> Workload:
         text = max(len(model.prefix_ids(question, 0, ranking=False)) for question in questions)
     answer = int(model.answer_token_counts(questions, answers).max())
     tokens = [len(model.text_ids(candidate)) for candidate in CANDIDATES]
-    return Workload(text, answer, sum(tokens), len(tokens))
+    return Workload(text, answer, sum(tokens))
 
 
 def batch_of(size: str, count: int, padded: bool) -> tuple[torch.Tensor, list[str], list[str]]:

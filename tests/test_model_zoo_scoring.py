@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from tiny_models import CANDIDATES, QUESTIONS, TINY, tiny_images, tiny_mllm
 
 from model_zoo.base import MLLM
-from model_zoo.scoring import ancestors, block_mask, build_trie, chunks, score_packed
+from model_zoo.packing import block_mask, score_packed
 from model_zoo.sequences import embed_rows, pad_rows
+from model_zoo.trie import ancestors, build_trie, chunks
 
 DECODERS = [name for name in TINY if name != "blip2"]
 
@@ -40,9 +41,7 @@ def test_the_side_of_the_padding_does_not_change_scores(llava: MLLM) -> None:
     prefixes = [llava.prefix_ids(question, tokens.shape[1], ranking=True) for question in QUESTIONS]
     tries, embedding = [build_trie([llava.text_ids(text) for text in CANDIDATES])] * 3, llava.llm.get_input_embeddings()
     right, left = (
-        score_packed(
-            llava.hidden_states, embedding, llava.llm.lm_head, embed_rows(embedding, ids, tokens), mask, [tries], 7
-        )
+        score_packed(llava.scorer(), embed_rows(embedding, ids, tokens), mask, [tries], 7)
         for ids, mask in (pad_rows(prefixes, tokens.device, left=side) for side in (False, True))
     )
     torch.testing.assert_close(left, right, atol=1e-5, rtol=1e-6)
@@ -96,13 +95,11 @@ def test_per_row_lists_equal_single_rows_and_missing_ones_are_minus_infinity(mod
 @pytest.mark.parametrize("limit", [1, 5, 12])
 def test_chunking_does_not_change_scores(model: MLLM, limit: int) -> None:
     expected = score(model, CANDIDATES)
-    attribute = "max_rows" if hasattr(model, "max_rows") else "max_nodes"
-    before = getattr(model, attribute)
-    setattr(model, attribute, limit)
+    before, model.max_nodes = model.max_nodes, limit
     try:
         torch.testing.assert_close(score(model, CANDIDATES), expected, atol=1e-5, rtol=0)
     finally:
-        setattr(model, attribute, before)
+        model.max_nodes = before
 
 
 @pytest.mark.parametrize("name", DECODERS)
@@ -174,7 +171,8 @@ def test_trie_spells_every_candidate(candidates: list[list[int]]) -> None:
 def test_chunks_hold_every_candidate_once(candidates: list[list[int]], limit: int) -> None:
     groups = list(chunks(candidates, limit))
     assert sorted(k for group in groups for k in group) == list(range(len(candidates)))
-    assert all(len(group) == 1 or sum(len(candidates[k]) for k in group) <= limit for group in groups)
+    sizes = [len(build_trie([candidates[k] for k in group]).tokens) for group in groups]
+    assert all(len(group) == 1 or size <= limit for group, size in zip(groups, sizes, strict=True))
 
 
 def test_block_mask_shows_nodes_the_prefix_and_their_ancestors_only() -> None:

@@ -11,9 +11,10 @@ from torch import Tensor
 from model_zoo.base import MLLM
 from model_zoo.chatglm import ChatGLMConfig, inverse_frequencies, rotary_tables, rotate
 from model_zoo.checkpointing import checkpoint_layers_
+from model_zoo.packing import block_mask, score_packed
 from model_zoo.prefix_lm import PREFIX_LM, glm_positions, glm_rows, prefix_seen
-from model_zoo.scoring import block_mask, build_trie, score_packed
 from model_zoo.sequences import IMAGE, embed_rows, pad_rows
+from model_zoo.trie import build_trie
 
 
 @pytest.fixture(scope="module")
@@ -143,16 +144,7 @@ def test_the_side_of_the_padding_does_not_change_scores(ours: MLLM) -> None:
     prefixes = [ours.prefix_ids(question, tokens.shape[1], ranking=True) for question in QUESTIONS]
     tries, embedding = [build_trie([ours.text_ids(text) for text in CANDIDATES])] * 3, ours.llm.get_input_embeddings()
     right, left = (
-        score_packed(
-            ours.hidden_states,
-            embedding,
-            ours.llm.lm_head,
-            embed_rows(embedding, ids, tokens),
-            mask,
-            [tries],
-            len(CANDIDATES),
-            layout=PREFIX_LM,
-        )
+        score_packed(ours.scorer(), embed_rows(embedding, ids, tokens), mask, [tries], len(CANDIDATES))
         for ids, mask in (pad_rows(prefixes, tokens.device, left=side) for side in (False, True))
     )
     torch.testing.assert_close(left, right, atol=1e-5, rtol=1e-6)
