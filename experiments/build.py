@@ -10,6 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from experiments.caches import build_clean_features, control_store
 from experiments.run_folder import RunFolder
 
 # Which only some data sets have: given where they are set, `half=false` too.
@@ -78,6 +79,7 @@ def build_module(config: DictConfig, steps_per_epoch: int) -> Any:
         prompt,
         lambda: [spec.load("cpu") for spec in specs],
         lambda: load_clip_scorer(config),
+        clean_features=build_clean_features(config, specs),
         fca=method.fca,
         tse=method.tse,
         fca_relative=method.fca_relative,
@@ -118,13 +120,6 @@ def build_scorer(config: DictConfig, datamodule: Any) -> Any:
         sizes={"val": config.targets.n, "test": config.data.n_test},
         residency=config.targets.residency,
     )
-
-
-def control_store() -> Any:
-    """Scores of controls are shared by all runs: `cache/controls`, or below TVP_CACHE."""
-    from lightning_modules.controls import ControlStore
-
-    return ControlStore(Path(os.environ.get("TVP_CACHE", "cache")) / "controls")
 
 
 def build_callback(config: DictConfig, datamodule: Any, folder: RunFolder) -> Any:

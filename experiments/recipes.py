@@ -124,6 +124,8 @@ def _check_method(config: DictConfig) -> None:
     for key in ("epochs", "batch_size", "eval_batch_size", "accumulate", "devices", "checkpoint_every", "val_every"):
         if config.train[key] < 1:
             raise ValueError(f"Expected train.{key} >= 1, got {config.train[key]}.")
+    if not config.train.feature_cache_gib > 0:
+        raise ValueError(f"Expected train.feature_cache_gib > 0, got {config.train.feature_cache_gib}.")
 
 
 def _resolve_geometry(config: DictConfig) -> None:

@@ -9,6 +9,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.clean_features import encode_clean, fca_tokens
 from lightning_modules.losses import fca_distances
 from lightning_modules.optim import build_optimizer, build_schedule
 from lightning_modules.prompts import Prompt
@@ -33,6 +34,7 @@ class TVPModule(L.LightningModule):
         prompt: what is learned; the only thing with gradients and the only thing in a checkpoint.
         load_sources: called once in `configure_model`, returns the frozen source MLLMs (several: an ensemble).
         load_clip: called once if tse != 0, returns a frozen `similarity(frames, captions)` scorer.
+        clean_features: one `encode_clean` or `CachedFeatures` per source (default: all `encode_clean`).
         fca, tse: weights of the transfer losses. fca_relative: scale-free FCA (ours).
         optimizer, lr, momentum, schedule, warmup_steps: see `optim`.
         sources_reduction: `mean` or `sum` of the sources' task and FCA losses.
@@ -48,6 +50,7 @@ class TVPModule(L.LightningModule):
         load_sources: Callable[[], Sequence[nn.Module]],
         load_clip: Callable[[], Any] | None = None,
         *,
+        clean_features: Sequence[Callable[[Any, Tensor, Sequence[str]], Tensor]] | None = None,
         fca: float = 0.0,
         tse: float = 0.0,
         fca_relative: bool = False,
@@ -67,6 +70,7 @@ class TVPModule(L.LightningModule):
         self._load_sources, self._load_clip = load_sources, load_clip
         self.sources: nn.ModuleList | None = None
         self.clip: Any = None
+        self.clean_features = clean_features
         self.fca, self.tse, self.fca_relative = fca, tse, fca_relative
         self.optimizer_name, self.lr, self.momentum = optimizer, lr, momentum
         self.schedule, self.warmup_steps = schedule, warmup_steps
@@ -116,20 +120,18 @@ class TVPModule(L.LightningModule):
         frames = self.prompt(batch.images)
         clean = self.prompt.blank(batch.images)
         nats, drift = [], []
-        for source in self.sources:
+        for source, encode in zip(self.sources, self.clean_features or [encode_clean] * len(self.sources), strict=True):
             visual = source.encode_image(frames, batch.questions)
             nats.append(source.answer_loss(frames, batch.questions, batch.answers, visual=visual)[0].sum())
-            drift.append(self._drift(source, visual, clean, batch.questions))
+            drift.append(self._drift(source, visual, clean, batch.questions, encode))
         similarity = self.clip.similarity(frames, batch.captions).sum() if self.tse else frames.new_zeros(())
         return Losses(torch.stack(nats), torch.stack(drift), -similarity)
 
-    def _drift(self, source: Any, visual: Any, clean: Tensor, questions: Sequence[str]) -> Tensor:
+    def _drift(self, source: Any, visual: Any, clean: Tensor, questions: Sequence[str], encode: Callable) -> Tensor:
         if not self.fca:
             return visual.tokens.new_zeros((), dtype=torch.float32)
-        with torch.no_grad():
-            reference = source.encode_image(clean, questions)
-        prompted, reference = fca_tokens(source, visual), fca_tokens(source, reference)
-        return fca_distances(prompted, reference, relative=self.fca_relative).sum()
+        reference = encode(source, clean, questions)  # no graph
+        return fca_distances(fca_tokens(source, visual), reference, relative=self.fca_relative).sum()
 
     def _reduce(self, per_source: Tensor) -> Tensor:
         return per_source.mean() if self.sources_reduction == "mean" else per_source.sum()
@@ -154,6 +156,11 @@ class TVPModule(L.LightningModule):
         if self.schedule == "cosine_epoch":
             self.lr_schedulers().step()
 
+    def on_train_end(self) -> None:
+        for encode in self.clean_features or ():
+            if self.fca and hasattr(encode, "report"):
+                self.print(encode.report())
+
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self._log_loss("val/loss", batch)
 
@@ -170,11 +177,6 @@ class TVPModule(L.LightningModule):
         """Keep the prompt only: kilobytes, never the frozen LLM."""
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {key: value for key, value in state.items() if key.startswith("prompt.")}
-
-
-def fca_tokens(source: Any, visual: Any) -> Tensor:
-    """What FCA compares: all tokens handed to the LLM; under `official` the query tokens only (METHOD.md section 3)."""
-    return visual.tokens[:, : visual.n_query] if source.official else visual.tokens
 
 
 def split_batch(batch: Any, parts: int) -> list[Any]:
