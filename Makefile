@@ -38,8 +38,9 @@ sweep: $(STAMP) ## Run a transfer matrix: make sweep [key=value ...]
 report: $(STAMP) ## Rebuild the tables and pictures of a run folder: make report run=DIR
 	$(BIN)/python -m experiments.report $(OVERRIDES)
 
-bench: $(STAMP) ## Time the training step and the scoring, as ratios measured in one run
+bench: $(STAMP) ## Time scoring and training against the naive protocol, then the data: make bench [out=FILE.json]
 	$(BIN)/python -m experiments.bench $(OVERRIDES)
+	$(BIN)/python -m experiments.bench_data
 
 test: $(STAMP) ## Run the tests (FAST=1 leaves out those marked slow; WORKERS=N processes)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(if $(FAST),-m "not slow") $(ARGS)

@@ -1,112 +1,143 @@
-"""`make bench`: ratios measured in one run on the embedded zoo: packed against naive ranking, TVP against EVP steps."""
+"""`make bench`: ranking and training of seven architectures against the naive protocol and the floor, in one run."""
 
 from __future__ import annotations
 
 import json
-import statistics
-import time
-from collections.abc import Callable, Sequence
+import platform
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.cli import flat_options, run_command
+from experiments.cli import flat_options, run_command, suggest
 
 USAGE = """
-python -m experiments.bench [repeats=5] [batch=16] [out=FILE.json]
+python -m experiments.bench [out=FILE.json] [batch=N] [repeats=5] [only=NAME]
 
-Paired and alternating, median of `repeats`, after one warm-up of each side. Prints ratios; absolute times depend on
-the machine and on what else it does.
+Medium-size random models, 224 px frames: seconds of one ranking pass (2, 10, 45, 100 candidates) and of one training
+step (plain, FCA + TSE, FCA + TSE with cached clean features), in ours, in the naive protocol (what the reference does
+to compute the same) and at the floor (one vision encode and one prefix forward). Both are checked to compute the same
+to 1e-4 before they are timed, in turns; median of `repeats` where one naive pass takes under 4 s, else one pass.
+
+batch: pictures; 4 for ranking and 2 for training if not given. out: a JSON with {device, threads, torch, rows, rss},
+and the table beside it as .txt. only: an architecture (minigpt4 instructblip blip2_t5 blip2_opt vpgtrans bliva
+visualglm), a path (rank train_plain train_fca_tse train_fca_tse_cached), `rss` (peak memory), or `gpu` (the published
+7B shapes with random weights; its JSON has the GPU's rows). About 12 minutes on two idle cores.
 """
-DEFAULTS: dict[str, Any] = {"repeats": 5, "batch": 16, "out": ""}
-MODELS = ("embedded_minigpt4", "embedded_instructblip", "embedded_blip2", "embedded_bliva", "embedded_llava")
+DEFAULTS: dict[str, Any] = {"out": "", "batch": 0, "repeats": 5, "only": ""}
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str], size: str = "MEDIUM") -> int:
+    """`size` names another size of `bench_models`, for tests."""
     options: Any = flat_options(argv, DEFAULTS, usage=USAGE)
     if options is None:
         return 0
-    import torch
-
-    batch = _batch(options["batch"])
-    rows = [*_ranking(batch, options["repeats"]), *_training(batch, options["repeats"])]
-    for row in rows:
-        ours, other = 1e3 * row["ours_s"], 1e3 * row["other_s"]
-        print(f"{row['name']:52} {ours:8.1f} ms against {other:8.1f} ms, {row['ratio']:.2f}x")
-    result = {"threads": torch.get_num_threads(), "torch": torch.__version__, "batch": options["batch"], "rows": rows}
+    check(options)
     if options["out"]:
-        Path(options["out"]).write_text(json.dumps(result, indent=1) + "\n")
+        Path(options["out"]).parent.mkdir(parents=True, exist_ok=True)  # now, not after the work
+    if options["only"] == "gpu":
+        run_gpu(options)
+        return 0
+    rows, rss = run_cpu(options, size)
+    extra = {"rss": rss} if rss else {}
+    if not options["only"] and (gpu := run_gpu(options | {"out": ""})):
+        extra["gpu"] = gpu
+    save(options["out"], report(cpu_name(), rows, **extra))
     return 0
 
 
-def pair(name: str, ours: Callable[[], Any], other: Callable[[], Any], repeats: int) -> dict:
-    """Median seconds of both, alternating; ratio = other / ours, pair by pair."""
-    ours(), other()
-    times = [(_seconds(ours), _seconds(other)) for _ in range(repeats)]
-    return {
-        "name": name,
-        "ours_s": statistics.median(t for t, _ in times),
-        "other_s": statistics.median(t for _, t in times),
-        "ratio": statistics.median(b / a for a, b in times),
-    }
+def names() -> tuple[list[str], list[str]]:
+    """Architectures and paths."""
+    from experiments.bench_models import ARCHITECTURES
+    from experiments.bench_tasks import PATHS
+
+    return list(ARCHITECTURES), list(PATHS)
 
 
-def _seconds(call: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+def check(options: dict[str, Any]) -> None:
+    """Raise ValueError for numbers and names that cannot be."""
+    if options["batch"] < 0 or options["repeats"] < 1:
+        raise ValueError(
+            f"Expected batch >= 1 and repeats >= 1, got batch={options['batch']} repeats={options['repeats']}."
+        )
+    if options["only"] in ("", "gpu", "rss"):  # known without an import that a bare GPU machine could not make
+        return
+    architectures, paths = names()
+    known = [*architectures, *paths, "rss", "gpu"]
+    if options["only"] not in known:
+        close = suggest(options["only"], known)
+        raise ValueError(f"Unknown only='{options['only']}'.{close} Available: {', '.join(known)}.")
 
 
-def _batch(size: int) -> Any:
-    from datamodules.registry import load_datamodule
+def run_cpu(options: dict[str, Any], size: str) -> tuple[list[dict], list[dict]]:
+    """(rows, peak memory) of what `only` asks for; progress on stderr, the table on stdout."""
+    from experiments import bench_models
+    from experiments.bench_rows import bench_rows
+    from experiments.bench_rss import rss_row
+    from experiments.bench_table import bench_text, progress_line
+    from experiments.bench_tasks import PATHS
 
-    data = load_datamodule("emoji_recognition", image_size=64)
-    return next(iter(data.loader("val", n=size, batch_size=size))), data.candidates
+    (architectures, paths), only = names(), options["only"]
+    architectures = [only] if only in architectures else architectures
+    paths = [] if only == "rss" else [only] if only in paths else paths
+    total, rows = len(architectures) * sum(len(PATHS[path]) for path in paths), []
+    numbers = {"batch": options["batch"], "repeats": options["repeats"], "size": getattr(bench_models, size)}
+    for row in bench_rows(architectures, paths, **numbers) if paths else ():
+        rows.append(row)
+        print(progress_line(len(rows), total, row), file=sys.stderr, flush=True)
+    rss = []
+    for architecture in architectures if only not in paths else ():
+        rss.append(rss_row(architecture, batch=options["batch"] or 4, size=size))
+        print(f"[rss] {architecture:13} {rss[-1]['ratio']:.2f}", file=sys.stderr, flush=True)
+    print(bench_text(rows, rss), end="")
+    return rows, rss
 
 
-def _ranking(batch: Any, repeats: int) -> list[dict]:
+def run_gpu(options: dict[str, Any]) -> dict[str, Any] | None:
+    """Measure, print and save the GPU variant; None and "no GPU" without one."""
     import torch
 
-    from model_zoo.registry import load_mllm
+    from experiments.bench_gpu import NO_GPU, gpu_line, gpu_rows
 
-    (images, candidates), rows = batch, []
-    for name in MODELS:
-        packed, naive = load_mllm(name), load_mllm(name, scoring="naive")
-        with torch.inference_mode():
-            rows.append(
-                pair(
-                    f"ranking {name}, packed against naive",
-                    lambda m=packed: m.score(images.images, images.questions, candidates),
-                    lambda m=naive: m.score(images.images, images.questions, candidates),
-                    repeats,
-                )
-            )
-    return rows
+    if not torch.cuda.is_available():
+        print(NO_GPU)
+        return None
+    rows = []
+    for row in gpu_rows(batch=options["batch"], repeats=options["repeats"]):
+        rows.append(row)
+        print(gpu_line(row), flush=True)
+    result = report(torch.cuda.get_device_name(), rows)
+    save(options["out"], result)
+    return result
 
 
-def _training(batch: Any, repeats: int) -> list[dict]:
-    """One update's forward and backward: EVP (task loss) against TVP (task + FCA + TSE)."""
-    from lightning_modules.prompts import OverlayPrompt
-    from lightning_modules.tvp import TVPModule
-    from model_zoo.clip import load_clip
-    from model_zoo.registry import load_mllm
+def report(device: str, rows: list[dict], **extra: Any) -> dict[str, Any]:
+    """The whole result: {device, threads, torch, rows} and what was measured beside."""
+    import torch
 
-    def step(fca: float, tse: float) -> Callable[[], None]:
-        module = TVPModule(
-            OverlayPrompt(frame=64, pad=8),
-            lambda: [load_mllm("embedded_minigpt4")],
-            lambda: load_clip("embedded"),
-            fca=fca,
-            tse=tse,
-        )
-        module.configure_model()
+    return {"device": device, "threads": torch.get_num_threads(), "torch": torch.__version__, "rows": rows, **extra}
 
-        def run() -> None:
-            losses = module.losses(batch[0])
-            (losses.nats.sum() + fca * losses.fca.sum() + tse * losses.tse).backward()
 
-        return run
+def save(out: str, result: dict[str, Any]) -> None:
+    """Write the JSON, and the table of rows of ours beside it, each completely or not at all."""
+    from lightning_modules.atomic import replace_file
 
-    return [pair("training step embedded_minigpt4, EVP against TVP", step(0.0, 0.0), step(0.1, 0.1), repeats)]
+    if not out:
+        return
+    replace_file(out, (json.dumps(result, indent=1) + "\n").encode())
+    if "rss" in result or any("ratio_floor" in row for row in result["rows"]):
+        from experiments.bench_table import bench_text
+
+        text = bench_text(result["rows"], result.get("rss", []))
+        replace_file(Path(out).with_suffix(".txt"), text.encode())
+
+
+def cpu_name() -> str:
+    """The processor's model as Linux names it, else the platform's word for it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"cpu: {models[0] if models else platform.processor() or platform.machine()}"
 
 
 if __name__ == "__main__":

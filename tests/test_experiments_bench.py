@@ -1,0 +1,246 @@
+"""The bench: its naive side computes what ours does, its rows are complete, its counts are right. Nothing is timed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from experiments import bench
+from experiments.bench_gpu import NO_GPU, device_peak, flops, gpu_calls, llm_tokens
+from experiments.bench_models import (
+    ARCHITECTURES,
+    MICRO,
+    bench_inputs,
+    bench_names,
+    build_bench_clip,
+    build_bench_model,
+)
+from experiments.bench_naive import fresh_cache, naive_scores
+from experiments.bench_rows import FIELDS, TOLERANCE, measure, rank_group, train_group
+from experiments.bench_rss import rss_row
+from experiments.bench_table import bench_text
+from experiments.bench_tasks import PATHS
+
+TRAINED = [path for path in PATHS if path != "rank"]
+ONCE = {"vision": 1, "llm": 1}
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return build_bench_clip(MICRO)
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def model(request):
+    return build_bench_model(request.param, MICRO)
+
+
+def frames_of(inputs):
+    return F.pad(inputs.images, [MICRO.pad] * 4)
+
+
+@pytest.mark.parametrize("n", [2, 10, 45])
+def test_the_naive_protocol_ranks_as_ours(model, n):
+    inputs = bench_inputs(3, MICRO)
+    ours = model.score(frames_of(inputs), inputs.questions, bench_names(n))
+    naive = naive_scores(model, frames_of(inputs), bench_names(n))
+    assert ours.shape == naive.shape == (3, n)
+    assert ours.std(0).max() > 1e-3, "the pictures must matter"
+    torch.testing.assert_close(ours, naive, atol=1e-5, rtol=0)
+
+
+def test_the_naive_step_has_the_gradient_of_ours(model, clip, tmp_path):
+    tasks = train_group(model, clip, TRAINED, 2, MICRO, tmp_path)
+    assert [task.path for task in tasks] == TRAINED
+    assert tasks[1].naive is tasks[2].naive  # one naive step for both, timed once
+    naive = {side: side() for side in dict.fromkeys(task.naive for task in tasks)}
+    for task in tasks:
+        loss, gradient = task.ours()
+        assert gradient.abs().max() > 0 and task.difference((loss, gradient), naive[task.naive]) <= TOLERANCE
+
+
+def test_fca_and_tse_reach_the_naive_gradient(clip, tmp_path):
+    plain, both, _ = train_group(build_bench_model("minigpt4", MICRO), clip, TRAINED, 2, MICRO, tmp_path)
+    assert plain.difference(plain.ours(), both.naive()) > 1e-3
+
+
+def test_only_the_naive_clip_has_weight_gradients(clip, tmp_path):
+    task = train_group(build_bench_model("minigpt4", MICRO), clip, ["train_fca_tse"], 2, MICRO, tmp_path)[0]
+    task.naive.gradient()
+    assert all(parameter.grad is not None for parameter in task.naive.clip.parameters())
+    task.ours(), task.floor()
+    frozen = [*clip.parameters(), *task.naive.model.parameters()]
+    assert all(parameter.grad is None and not parameter.requires_grad for parameter in frozen)
+
+
+def test_forward_calls_are_counted(clip, tmp_path):
+    rows = {}
+    for name in ("minigpt4", "blip2_t5", "visualglm"):
+        model = build_bench_model(name, MICRO)
+        for group in (rank_group(model, 2, MICRO), train_group(model, clip, TRAINED, 2, MICRO, tmp_path)):
+            rows |= {(name, row["path"], row["candidates"]): row["forwards"] for row in measure(model, group, 1)}
+    assert rows["minigpt4", "rank", 2] == {"ours": ONCE, "naive": {"vision": 1, "llm": 3}}
+    assert rows["minigpt4", "rank", 100] == {"ours": ONCE, "naive": {"vision": 1, "llm": 101}}
+    assert rows["blip2_t5", "rank", 10] == {"ours": {"vision": 1, "llm": 2}, "naive": {"vision": 1, "llm": 20}}
+    assert rows["visualglm", "rank", 10] == {"ours": ONCE, "naive": {"vision": 10, "llm": 10}}
+    assert rows["visualglm", "rank", 45] == {"ours": ONCE, "naive": None}
+    assert rows["minigpt4", "train_plain", None] == {"ours": ONCE, "naive": ONCE}
+    three = {"vision": 3, "llm": 1}
+    assert rows["minigpt4", "train_fca_tse", None] == {"ours": {"vision": 2, "llm": 1}, "naive": three}
+    assert rows["minigpt4", "train_fca_tse_cached", None] == {"ours": ONCE, "naive": three}
+
+
+def test_a_cache_given_to_one_class_is_not_changed_for_the_next():
+    llm = build_bench_model("minigpt4", MICRO).llm
+    cache = llm(inputs_embeds=torch.randn(1, 5, 32), use_cache=True).past_key_values
+    llm(inputs_embeds=torch.randn(1, 3, 32), past_key_values=fresh_cache(cache), use_cache=True)
+    assert cache.get_seq_length() == 5
+
+
+def test_a_naive_side_that_computes_something_else_is_not_timed():
+    model = build_bench_model("minigpt4", MICRO)
+    task = rank_group(model, 2, MICRO)[0]
+    wrong = task._replace(naive=lambda: task.naive() + 1e-3)
+    with pytest.raises(RuntimeError, match=r"rank 2: ours and the naive protocol differ by 1\.0e-03"):
+        list(measure(model, [wrong], 1))
+
+
+@pytest.mark.slow
+def test_a_whole_run_has_every_row_and_every_field(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("experiments.bench_rss.rss_row", lambda name, **_: RSS | {"architecture": name})
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    out = tmp_path / "new" / "bench.json"
+    assert bench.main([f"out={out}", "repeats=1", "batch=2"], size="MICRO") == 0
+    result = json.loads(out.read_text())
+    assert list(result) == ["device", "threads", "torch", "rows", "rss"]
+    assert result["device"].startswith("cpu: ") and result["torch"] == torch.__version__
+    expected = [(name, path, n) for name in ARCHITECTURES for path, counts in PATHS.items() for n in counts]
+    assert [(row["architecture"], row["path"], row["candidates"]) for row in result["rows"]] == expected
+    for row in result["rows"]:
+        check_row(row)
+    printed = capsys.readouterr()
+    assert out.with_suffix(".txt").read_text() in printed.out and printed.out.endswith(f"{NO_GPU}\n")
+    assert "[49/49] visualglm train_fca_tse_cached" in printed.err and "[rss] bliva" in printed.err
+    assert sorted(path.name for path in out.parent.iterdir()) == ["bench.json", "bench.txt"]
+
+
+RSS = {"candidates": 100, "batch": 2, "prefix_bytes": 2**30, "packed_bytes": 2**30, "ratio": 1.0}
+
+
+def check_row(row):
+    assert tuple(row) == FIELDS
+    untimed = row["architecture"] == "visualglm" and row["candidates"] in (45, 100)
+    assert (row["batch"], row["repeats"]) == (2, 1)
+    assert row["ours_s"] > 0 and row["floor_s"] > 0
+    assert row["ratio_floor"] == pytest.approx(row["ours_s"] / row["floor_s"])
+    if untimed:
+        assert row["naive_s"] is row["ratio_naive"] is row["forwards"]["naive"] is None
+    else:
+        assert row["ratio_naive"] == pytest.approx(row["naive_s"] / row["ours_s"])
+
+
+@pytest.mark.parametrize("only", ["train_plain", "instructblip"])
+def test_only_leaves_the_rest_out(only, tmp_path, monkeypatch):
+    monkeypatch.setattr("experiments.bench_rss.rss_row", lambda name, **_: RSS | {"architecture": name})
+    out = tmp_path / "bench.json"
+    bench.main([f"out={out}", "repeats=1", f"only={only}"], size="MICRO")
+    result = json.loads(out.read_text())
+    assert len(result["rows"]) == 7
+    assert {only} == {row["path" if only == "train_plain" else "architecture"] for row in result["rows"]}
+    assert [row["architecture"] for row in result.get("rss", [])] == ([only] if only in ARCHITECTURES else [])
+
+
+def test_wrong_options_are_refused_before_any_work():
+    with pytest.raises(ValueError, match=r"Unknown only='minigpt'\. Did you mean 'minigpt4'"):
+        bench.main(["only=minigpt"])
+    with pytest.raises(ValueError, match="repeats >= 1"):
+        bench.main(["repeats=0"])
+
+
+def test_slow_naive_sides_are_timed_once(monkeypatch):
+    monkeypatch.setattr("experiments.bench_rows.PATIENCE", 0.0)
+    model, passes = build_bench_model("minigpt4", MICRO), []
+    task = rank_group(model, 2, MICRO)[0]
+    counting = task._replace(naive=lambda: [passes.append(1), task.naive()][1])
+    assert [row["repeats"] for row in measure(model, [counting], 3)] == [1]
+    assert len(passes) == 2  # the one that checks and warms up, the one that is timed
+
+
+def test_the_table_has_a_line_for_each_row():
+    task_row = dict.fromkeys(FIELDS, 1.0) | {"architecture": "bliva", "path": "train_fca_tse_cached"}
+    task_row |= {"candidates": None, "naive_s": None, "ratio_naive": None, "forwards": {"ours": ONCE, "naive": None}}
+    text = bench_text([task_row], [RSS | {"architecture": "bliva"}])
+    assert "train_fca_tse_cached" in text and "1/1, -" in text and max(map(len, text.splitlines())) <= 120
+
+
+@pytest.mark.slow
+def test_peak_memory_is_measured_in_processes_of_its_own():
+    ballast = torch.zeros(2**28)  # a gigabyte here must not be counted there
+    row = rss_row("minigpt4", batch=1, candidates=10, size="MICRO")
+    assert 2**27 < row["prefix_bytes"] < 2**30 + 2**29 and 0.5 < row["ratio"] < 2
+    assert ballast.sum() == 0
+
+
+def test_the_gpu_variant_says_when_there_is_none(monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert bench.main(["only=gpu"]) == 0
+    assert capsys.readouterr().out == f"{NO_GPU}\n"
+
+
+def test_flops_agree_with_hand_arithmetic():
+    llm = build_bench_model("minigpt4", MICRO).llm
+    (d, layers, _, mlp), length = MICRO.llm, 7
+    weights = 4 * d * d + 3 * d * mlp  # q, k, v, o and the three of the gated feed-forward
+    attention = 2 * length * length * d  # scores, and values
+    with torch.no_grad():
+        trunk = flops(lambda: llm.model(inputs_embeds=torch.randn(1, length, d), use_cache=False))
+        head = flops(lambda: llm.lm_head(torch.randn(1, 3, d)))
+    assert trunk == 2 * layers * (length * weights + attention)
+    assert head == 2 * 3 * d * MICRO.vocab
+
+
+def test_tokens_through_the_llm_are_counted():
+    model, inputs = build_bench_model("minigpt4", MICRO), bench_inputs(2, MICRO)
+    before_and_after = 1 + 2 + 2 + 7  # BOS, `<Img` `>`, `</Im` `g>`, seven pieces of the question
+    with llm_tokens(model) as tokens:
+        model.score(frames_of(inputs), inputs.questions, ["no", "yes"])
+    assert tokens == [2 * (before_and_after + MICRO.queries)]
+
+
+def test_the_share_of_peak_is_known_for_named_devices_only():
+    assert device_peak("NVIDIA H200") == 989 and device_peak("NVIDIA H100 PCIe") == 756
+    assert device_peak("Some Card") is None
+
+
+@pytest.mark.slow
+def test_the_gpu_variant_needs_only_torch_and_transformers():
+    """Its passes run on the CPU at a tiny size in a process where our other requirements cannot be imported."""
+    code = """
+import sys
+for name in BLOCKED: sys.modules[name] = None
+from experiments import bench
+from experiments.bench_gpu import flops, gpu_calls
+from experiments.bench_models import ARCHITECTURES, MICRO, bench_inputs, build_bench_model
+bench.check({"batch": 0, "repeats": 1, "only": "gpu"})
+model = build_bench_model("instructblip", MICRO)
+print(*[path for path, _, call in gpu_calls(model, bench_inputs(2, MICRO), MICRO) if flops(call) > 0])
+"""
+    blocked = ["lightning", "open_clip", "torchvision", "torchmetrics", "wandb", "omegaconf", "rich", "scipy", "PIL"]
+    code = code.replace("BLOCKED", repr(blocked))
+    root = Path(__file__).resolve().parent.parent
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split() == ["rank", "rank", "train_fca"]
+
+
+def test_every_gpu_pass_runs_for_every_architecture(model):
+    calls = gpu_calls(model, bench_inputs(2, MICRO), MICRO)
+    assert [(path, n) for path, n, _ in calls] == [("rank", 10), ("rank", 100), ("train_fca", None)]
+    for _, _, call in calls:
+        call()
