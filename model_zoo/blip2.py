@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from model_zoo.base import MLLM, Visual
+from model_zoo.budget import budget_of, plan_rounds
 from model_zoo.connectors import QFormerConnector
 from model_zoo.decoder import SCORERS
 from model_zoo.generation import generate_texts
@@ -26,7 +27,6 @@ from model_zoo.sequences import (
 )
 from model_zoo.t5_decoder import decode_packed
 from model_zoo.templates import TEMPLATES, Template, render
-from model_zoo.trie import plan_tries
 
 
 class Blip2T5(MLLM):
@@ -36,7 +36,7 @@ class Blip2T5(MLLM):
         connector, llm, tokenizer: ready modules; llm is a transformers `T5ForConditionalGeneration`.
         eos_id: the tokenizer's EOS by default. start_id: the LLM config's decoder_start_token_id by default.
         max_text: most text and answer tokens of the loss, `</s>` included [R]; ranking is never cut.
-        scoring, max_nodes: see `DecoderMLLM`.
+        scoring, max_nodes, memory: see `DecoderMLLM`.
     """
 
     def __init__(
@@ -53,6 +53,7 @@ class Blip2T5(MLLM):
         max_text: int = 32,
         scoring: str = "packed",
         max_nodes: int | None = None,
+        memory: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(name, image_size, **kwargs)
@@ -61,7 +62,7 @@ class Blip2T5(MLLM):
         self.connector, self.llm, self.tokenizer, self.template = connector, llm, tokenizer, template
         self.eos_id = special_id(tokenizer, "eos") if eos_id is None else eos_id
         self.start_id = llm.config.decoder_start_token_id if start_id is None else start_id
-        self.max_text, self.scoring, self.max_nodes = max_text, scoring, max_nodes
+        self.max_text, self.scoring, self.max_nodes, self.memory = max_text, scoring, max_nodes, memory
         self.text_ids = TextEncoder(tokenizer)
 
     def encode_image(self, images: Tensor, questions: Sequence[str]) -> Visual:
@@ -140,10 +141,11 @@ class Blip2T5(MLLM):
     def _score_packed(self, tokens: Tensor, prompts: list[list[int]], rows: list[list[list[int]]]) -> Tensor:
         """The decoder's prefix is its start token; the encoder runs once per image."""
         embeds, mask = self.encoder_input(tokens, prompts)
-        scorer = self.scorer(self.encode(embeds, mask), mask)
+        budget = budget_of(self.llm.config, embeds[:, :1], self.memory, heads=self.llm.config.num_heads)
+        scorer = self.scorer(self.encode(embeds, mask), mask)._replace(vocab_rows=budget.vocab_rows())
         start = scorer.embed(torch.full((len(tokens), 1), self.start_id, device=tokens.device))
-        rounds, width = plan_tries(rows, self.max_nodes), max(len(row) for row in rows)
-        return score_packed(scorer, start, start.new_ones(start.shape[:2], dtype=torch.bool), rounds, width)
+        rounds, real = plan_rounds(rows, self.max_nodes, budget), start.new_ones(start.shape[:2], dtype=torch.bool)
+        return score_packed(scorer, start, real, rounds, max(len(row) for row in rows))
 
     def scorer(self, states: Tensor, mask: Tensor) -> Scorer:
         """The parts that packed scoring calls, behind encoder states (B, E, D) with mask (B, E) bool."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from model_zoo.base import MLLM, Visual
+from model_zoo.budget import budget_of, plan_rounds
 from model_zoo.generation import generate_texts
 from model_zoo.packing import CAUSAL, Scorer, score_packed
 from model_zoo.scoring import encode_candidates, finish
@@ -24,7 +25,6 @@ from model_zoo.sequences import (
     require_texts,
 )
 from model_zoo.templates import Template
-from model_zoo.trie import plan_tries
 
 SCORERS = ("packed", "naive")
 
@@ -38,8 +38,9 @@ class DecoderMLLM(MLLM):
         tokenizer: its tokenizer; used for plain text, `decode` and the special ids only.
         template: instruction texts (`model_zoo.templates`).
         scoring: `packed` (exact and fast) or `naive` (the oracle: one candidate at a time).
-        max_nodes: most candidate tokens packed in one forward; None packs all, in the same forward as the
-            prefix. The result does not depend on it.
+        max_nodes: most candidate nodes packed in one forward; None: as many as `memory` allows, where they fit in
+            the same forward as the prefix. Scores depend on neither.
+        memory: bytes for the short-lived tensors of packed scoring; None: a quarter of CUDA's free ones, else 2 GiB.
 
     `layout` says what prefix entries see and where they stand; a subclass around a prefix LM has another one.
     """
@@ -56,13 +57,14 @@ class DecoderMLLM(MLLM):
         *,
         scoring: str = "packed",
         max_nodes: int | None = None,
+        memory: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(name, image_size, **kwargs)
         if scoring not in SCORERS:
             raise ValueError(f"Unknown scoring {scoring!r}. Expected one of {', '.join(SCORERS)}.")
         self.llm, self.tokenizer, self.template = llm, tokenizer, template
-        self.scoring, self.max_nodes = scoring, max_nodes
+        self.scoring, self.max_nodes, self.memory = scoring, max_nodes, memory
         self.text_ids = TextEncoder(tokenizer)
 
     @abstractmethod
@@ -144,8 +146,10 @@ class DecoderMLLM(MLLM):
     def _score_packed(self, tokens: Tensor, prefixes: list[list[int]], rows: list[list[list[int]]]) -> Tensor:
         ids, mask = pad_rows(prefixes, tokens.device)
         embeds = embed_rows(self.llm.get_input_embeddings(), ids, tokens)
-        rounds, width = plan_tries(rows, self.max_nodes), max(len(row) for row in rows)
-        return score_packed(self.scorer(), embeds, mask, rounds, width)
+        budget = budget_of(self.llm.config, embeds, self.memory)
+        scorer = self.scorer()._replace(vocab_rows=budget.vocab_rows())
+        rounds = plan_rounds(rows, self.max_nodes, budget)
+        return score_packed(scorer, embeds, mask, rounds, max(len(row) for row in rows))
 
     def scorer(self) -> Scorer:
         """The parts of the LLM that packed scoring calls."""

@@ -162,7 +162,7 @@ def last_real(hidden: Tensor, mask: Tensor) -> Tensor:
 def tally(read: Tensor, scorer: Scorer, tries: Sequence[Trie], n_candidates: int) -> Tensor:
     """Add up the steps of every candidate, (B, n_candidates); read (B, 1+N, D) is the prefix's end, then the nodes."""
     batch, width = read.shape[:2]
-    known = {id(trie): torch.tensor(trie.steps).view(-1, 3) for trie in tries}
+    known = {id(trie): torch.tensor(trie.steps, dtype=torch.long).view(-1, 3) for trie in tries}
     steps = torch.cat([known[id(trie)] for trie in tries])
     row = torch.arange(batch).repeat_interleave(torch.tensor([len(trie.steps) for trie in tries]))
     candidate, source, token = steps.unbind(-1)

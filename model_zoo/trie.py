@@ -92,7 +92,7 @@ def stack_tries(tries: Sequence[Trie]) -> Packed:
 def chunks(row: Sequence[Ids], max_nodes: int | None) -> Iterator[list[int]]:
     """Groups of candidate indices whose inner nodes fit `max_nodes`, in token order, which keeps shared beginnings.
 
-    A candidate of more nodes than `max_nodes` gets a group of its own.
+    A group exceeds `max_nodes` only where a single candidate does; one that adds no node joins its neighbours.
     """
     if max_nodes is None:
         yield list(range(len(row)))
@@ -101,7 +101,7 @@ def chunks(row: Sequence[Ids], max_nodes: int | None) -> Iterator[list[int]]:
     for k in sorted(range(len(row)), key=lambda k: tuple(row[k])):
         path = tuple(row[k][:-1])
         new = len(path) - _common(before, path)
-        if group and size + new > max_nodes:
+        if group and new and size + new > max_nodes:
             yield group
             group, size, new = [], 0, len(path)
         group.append(k)
