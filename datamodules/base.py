@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import copy
 from abc import ABC
+from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import lightning
 import torch
@@ -17,7 +19,9 @@ from torch.utils.data import DataLoader
 
 from datamodules.batch import Batch, Images, collate
 from datamodules.damaged import allowed_images
-from datamodules.rows import Row, expect, rows_fingerprint
+from datamodules.file_notes import look_at
+from datamodules.images import decode_image
+from datamodules.rows import Row, expect, image_sha256, rows_fingerprint
 from datamodules.sampling import EpochBatchSampler, TrainLoader, distributed_rank
 from datamodules.tables import SPLITS, RowTables
 from datamodules.transforms import draw_augmentation, prepare_image
@@ -118,9 +122,21 @@ class ImageTextDataModule(RowTables, lightning.LightningDataModule, ABC):
         """sha256 of `subset(split, n)`: ids, original decoded pixels, labels, questions, candidates (not S). Cached."""
         if (split, n) not in self._fingerprints:
             rows, positions = self.rows(split), self.subset_positions(split, n)
-            pairs = ((rows[i], self.original(split, i)) for i in positions)
+            pairs = zip((rows[i] for i in positions), self._image_digests(split, positions), strict=True)
             self._fingerprints[split, n] = rows_fingerprint(pairs, self.candidates)
         return self._fingerprints[split, n]
+
+    def _image_digests(self, split: str, positions: list[int]) -> Iterator[str]:
+        """`image_sha256` of each original; a file is decoded once for all its rows and remembered by its date."""
+        paths = {i: self.stored_path(split, i) for i in positions}
+        files = list(dict.fromkeys(path for path in paths.values() if path is not None))
+        known = look_at(files, "sha256", lambda file: image_sha256(decode_image(file)), keep=bool)
+        for i, path in paths.items():
+            yield image_sha256(self.original(split, i)) if path is None else known[path]
+
+    def stored_path(self, split: str, position: int) -> Path | None:
+        """The file whose decoded content is exactly `original(split, position)`, where there is one."""
+        return self.image_path(*self._table(split).sources[position])
 
     # ---- loaders --------------------------------------------------------------------------------------------------
     def set_position(self, epoch: int, start_batch: int) -> None:

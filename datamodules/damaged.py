@@ -7,17 +7,11 @@ next run only looks at the files' dates. The same rows are left out everywhere: 
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import PIL
-
+from datamodules.file_notes import look_at
 from datamodules.images import decode_image
 
 SHOWN = 10
@@ -64,15 +58,7 @@ def find_unreadable(
 
 def unreadable_files(files: Sequence[Path]) -> dict[Path, str]:
     """file -> what is wrong, for those that `decode_image` refuses."""
-    store = _store_path(files)
-    known = _read_store(store)
-    states = {file: _state(file) for file in files}
-    todo = [file for file in files if states[file] is None or known.get(str(file)) != states[file]]
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        found = dict(zip(todo, pool.map(lambda file: _reason(decode_image, file), todo), strict=True))
-    fresh = {str(file): states[file] for file in todo if not found[file]}
-    if fresh:
-        _write_store(store, known | fresh)
+    found = look_at(files, "readable", lambda file: _reason(decode_image, file), keep=lambda reason: not reason)
     return {file: reason for file, reason in found.items() if reason}
 
 
@@ -92,36 +78,3 @@ def _reason(load: Callable[..., Any], *place: Any) -> str:
     except (ValueError, OSError) as error:
         return str(error)
     return ""
-
-
-# ---- what was readable, by size and date ----------------------------------------------------------------------------
-def _store_path(files: Sequence[Path]) -> Path:
-    """`cache/images/<hash of the common folder>.json`, or below TVP_CACHE."""
-    common = os.path.commonpath([file.absolute() for file in files]) if files else ""
-    digest = hashlib.sha256(common.encode()).hexdigest()[:16]
-    return Path(os.environ.get("TVP_CACHE", "cache"), "images", f"{digest}.json")
-
-
-def _state(file: Path) -> list[int] | None:
-    with suppress(OSError):
-        stat = file.stat()
-        return [stat.st_size, stat.st_mtime_ns]
-    return None
-
-
-def _read_store(path: Path) -> dict[str, list[int]]:
-    """Empty when it is absent, damaged or of another decoder."""
-    with suppress(OSError, ValueError):
-        content = json.loads(path.read_text())
-        if isinstance(content, dict) and content.get("pillow") == PIL.__version__:
-            return content["readable"]
-    return {}
-
-
-def _write_store(path: Path, readable: dict[str, list[int]]) -> None:
-    """Atomic; of two processes the last wins, and what the other found is looked at again. Never fatal."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps({"pillow": PIL.__version__, "readable": readable}))
-        part.replace(path)

@@ -66,6 +66,9 @@ class Recognition(ImageTextDataModule):
             return image
         return corrupt(image, *self.corruption, key=f"{self.split_seed}:{self.rows(split)[position].id}")
 
+    def stored_path(self, split: str, position: int) -> Path | None:
+        return super().stored_path(split, position) if self.corruption is None or split == "train" else None
+
     def image(self, split: str, position: int, epoch: int | None = None) -> Tensor:
         variants = self._variants(split) if self.cache else 0
         if not variants:

@@ -68,11 +68,14 @@ def image_sha256(image: Tensor) -> str:
     return digest.hexdigest()
 
 
-def rows_fingerprint(pairs: Iterable[tuple[Row, Tensor]], shared: list[str] | None) -> str:
-    """HOUSE.md data_fp: sha256 over a JSON line [id, image sha256, label, question, candidates] per row, in order."""
+def rows_fingerprint(pairs: Iterable[tuple[Row, str]], shared: list[str] | None) -> str:
+    """HOUSE.md data_fp: sha256 over a JSON line [id, image sha256, label, question, candidates] per row, in order.
+
+    pairs: rows with the `image_sha256` of their images.
+    """
     digest = hashlib.sha256()
     for row, image in pairs:
         candidates = row.candidates if row.candidates is not None else shared
-        line = json.dumps([row.id, image_sha256(image), row.label, row.question, candidates])
+        line = json.dumps([row.id, image, row.label, row.question, candidates])
         digest.update(line.encode() + b"\n")
     return digest.hexdigest()
