@@ -45,10 +45,9 @@ def source_specs(config: DictConfig) -> list[Any]:
     """What to load as sources; `sources: [...]` is an ensemble, the first of which is scored as the source."""
     from lightning_modules.evaluation import ModelSpec
 
+    kinds = {"checkpointing": config.train.checkpointing, "compile": config.train.compile}
     return [
-        ModelSpec(
-            *(s.name, "source", s.weights, s.dtype, s.official), quant=s.quant, checkpointing=config.train.checkpointing
-        )
+        ModelSpec(s.name, "source", s.weights, s.dtype, s.official, quant=s.quant, **kinds)
         for s in (config.sources or [config.source])
     ]
 
@@ -166,6 +165,7 @@ def build_trainer(config: DictConfig, folder: RunFolder, callback: Any, monitor:
     import lightning as L
 
     from lightning_modules.checkpoints import AtomicCheckpointIO, build_checkpoints
+    from lightning_modules.speed import speed_callbacks
 
     train = config.train
     checkpoints = build_checkpoints(folder.checkpoints, monitor=monitor, every=train.checkpoint_every)
@@ -178,7 +178,7 @@ def build_trainer(config: DictConfig, folder: RunFolder, callback: Any, monitor:
         max_steps=train.max_steps,
         check_val_every_n_epoch=train.val_every,
         plugins=[AtomicCheckpointIO()],
-        callbacks=[callback, *checkpoints, *_progress(config)],
+        callbacks=[callback, *checkpoints, *speed_callbacks(train.tf32), *_progress(config)],
         logger=build_loggers(config, folder),
         log_every_n_steps=config.log.every,
         num_sanity_val_steps=0,

@@ -102,6 +102,12 @@ class Method:
 class Train:
     """batch_size counts per rank and micro-batch: an update sees ranks x batch_size x accumulate images.
 
+    eval_batch_size: most images scored at a time; where memory runs out it is halved for that model, with equal scores.
+    precision: of the update alone (Lightning's words). `bf16-mixed` casts frozen float32 weights again in every forward
+    and keeps the copies for backward, so it saves arithmetic but no memory: prefer source.dtype=bfloat16, which has
+    both. tf32: matrix products of the update in TF32 (Ampere and later); scores stay in full float32.
+    compile: torch.compile the source's layers for the update (a minute or two at the start and again at the second
+    text length; needs g++ on a CPU, Triton on a GPU).
     checkpointing: recompute the source's layers in backward: the same gradient from less memory in more time.
     feature_cache: keep the clean features FCA compares with below cache/features (or TVP_CACHE), so that only pictures
     not seen before are encoded; float16 halves the bytes (at 7B an image takes 512 KB as float32, BLIVA's 4.7 MB).
@@ -122,6 +128,8 @@ class Train:
     checkpoint_every: int = 100
     val_every: int = 1
     checkpointing: bool = False
+    compile: bool = False
+    tf32: bool = False
     feature_cache: Literal["off", "float32", "float16"] = "off"
     feature_cache_gib: float = 20.0
     memory_check: Literal["refuse", "warn", "off"] = "refuse"

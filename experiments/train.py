@@ -25,7 +25,8 @@ Keys (defaults in the recipe; method=evp is short for method.name=evp):
   prompt.{frame,pad,bounds,init,init_std}
   method.{name,fca,tse,fca_relative,lr,momentum,optimizer,schedule,warmup_steps,sources,clip}
   train.{epochs,max_steps,batch_size,eval_batch_size,accumulate,precision,devices,accelerator,strategy,
-         checkpoint_every,val_every,checkpointing,feature_cache,feature_cache_gib,memory_check}
+         checkpoint_every,val_every,checkpointing,compile,tf32,feature_cache,feature_cache_gib,
+         memory_check}
   log.{wandb,csv,tensorboard,project,group,tags,every,progress}
 """
 

@@ -57,11 +57,19 @@ def all_controls(frame: int, pad: int) -> list[Control]:
     return plain + [Control("constant", frame, pad, colour) for colour in COLOURS]
 
 
+def templates_digest() -> str:
+    """sha256 of every instruction template: known without loading a model, and an edited one makes new entries."""
+    from model_zoo.templates import TEMPLATES
+
+    return hashlib.sha256(repr(sorted(TEMPLATES.items())).encode()).hexdigest()
+
+
 class ControlStore:
     """Scores of controls, computed once and kept under a cache folder: they never change.
 
-    The key covers whatever could change a score: model weights, data, control geometry and colour, official mode,
-    dtype, scorer version. Writing is atomic, a damaged entry counts as absent.
+    The key covers whatever could change a score: model weights and options, data (ids, images, questions, candidates),
+    templates, control geometry and colour, official mode, dtype, scorer version. Writing is atomic, a damaged entry
+    counts as absent.
     """
 
     def __init__(self, folder: str | Path) -> None:

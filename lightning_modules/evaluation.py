@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from lightning_modules.backoff import RowLimit, in_pieces
 from lightning_modules.metrics import Scores, merge_scores
 
 ToFrames = Callable[[Tensor], Tensor]
@@ -21,7 +24,7 @@ EMPTY = Scores([], np.zeros(0, np.int64), np.zeros((0, 0), np.float32), [])
 class ModelSpec:
     """How to load an MLLM anywhere (another process, another rank). role: source, select or heldout.
 
-    quant, checkpointing: see `load_mllm`.
+    quant, checkpointing, compile: see `load_mllm`.
     """
 
     name: str
@@ -32,6 +35,7 @@ class ModelSpec:
     options: dict = field(default_factory=dict)
     quant: str | None = None
     checkpointing: bool = False
+    compile: bool = False
 
     @property
     def precision(self) -> str:
@@ -42,6 +46,7 @@ class ModelSpec:
         from model_zoo.registry import load_mllm
 
         kinds = {"dtype": self.dtype, "quant": self.quant, "checkpointing": self.checkpointing}
+        kinds |= {"compile": True} if self.compile else {}
         model = load_mllm(self.name, weights=self.weights, official=self.official, **kinds, **self.options)
         # Models are loaded on the CPU; "moving" a quantised one there would quantise it there, slowly.
         return model if str(device) == "cpu" else model.to(device)
@@ -54,7 +59,11 @@ class ModelSpec:
 
 @torch.inference_mode()
 def score_batches(
-    mllm: Any, batches: Iterable, inputs: Mapping[str, ToFrames], candidates: Sequence[str] | None
+    mllm: Any,
+    batches: Iterable,
+    inputs: Mapping[str, ToFrames],
+    candidates: Sequence[str] | None,
+    limit: RowLimit | None = None,
 ) -> dict[str, Scores]:
     """Scores of one model on every input of each batch.
 
@@ -63,16 +72,21 @@ def score_batches(
         batches: `Batch`es of one image size.
         inputs: name -> function from images (B,3,S,S) to frames.
         candidates: the answers shared by all rows, where a batch carries none of its own.
+        limit: how many rows the model takes at a time; lowered here when memory runs out.
     """
     parts: dict[str, list[Scores]] = {name: [] for name in inputs}
+    limit = limit or RowLimit()
     for batch in batches:
-        images = batch.images.to(mllm.device)
         for name, to_frames in inputs.items():
-            scores = mllm.score(to_frames(images), batch.questions, batch.candidates or candidates)
-            parts[name].append(
-                Scores(list(batch.ids), batch.labels.numpy(), scores.float().cpu().numpy(), list(batch.groups))
-            )
+            score = partial(_score_piece, mllm, to_frames, candidates)
+            parts[name] += in_pieces(batch, score, limit, mllm)
     return {name: merge_scores(pieces or [EMPTY]) for name, pieces in parts.items()}
+
+
+def _score_piece(mllm: Any, to_frames: ToFrames, candidates: Sequence[str] | None, batch: Any) -> Scores:
+    frames = to_frames(batch.images.to(mllm.device))
+    scores = mllm.score(frames, batch.questions, batch.candidates or candidates)
+    return Scores(list(batch.ids), batch.labels.numpy(), scores.float().cpu().numpy(), list(batch.groups))
 
 
 def score_inputs(
@@ -83,12 +97,14 @@ def score_inputs(
     split: str,
     n: int | None,
     shard: tuple[int, int] = (0, 1),
+    limit: RowLimit | None = None,
 ) -> dict[str, Scores]:
     """Score one model on inputs of any image size over this rank's share of a fixed sub-sample.
 
     Args:
         inputs: name -> (image size it reads, function to frames).
         shard: (rank, world): each rank reads its own samples, together every sample once.
+        limit: see `score_batches`.
     """
     result: dict[str, Scores] = {}
     for size in sorted({size for size, _ in inputs.values()}):
@@ -97,29 +113,48 @@ def score_inputs(
         bar = tqdm(
             loader, desc=f"{mllm.name} {split} {'+'.join(map(str, of_size))[:24]}", delay=2, leave=False, disable=None
         )
-        result |= score_batches(mllm, bar, of_size, datamodule.candidates)
+        result |= score_batches(mllm, bar, of_size, datamodule.candidates, limit)
     return result
 
 
 def score_in_process(
-    spec: ModelSpec, datamodule: Any, inputs: Mapping[str, tuple[int, ToFrames]], **where: Any
+    spec: ModelSpec,
+    datamodule: Any,
+    inputs: Mapping[str, tuple[int, ToFrames]],
+    *,
+    limit: RowLimit,
+    gpu: str | None = None,
+    **where: Any,
 ) -> dict:
-    """`score_inputs` in a process of its own, which is the only sure way to give a GPU's memory back."""
+    """`score_inputs` in a process of its own, which is the only sure way to give a GPU's memory back.
+
+    gpu: what CUDA_VISIBLE_DEVICES is there; None: as here. `limit` learns what the process found out.
+    """
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 
-    with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(_load_and_score, spec, datamodule, dict(inputs), where).result()
+    context = get_context("spawn")
+    with ProcessPoolExecutor(max_workers=1, mp_context=context, initializer=_see_only, initargs=(gpu,)) as pool:
+        scores, limit.rows = pool.submit(_load_and_score, spec, datamodule, dict(inputs), limit, where).result()
+    return scores
 
 
-def _load_and_score(spec: ModelSpec, datamodule: Any, inputs: dict, where: dict) -> dict[str, Scores]:
+def _see_only(gpu: str | None) -> None:
+    """Before CUDA starts in a fresh process."""
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+
+
+def _load_and_score(
+    spec: ModelSpec, datamodule: Any, inputs: dict, limit: RowLimit, where: dict
+) -> tuple[dict[str, Scores], int | None]:
     device = where.pop("device")
     torch.set_num_threads(where.pop("threads"))
     moved = {
         name: (size, to_frames.to(device) if isinstance(to_frames, torch.nn.Module) else to_frames)
         for name, (size, to_frames) in inputs.items()
     }
-    return score_inputs(spec.load(device), datamodule, moved, **where)
+    return score_inputs(spec.load(device), datamodule, moved, limit=limit, **where), limit.rows
 
 
 def gather_scores(local: dict[str, Scores]) -> dict[str, Scores]:

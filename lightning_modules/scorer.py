@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import gc
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,13 @@ import torch
 
 from lightning_modules.answers import candidate_numbers
 from lightning_modules.artefact import prompt_sha256
-from lightning_modules.controls import CONTROLS, SCORER, Control, ControlStore, all_controls
+from lightning_modules.backoff import RowLimit
+from lightning_modules.controls import CONTROLS, SCORER, Control, ControlStore, all_controls, templates_digest
 from lightning_modules.evaluation import ModelSpec, gather_scores, score_in_process, score_inputs
 from lightning_modules.generation import Answers, answer_metrics
 from lightning_modules.metrics import Scores, group_metrics, paired_gain, point, primary_metric, task_metrics
 from lightning_modules.prompts import Prompt
+from lightning_modules.ranks import GpuPool, from_rank_zero, is_rank_zero, other_gpus, rank_and_world
 
 RESIDENCIES = ("sequential", "keep", "process")
 FIRST_ROUND, FINALISTS = 64, 6  # all 27 colours compete on the first 64 validation rows, the best 6 on all of them
@@ -36,7 +39,8 @@ class PromptScorer:
         frame, pad: geometry of the controls.
         sizes: split -> size of the fixed sub-sample (None: all).
         controls: which of `CONTROLS` to score.
-        residency: `sequential` (load one model at a time), `keep`, or `process` (each in a process of its own).
+        residency: `sequential` (load one model at a time), `keep`, or `process` (each in a process of its own, on a GPU
+            of its own where there are several).
         device: where models run.
     """
 
@@ -59,7 +63,9 @@ class PromptScorer:
         self.residency, self.device = residency, device
         self.metric = primary_metric(datamodule.task)
         self.colours: dict[str, Control] = {}  # model -> its best constant border on validation
+        self.limits: dict[str, RowLimit] = {}  # model -> how many rows it takes at a time
         self._kept: dict[str, Any] = {}
+        self._gpus = GpuPool()
 
     def score(
         self, spec: ModelSpec, split: str, prompts: Mapping[str, Prompt], *, resident: Any = None
@@ -77,6 +83,18 @@ class PromptScorer:
             self.colours[spec.name] = self._best_colour({c: known[c] for c in wanted if c.name == "constant"})
         chosen = {c.name: known[c] for c in wanted if c.name != "constant" or c == self.colours[spec.name]}
         return {name: chosen[name] for name in CONTROLS if name in chosen} | {name: known[name] for name in prompts}
+
+    def score_all(
+        self, specs: Sequence[ModelSpec], split: str, prompts: Mapping[str, Prompt]
+    ) -> Iterator[tuple[ModelSpec, dict[str, Scores]]]:
+        """`score` of each model in order; with residency `process` as many at a time as there are GPUs to spare."""
+        gpus = other_gpus(self.device) if self.residency == "process" else []
+        if len(gpus) < 2:
+            for spec in specs:
+                yield spec, self.score(spec, split, prompts)
+            return
+        with ThreadPoolExecutor(len(gpus)) as pool:  # threads only wait for their processes
+            yield from zip(specs, pool.map(lambda spec: self.score(spec, split, prompts), specs), strict=True)
 
     def _finalists(self, spec: ModelSpec, resident: Any) -> list[Control]:
         """The constant borders worth scoring on the whole validation sub-sample."""
@@ -100,7 +118,7 @@ class PromptScorer:
     ) -> dict[Any, Scores]:
         key = self._store_key(spec, split, n)
         known = {control: self.store.load(control, **key) for control in wanted}
-        todo = _from_rank_zero([control for control, scores in known.items() if scores is None])
+        todo = from_rank_zero([control for control, scores in known.items() if scores is None])
         inputs: dict[Any, Any] = {name: (prompt.image_size, prompt) for name, prompt in prompts.items()}
         inputs |= {control: (control.image_size, control) for control in todo}
         fresh = gather_scores(self._run(spec, split, n, inputs, resident)) if inputs else {}
@@ -118,11 +136,15 @@ class PromptScorer:
             "mllm": spec.name,
             "official": spec.official,
             "dtype": spec.precision,
+            "options": repr(sorted(spec.options.items())),
+            "templates": templates_digest(),
             "data": self.datamodule.fingerprint(split, n),
+            "data_name": self.datamodule.name,
         }
 
     def _run(self, spec: ModelSpec, split: str, n: int | None, inputs: dict, resident: Any) -> dict[Any, Scores]:
-        where = {"split": split, "n": n, "shard": _rank_and_world()}
+        limit = self.limits.setdefault(f"{spec.name} {spec.precision}", RowLimit())
+        where = {"split": split, "n": n, "shard": rank_and_world(), "limit": limit}
         if resident is not None:
             return score_inputs(resident, self.datamodule, inputs, **where)
         if self.residency == "process":
@@ -131,8 +153,9 @@ class PromptScorer:
                 for name, (size, to_frames) in inputs.items()
             }
             plain = self.datamodule.with_image_size(self.datamodule.image_size)  # a copy without the trainer
-            threads = torch.get_num_threads()
-            return score_in_process(spec, plain, alone, device=str(self.device), threads=threads, **where)
+            with self._gpus.lent(self.device) as gpu:
+                where |= {"device": "cuda:0" if gpu else str(self.device), "threads": torch.get_num_threads()}
+                return score_in_process(spec, plain, alone, gpu=gpu, **where)
         model = self._kept.get(spec.name) or spec.load(self.device)
         if self.residency == "keep":
             self._kept[spec.name] = model
@@ -219,27 +242,6 @@ class PromptScorer:
             return None
         own = {row.id: row.candidates for row in self.datamodule.rows(split)}
         return candidate_numbers([own[row_id] or self.datamodule.candidates for row_id in ids])
-
-
-def _distributed() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
-
-
-def is_rank_zero() -> bool:
-    return not _distributed() or torch.distributed.get_rank() == 0
-
-
-def _rank_and_world() -> tuple[int, int]:
-    return (torch.distributed.get_rank(), torch.distributed.get_world_size()) if _distributed() else (0, 1)
-
-
-def _from_rank_zero(value: Any) -> Any:
-    """Rank 0's value on every rank: a cache entry may appear between two ranks' looks."""
-    if not _distributed():
-        return value
-    box = [value]
-    torch.distributed.broadcast_object_list(box, src=0)
-    return box[0]
 
 
 def _release_memory() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +85,8 @@ class TransferCallback(L.Callback):
         prompts = {"prompt": module.prompt} | (self.test_prompts if split == "test" else {})
         self.latest[split] = {}
         logged: dict[str, float] = {}
-        for spec in (self.source, *self.targets):
-            resident = module.sources[0] if spec is self.source else None
-            records = self.scorer.score(spec, split, prompts, resident=resident)
+        own = (self.source, self.scorer.score(self.source, split, prompts, resident=module.sources[0]))
+        for spec, records in chain([own], self.scorer.score_all(self.targets, split, prompts)):
             self.latest[split][spec.name] = records
             logged |= self.scorer.summarise(spec.name, split, records)
             if is_rank_zero():

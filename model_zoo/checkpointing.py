@@ -26,6 +26,7 @@ def checkpoint_layers_(model: nn.Module) -> nn.Module:
     if not layers:
         raise ValueError(f"{type(model).__name__} has no stacked layers to checkpoint. Set train.checkpointing=false.")
     for layer in layers:
+        layer._beneath = layer.forward.__func__  # the class's, or what `compile_layers_` put there
         layer.forward = MethodType(_recomputed, layer)
     return model
 
@@ -39,12 +40,13 @@ def stacked_layers(model: nn.Module) -> list[nn.Module]:
 
 
 def _recomputed(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    forward = MethodType(type(self).forward, self)
-    if not torch.is_grad_enabled() or any(_is_cache(value) for value in (*args, *kwargs.values())):
+    forward = MethodType(self._beneath, self)
+    if not torch.is_grad_enabled() or has_cache(args, kwargs):
         return forward(*args, **kwargs)
     # No random numbers to restore: a frozen model has no dropout.
     return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
 
 
-def _is_cache(value: object) -> bool:
-    return hasattr(value, "get_seq_length")
+def has_cache(args: tuple, kwargs: dict[str, Any]) -> bool:
+    """Whether a layer is called with a KV cache."""
+    return any(hasattr(value, "get_seq_length") for value in (*args, *kwargs.values()))

@@ -94,6 +94,7 @@ def load_mllm(
     official: bool = False,
     quant: str | None = None,
     checkpointing: bool = False,
+    compile: bool = False,
     **options: object,
 ) -> MLLM:
     """A frozen MLLM with its weights. `options` go to the factory (`scoring`, `max_nodes`, head counts, ...).
@@ -102,6 +103,7 @@ def load_mllm(
         weights: the directory of the published checkpoints; embedded MLLMs ship theirs and ignore it.
         quant: `8bit` or `4bit` for the LLM's linear layers, once moved to CUDA; needs bitsandbytes (extra `quant`).
         checkpointing: recompute each layer in backward instead of keeping its activations.
+        compile: torch.compile each layer, for training steps; scoring runs the plain ones.
 
     Raises ValueError for an unknown name and where `quant` cannot run, FileNotFoundError listing every missing file.
     """
@@ -115,6 +117,8 @@ def load_mllm(
     model = factory(name=canonical(name), weights=weights, dtype=dtype, official=official, **options)
     if quant:
         import_module("model_zoo.quant").quantise_(model, quant)
+    if compile:
+        import_module("model_zoo.compiling").compile_layers_(model)
     if checkpointing:
         import_module("model_zoo.checkpointing").checkpoint_layers_(model)
     return model

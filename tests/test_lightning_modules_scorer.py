@@ -47,9 +47,9 @@ def counted(monkeypatch):
     passes = []
     original = evaluation.score_batches
 
-    def counting(mllm, batches, inputs, candidates):
+    def counting(mllm, batches, inputs, *rest):
         passes.extend((mllm.name, getattr(name, "name", name)) for name in inputs)
-        return original(mllm, batches, inputs, candidates)
+        return original(mllm, batches, inputs, *rest)
 
     monkeypatch.setattr(evaluation, "score_batches", counting)
     return passes
