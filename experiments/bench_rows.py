@@ -20,7 +20,7 @@ FIELDS = (
 TOLERANCE = 1e-4
 """Largest difference between ours and naive: of scores, or of a loss or gradient relative to its largest value."""
 PATIENCE = 4.0
-"""Seconds of one naive pass from which on it is timed once."""
+"""Seconds of a naive side's first pass from which on it is not repeated: that pass is its time."""
 
 
 class Pass(NamedTuple):
@@ -74,7 +74,8 @@ def train_group(model: Any, clip: Any, paths: Sequence[str], batch: int, size: S
 def measure(model: Any, tasks: Sequence[Task], repeats: int) -> Iterator[dict[str, Any]]:
     """Rows (`FIELDS`) of tasks that take turns; sides shared between tasks are timed once a round.
 
-    repeats: rounds; a naive side whose first pass takes `PATIENCE` seconds or more is in the first round only.
+    repeats: rounds, after a first pass of each side that warms up, counts and checks. A naive side whose first pass
+        takes `PATIENCE` seconds or more has no further one.
     Raises RuntimeError where ours and naive differ by more than `TOLERANCE`.
     """
     naive = {task.naive for task in tasks if task.naive is not None}
@@ -82,10 +83,10 @@ def measure(model: Any, tasks: Sequence[Task], repeats: int) -> Iterator[dict[st
     first = {side: _first(model, side) for side in dict.fromkeys(sides)}
     for task in tasks:
         _agree(task, first)
-    rounds = {side: 1 if side in naive and first[side].seconds >= PATIENCE else repeats for side in first}
-    times = paired(rounds)
+    slow = {side: first[side].seconds for side in naive if first[side].seconds >= PATIENCE}
+    times = paired([side for side in first if side not in slow], repeats) | slow
     for task in tasks:
-        yield _row(model.name, task, rounds, times, first)
+        yield _row(model.name, task, 1 if task.naive in slow else repeats, times, first)
 
 
 def _first(model: Any, side: Side) -> Pass:
@@ -109,7 +110,7 @@ def _agree(task: Task, first: Mapping[Side, Pass]) -> None:
 def _row(
     architecture: str,
     task: Task,
-    rounds: Mapping[Side, int],
+    repeats: int,
     times: Mapping[Side, float],
     first: Mapping[Side, Pass],
 ) -> dict[str, Any]:
@@ -117,7 +118,6 @@ def _row(
     timed = task.naive is not None
     ours, floor, naive = times[task.ours], times[task.floor], times[task.naive] if timed else None
     forwards = {"ours": first[task.ours].forwards, "naive": first[task.naive].forwards if timed else None}
-    repeats = rounds[task.naive if timed else task.ours]
     ratios = (naive / ours if timed else None, ours / floor)
     values = (architecture, task.path, task.candidates, task.batch, repeats, ours, naive, floor, *ratios, forwards)
     return dict(zip(FIELDS, values, strict=True))

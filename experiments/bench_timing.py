@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,16 +21,15 @@ def seconds(call: Side) -> float:
     return time.perf_counter() - start
 
 
-def paired(rounds: Mapping[Side, int]) -> dict[Side, float]:
-    """Median seconds of each side over its number of rounds.
+def paired(sides: Iterable[Side], rounds: int) -> dict[Side, float]:
+    """Median seconds of each side over the rounds.
 
     The sides take turns within a round, and every other round in reverse, so that a drifting machine hits all alike.
     """
-    times: dict[Side, list[float]] = {side: [] for side in rounds}
-    for turn in range(max(rounds.values())):
-        for side in list(rounds)[:: -1 if turn % 2 else 1]:
-            if turn < rounds[side]:
-                times[side].append(seconds(side))
+    times: dict[Side, list[float]] = {side: [] for side in sides}
+    for turn in range(rounds):
+        for side in list(times)[:: -1 if turn % 2 else 1]:
+            times[side].append(seconds(side))
     return {side: statistics.median(values) for side, values in times.items()}
 
 

@@ -169,7 +169,7 @@ def test_slow_naive_sides_are_timed_once(monkeypatch):
     task = rank_group(model, 2, MICRO)[0]
     counting = task._replace(naive=lambda: [passes.append(1), task.naive()][1])
     assert [row["repeats"] for row in measure(model, [counting], 3)] == [1]
-    assert len(passes) == 2  # the one that checks and warms up, the one that is timed
+    assert len(passes) == 1
 
 
 def test_the_table_has_a_line_for_each_row():
