@@ -5,8 +5,8 @@ node sees the prefix and its own ancestors only, at the position it would have i
 candidates one at a time (`scoring_naive.py`) up to rounding. Nothing is kept per image that all images share: where
 prefixes are equally long and candidates common, masks, positions and node ids exist once and are broadcast.
 
-Left out: sharing the keys of what precedes the image over a batch. MiniGPT-4's BOS + `<Img>` are 3 tokens of the bench's
-44, counted, not timed; VisualGLM's context looks both ways; OPT, T5 and InstructBLIP begin with the image.
+Left out: sharing the keys of what precedes the image over a batch. MiniGPT-4's BOS + `<Img>` are 3 tokens of the
+bench's 44, counted, not timed; VisualGLM's context looks both ways; OPT, T5 and InstructBLIP begin with the image.
 """
 
 from __future__ import annotations
