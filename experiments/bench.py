@@ -22,7 +22,7 @@ to 1e-4 before they are timed, in turns; median of `repeats` where one naive pas
 batch: pictures; 4 for ranking and 2 for training if not given. out: a JSON with {device, threads, torch, rows, rss},
 and the table beside it as .txt. only: an architecture (minigpt4 instructblip blip2_t5 blip2_opt vpgtrans bliva
 visualglm), a path (rank train_plain train_fca_tse train_fca_tse_cached), `rss` (peak memory), or `gpu` (the published
-7B shapes with random weights; its JSON has the GPU's rows). About 12 minutes on two idle cores.
+7B shapes with random weights; its JSON has the GPU's rows). About 16 minutes on two cores.
 """
 DEFAULTS: dict[str, Any] = {"out": "", "batch": 0, "repeats": 5, "only": ""}
 
