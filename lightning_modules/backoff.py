@@ -30,8 +30,7 @@ def in_pieces(batch: Any, call: Callable[[Any], T], limit: RowLimit, mllm: Any) 
     done, start, total = [], 0, len(batch.ids)
     while start < total:
         size = min(limit.rows or total, total - start)
-        piece = type(batch)(*(f if f is None else f[start : start + size] for f in batch))
-        result, problem = _attempt(call, piece)
+        result, problem = _attempt(call, take_rows(batch, start, size))
         if problem is None:
             done.append(result)
             start += size
@@ -42,6 +41,11 @@ def in_pieces(batch: Any, call: Callable[[Any], T], limit: RowLimit, mllm: Any) 
         limit.rows = size // 2
         print(f"{mllm.name}: out of memory with {size} images at a time; going on with {limit.rows}.")
     return done
+
+
+def take_rows(batch: Any, start: int, size: int) -> Any:
+    """At most `size` rows of a Batch from `start` on."""
+    return type(batch)(*(f if f is None else f[start : start + size] for f in batch))
 
 
 def _attempt(call: Callable[[Any], T], piece: Any) -> tuple[T | None, str | None]:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from lightning_modules.backoff import RowLimit, in_pieces
+from lightning_modules.backoff import RowLimit, in_pieces, take_rows
+from lightning_modules.drift import DRIFT_ROWS, FeatureDrift
 from lightning_modules.metrics import Scores, merge_scores
 
 ToFrames = Callable[[Tensor], Tensor]
@@ -65,7 +66,7 @@ def score_batches(
     candidates: Sequence[str] | None,
     limit: RowLimit | None = None,
 ) -> dict[str, Scores]:
-    """Scores of one model on every input of each batch.
+    """Scores of one model on every input of each batch; a `FeatureDrift` among them is measured on the first rows.
 
     Args:
         mllm: the model, on its device.
@@ -78,6 +79,11 @@ def score_batches(
     limit = limit or RowLimit()
     for batch in batches:
         for name, to_frames in inputs.items():
+            if isinstance(to_frames, FeatureDrift):
+                wanted = DRIFT_ROWS - sum(len(part.ids) for part in parts[name])
+                if wanted > 0:
+                    parts[name] += in_pieces(take_rows(batch, 0, wanted), partial(to_frames.measure, mllm), limit, mllm)
+                continue
             score = partial(_score_piece, mllm, to_frames, candidates)
             parts[name] += in_pieces(batch, score, limit, mllm)
     return {name: merge_scores(pieces or [EMPTY]) for name, pieces in parts.items()}

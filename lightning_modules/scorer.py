@@ -15,6 +15,7 @@ from lightning_modules.answers import candidate_numbers
 from lightning_modules.artefact import prompt_sha256
 from lightning_modules.backoff import RowLimit
 from lightning_modules.controls import CONTROLS, SCORER, Control, ControlStore, all_controls, templates_digest
+from lightning_modules.drift import FeatureDrift, drift_metrics
 from lightning_modules.evaluation import ModelSpec, gather_scores, score_in_process, score_inputs
 from lightning_modules.generation import Answers, answer_metrics
 from lightning_modules.metrics import Scores, group_metrics, paired_gain, point, primary_metric, task_metrics
@@ -63,6 +64,7 @@ class PromptScorer:
         self.residency, self.device = residency, device
         self.metric = primary_metric(datamodule.task)
         self.colours: dict[str, Control] = {}  # model -> its best constant border on validation
+        self.drifts: dict[tuple[str, str], Scores] = {}  # (split, model) -> how far `prompt` moves its features
         self.limits: dict[str, RowLimit] = {}  # model -> how many rows it takes at a time
         self._kept: dict[str, Any] = {}
         self._gpus = GpuPool()
@@ -121,7 +123,12 @@ class PromptScorer:
         todo = from_rank_zero([control for control, scores in known.items() if scores is None])
         inputs: dict[Any, Any] = {name: (prompt.image_size, prompt) for name, prompt in prompts.items()}
         inputs |= {control: (control.image_size, control) for control in todo}
+        if "prompt" in prompts:
+            drift = FeatureDrift(prompts["prompt"])
+            inputs["drift"] = (drift.image_size, drift)
         fresh = gather_scores(self._run(spec, split, n, inputs, resident)) if inputs else {}
+        if "drift" in fresh:
+            self.drifts[split, spec.name] = fresh.pop("drift")
         for control in todo:
             if is_rank_zero():
                 self.store.save(fresh[control], control, **key)
@@ -149,7 +156,7 @@ class PromptScorer:
             return score_inputs(resident, self.datamodule, inputs, **where)
         if self.residency == "process":
             alone = {
-                name: (size, copy.deepcopy(to_frames).cpu() if isinstance(to_frames, Prompt) else to_frames)
+                name: (size, copy.deepcopy(to_frames).cpu() if isinstance(to_frames, torch.nn.Module) else to_frames)
                 for name, (size, to_frames) in inputs.items()
             }
             plain = self.datamodule.with_image_size(self.datamodule.image_size)  # a copy without the trainer
@@ -179,13 +186,15 @@ class PromptScorer:
 
     # ---- what comes of the records ---------------------------------------------------------------------------------
     def summarise(self, name: str, split: str, records: Mapping[str, Scores]) -> dict[str, float]:
-        """`<split>/<metric>/<mllm>` and `<split>/gain/<control>/<mllm>` of one model."""
+        """`<split>/<metric>/<mllm>`, `<split>/gain/<control>/<mllm>` and `<split>/drift/<mllm>` of one model."""
         numbers = self.numbers(split, records["prompt"].ids)
         metrics = task_metrics(self.datamodule.task, records["prompt"], numbers)
         values = {f"{split}/{metric}/{name}": estimate.value for metric, estimate in metrics.items()}
         for control in (c for c in CONTROLS if c in records):
             gain = paired_gain(self.metric, records["prompt"], records[control])
             values[f"{split}/gain/{control}/{name}"] = gain.value
+        if (split, name) in self.drifts:
+            values[f"{split}/drift/{name}"] = drift_metrics(self.drifts[split, name])["drift"].value
         return values
 
     def rows(
@@ -194,6 +203,8 @@ class PromptScorer:
         """Result rows (HOUSE.md) of one model; `context` holds run, epoch, step, seed, method, source..."""
         task = self.datamodule.task
         groups = {n: group_metrics(task, record, self.numbers(split, record.ids)) for n, record in records.items()}
+        if "prompt" in groups and (split, spec.name) in self.drifts:
+            groups["prompt"][""] |= drift_metrics(self.drifts[split, spec.name])
         return self._as_rows(spec, split, groups, prompts, context)
 
     def answer_rows(

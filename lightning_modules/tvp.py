@@ -9,6 +9,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.backoff import take_rows
 from lightning_modules.clean_features import encode_clean, fca_tokens
 from lightning_modules.losses import fca_distances
 from lightning_modules.optim import build_optimizer, build_schedule
@@ -185,4 +186,4 @@ def split_batch(batch: Any, parts: int) -> list[Any]:
         return [batch]
     size = -(-len(batch.ids) // parts)
     starts = range(0, len(batch.ids), size)
-    return [type(batch)(*(f if f is None else f[i : i + size] for f in batch)) for i in starts]
+    return [take_rows(batch, start, size) for start in starts]
