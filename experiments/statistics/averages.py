@@ -1,0 +1,148 @@
+"""Averages over many (source, target) pairs, with the intervals of `two_way`: methods, differences, what is shared.
+
+The pairs of a data set are scored on the same images, so their per-sample values are averaged first and the images are
+resampled once. Seed s is a block across sources and data sets, so results are averaged within a seed first. Sources,
+targets and data sets themselves are fixed: an average is about the models and data it names, not about others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+
+from experiments.statistics.outcomes import DataSet, prompts_of
+from experiments.statistics.sharing import STRONGEST_FIRST, members, shared
+from experiments.statistics.significance import holm
+from experiments.statistics.two_way import Images, Measured, mean_of, summary
+from lightning_modules.controls import CONTROLS
+
+Pair = tuple[str, str, str]
+"""(data set, source, target)."""
+Columns = dict[Pair, dict[int, tuple[int, int | None]]]
+"""Pair -> seed -> the column of interest and the one subtracted from it (None: nothing is)."""
+
+DIFFERENCES = (("tvp", "evp"), ("tvp", "vp"))
+
+
+def measure(data: DataSet, plus: np.ndarray, minus: np.ndarray | None) -> Measured:
+    """Results of S seeds averaged over P pairs. plus, minus: (S, P) columns, minus subtracted."""
+    means, draws = data.points[plus].mean(1), data.draws[:, plus].mean(2)
+    values = None if data.values is None else data.values[:, plus].mean(2, dtype=np.float64)
+    if minus is not None:
+        means, draws = means - data.points[minus].mean(1), draws - data.draws[:, minus].mean(2)
+        values = None if values is None else values - data.values[:, minus].mean(2, dtype=np.float64)
+    sampled, scale = (draws, 1) if values is None else (values, data.n)
+    covariance = (
+        np.atleast_2d(np.cov(sampled, rowvar=False)) / scale if len(sampled) > 1 else np.zeros([len(means)] * 2)
+    )
+    return Measured(means, (Images(covariance, data.n),), draws.mean(1))
+
+
+def balanced(seeds_of: Mapping[Pair, Iterable[int]]) -> tuple[list[Pair], list[int]]:
+    """Pairs and seeds such that every pair has every seed.
+
+    All pairs, with the seeds they share: a missing run then costs precision, and what is averaged stays comparable
+    between methods. Pairs that share no seed: the largest complete rectangle.
+    """
+    sets = {pair: frozenset(seeds) for pair, seeds in seeds_of.items()}
+    common = frozenset.intersection(*sets.values())
+    if not common:
+        sizes = {
+            chosen: sum(chosen <= seeds for seeds in sets.values()) for chosen in sorted(set(sets.values()), key=sorted)
+        }
+        common = max(sizes, key=lambda chosen: len(chosen) * sizes[chosen])
+    return sorted(pair for pair, seeds in sets.items() if common <= seeds), sorted(common)
+
+
+def average(data: Mapping[str, DataSet], columns: Columns) -> dict:
+    """Mean over the pairs of each data set, then over data sets; with counts of pairs, seeds and images."""
+    pairs, seeds = balanced(columns)
+    measured, n = [], 0
+    for name in sorted({pair[0] for pair in pairs}):
+        table = [[columns[pair][seed] for pair in pairs if pair[0] == name] for seed in seeds]
+        plus = np.array([[of[0] for of in row] for row in table])
+        without = table[0][0][1] is None
+        measured.append(measure(data[name], plus, None if without else np.array([[of[1] for of in r] for r in table])))
+        n += data[name].n
+    return summary(mean_of(measured)) | {"pairs": len(pairs), "seeds": len(seeds), "n": n}
+
+
+def gain_columns(data: Mapping[str, DataSet], method: str, control: str, keep: Callable[[Pair], bool]) -> Columns:
+    """Prompted and control column of every kept pair."""
+    found: Columns = {}
+    for name, key in prompts_of(data):
+        source, target, of_method, seed = key
+        given = data[name].columns[key]
+        if of_method == method and control in given and keep((name, source, target)):
+            found.setdefault((name, source, target), {})[seed] = given["prompt"], given[control]
+    return found
+
+
+def difference_columns(data: Mapping[str, DataSet], one: str, other: str, keep: Callable[[Pair], bool]) -> Columns:
+    """Prompted columns of both methods, wherever both have the same pair and seed."""
+    found: Columns = {}
+    for name, (source, target, method, seed) in prompts_of(data):
+        with_other = data[name].columns.get((source, target, other, seed), {})
+        if method == one and "prompt" in with_other and keep((name, source, target)):
+            mine = data[name].columns[source, target, method, seed]["prompt"]
+            found.setdefault((name, source, target), {})[seed] = mine, with_other["prompt"]
+    return found
+
+
+def is_source(pair: Pair) -> bool:
+    return pair[2] in members(pair[1])
+
+
+SIDES = {"targets": lambda pair: not is_source(pair), "source": is_source}
+
+
+def method_rows(data: Mapping[str, DataSet]) -> list[dict]:
+    """Average gain of every method over every control: on each data set and their mean (""), on targets and source."""
+    rows = []
+    for method in methods_of(data):
+        for over, keep in SIDES.items():
+            for control in CONTROLS:
+                columns = gain_columns(data, method, control, keep)
+                for name, part in by_data(columns).items():
+                    head = {"method": method, "data": name, "over": over, "control": control}
+                    rows.append(head | average(data, part))
+    return rows
+
+
+def shared_rows(data: Mapping[str, DataSet]) -> list[dict]:
+    """Average gain on targets by what they share with the source."""
+    rows = []
+    for method in methods_of(data):
+        for control in CONTROLS:
+            columns = gain_columns(data, method, control, SIDES["targets"])
+            for tag in STRONGEST_FIRST:
+                part = {pair: of for pair, of in columns.items() if shared(*pair[1:]) == tag}
+                if part:
+                    head = {"method": method, "data": "", "shared": tag, "control": control}
+                    rows.append(head | average(data, part))
+    return rows
+
+
+def difference_rows(data: Mapping[str, DataSet]) -> list[dict]:
+    """Paired differences between methods on prompted scores, Holm over all of them."""
+    rows = []
+    for one, other in DIFFERENCES:
+        for over, keep in SIDES.items():
+            for name, part in by_data(difference_columns(data, one, other, keep)).items():
+                rows.append({"methods": [one, other], "data": name, "over": over} | average(data, part))
+    for row, adjusted in zip(rows, holm([row["p"] for row in rows]), strict=True):
+        row["p_holm"] = adjusted
+    return rows
+
+
+def by_data(columns: Columns) -> dict[str, Columns]:
+    """The columns of each data set, and of all as ""; nothing where there are none."""
+    parts: dict[str, Columns] = {}
+    for pair, of in columns.items():
+        parts.setdefault(pair[0], {})[pair] = of
+    return parts | ({"": columns} if columns else {})
+
+
+def methods_of(data: Mapping[str, DataSet]) -> list[str]:
+    return sorted({method for _, (_, _, method, _) in prompts_of(data)})

@@ -1,0 +1,139 @@
+"""Per-sample outcomes of a whole sweep as columns, and their bootstrap draws on common resamples of the images.
+
+All records of a data set were scored on the same images. So one matrix of resampled images serves them all: every
+comparison between columns is paired, and the draws of any average or difference are those of its columns combined.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from experiments.sweep.samples import Record
+from lightning_modules.intervals import RESAMPLES
+from lightning_modules.metrics import Scores, per_sample
+
+Key = tuple[str, str, str, int]
+"""(source, target, method, seed): one prompt on one model."""
+
+
+@dataclass
+class DataSet:
+    """All columns of one data set, K of them on n images.
+
+    points: (K,) the metric. draws: (RESAMPLES, K) the metric on resampled images. values: (n, K) 0/1 outcomes, None
+    for auroc. columns: prompt and model -> input -> k; controls that are the same scores are the same column.
+    """
+
+    name: str
+    metric: str
+    n: int
+    points: np.ndarray
+    draws: np.ndarray
+    values: np.ndarray | None
+    columns: dict[Key, dict[str, int]]
+    roles: dict[Key, str]
+
+
+@dataclass
+class _Raw:
+    """What is kept of the records of one data set while they are read: no table of scores."""
+
+    metric: str
+    kept: list[tuple[tuple[str, ...], np.ndarray]] = field(default_factory=list)
+    known: dict[tuple, int] = field(default_factory=dict)
+    ids: dict[tuple[str, ...], tuple[str, ...]] = field(default_factory=dict)
+    columns: dict[Key, dict[str, int]] = field(default_factory=dict)
+    roles: dict[Key, str] = field(default_factory=dict)
+
+    def add(self, record: Record) -> None:
+        key = (record.source, record.target, record.method, record.seed)
+        self.roles[key] = record.role
+        self.columns[key] = {name: self._column(s) for name, s in record.scores.items() if s.ids}
+
+    def _column(self, scores: Scores) -> int:
+        outcome = outcomes(self.metric, scores)
+        ids = self.ids.setdefault(tuple(scores.ids), tuple(scores.ids))
+        place = self.known.setdefault((id(ids), outcome.tobytes()), len(self.kept))
+        if place == len(self.kept):
+            self.kept.append((ids, outcome))
+        return place
+
+
+def gather(records: Iterable[Record]) -> dict[str, DataSet]:
+    """Data sets by name, sorted. Reads the records once, one at a time, and keeps outcomes only.
+
+    Images that not every record of a data set has are left out for all of them.
+
+    Raises:
+        ValueError: the records of a data set have no image in common.
+    """
+    raw: dict[str, _Raw] = {}
+    for record in records:
+        raw.setdefault(record.data, _Raw(record.metric)).add(record)
+    return {name: _columns(name, raw[name]) for name in sorted(raw) if raw[name].kept}
+
+
+def outcomes(metric: str, scores: Scores) -> np.ndarray:
+    """What the metric needs of each sample: (N,) 0/1, or for auroc (2, N) rank of the margin and label.
+
+    Ranks, because auroc depends on nothing else; ties as `lightning_modules.metrics.auroc` has them, after a sigmoid.
+    """
+    if metric != "auroc":
+        return per_sample(metric, scores).astype(np.uint8)
+    from scipy.special import expit
+
+    margin = expit(scores.scores[:, 1].astype(np.float64) - scores.scores[:, 0])
+    return np.stack([np.unique(margin, return_inverse=True)[1], scores.labels]).astype(np.int32)
+
+
+def _columns(name: str, raw: _Raw) -> DataSet:
+    common = set.intersection(*(set(ids) for ids in raw.ids))
+    if not common:
+        raise ValueError(
+            f"The records of '{name}' have no image in common. Expected every prompt and model of a sweep to be scored "
+            "on the same images; give sweeps with other data another folder."
+        )
+    places = {
+        ids: slice(None) if len(common) == len(ids) else [i for i, key in enumerate(ids) if key in common]
+        for ids in raw.ids
+    }
+    kept = np.stack([outcome[..., places[ids]] for ids, outcome in raw.kept])
+    n = len(common)
+    counts = image_counts(name, n)
+    if raw.metric == "auroc":
+        points = np.array([weighted_auroc(*of, np.ones((1, n), np.float32))[0] for of in kept])
+        draws, values = np.stack([weighted_auroc(*of, counts) for of in kept], 1), None
+    else:
+        values = np.ascontiguousarray(kept.T, np.float32)
+        points, draws = kept.mean(1), (counts @ values).astype(np.float64) / n
+    return DataSet(name, raw.metric, n, points, draws, values, raw.columns, raw.roles)
+
+
+def image_counts(name: str, n: int, resamples: int = RESAMPLES) -> np.ndarray:
+    """(resamples, n) float32: how often each image is in each resample; its own seed for each data set."""
+    rng = np.random.default_rng([zlib.crc32(name.encode()), n])
+    return rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float32)
+
+
+def weighted_auroc(ranks: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """(B,) area under ROC where sample i counts `counts[b, i]` times; 0.5 where one class is absent.
+
+    The share of (positive, negative) pairs in which the positive one ranks higher, ties a half.
+    """
+    order = np.argsort(ranks, kind="stable")
+    starts = np.flatnonzero(np.diff(ranks[order], prepend=-1))
+    ordered, positive = counts[:, order].astype(np.float64), labels[order] == 1
+    hits = np.add.reduceat(ordered * positive, starts, axis=1)
+    misses = np.add.reduceat(ordered * ~positive, starts, axis=1)
+    below = np.cumsum(misses, axis=1) - misses / 2
+    pairs = hits.sum(1) * misses.sum(1)
+    return np.where(pairs > 0, (hits * below).sum(1) / np.maximum(pairs, 1), 0.5)
+
+
+def prompts_of(data: Mapping[str, DataSet]) -> list[tuple[str, Key]]:
+    """(data set, prompt and model) of every scored prompt, sorted."""
+    return sorted((name, key) for name, of in data.items() for key, given in of.columns.items() if "prompt" in given)

@@ -1,0 +1,125 @@
+"""One row for every prompt on every model (cells), and for every source and target over the seeds (pairs)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from experiments.statistics.averages import measure
+from experiments.statistics.outcomes import DataSet, Key, prompts_of
+from experiments.statistics.sharing import shared
+from experiments.statistics.significance import bootstrap_p, holm, mcnemar, worse
+from experiments.statistics.two_way import NO_PRIOR, one_sided, summary
+from lightning_modules.controls import CONTROLS
+from lightning_modules.intervals import percentiles, wilson
+
+INPUTS = ("png", *CONTROLS)
+LEARNED_NOTHING = "none"
+"""A method without a learned prompt: what it gains compares controls only, and no claim about a prompt rests on it."""
+ALPHA = 0.05
+RATE = "_worse"  # one-sided p while rows are made
+
+
+def cell_rows(data: Mapping[str, DataSet]) -> list[dict]:
+    """Every prompt on every model: scores, gains over controls, Holm and alarm across the matrix per control."""
+    scores = {name: [_score(of, k) for k in range(len(of.points))] for name, of in data.items()}
+    rows = []
+    for name, key in prompts_of(data):
+        of, given = data[name], data[name].columns[key]
+        inputs = {i: scores[name][given[i]] for i in INPUTS if i in given}
+        gains = {c: cell_gain(of, given["prompt"], given[c]) for c in CONTROLS if c in given}
+        rows.append(_head(of, key) | {"n": of.n, "metric": of.metric} | scores[name][given["prompt"]]
+                    | {"inputs": inputs, "gains": gains})  # fmt: skip
+    return judge(rows)
+
+
+def _head(data: DataSet, key: Key) -> dict:
+    source, target, method, seed = key
+    return {"source": source, "target": target, "data": data.name, "method": method, "seed": seed,
+            "role": data.roles[key], "shared": shared(source, target)}  # fmt: skip
+
+
+def _score(data: DataSet, column: int) -> dict:
+    """Value with Wilson interval, or bootstrap for auroc."""
+    value, kind = float(data.points[column]), "bootstrap" if data.values is None else "wilson"
+    low, high = percentiles(data.draws[:, column]) if data.values is None else wilson(round(value * data.n), data.n)
+    return {"value": value, "low": low, "high": high, "interval": kind}
+
+
+def cell_gain(data: DataSet, prompt: int, control: int) -> dict:
+    """Prompted minus control on the same samples: paired bootstrap interval, exact McNemar (None for auroc)."""
+    value = float(data.points[prompt] - data.points[control])
+    draws = data.draws[:, prompt] - data.draws[:, control]
+    low, high = percentiles(draws)
+    test, p = None, bootstrap_p(value, draws)
+    below = one_sided(p, value)
+    if data.values is not None:
+        test = mcnemar(data.values[:, prompt], data.values[:, control])
+        p, below = test["p"], worse(test["gained"], test["lost"])
+    gain = {"value": value, "low": low, "high": high, "interval": "paired-bootstrap", "n": data.n, "mcnemar": test}
+    return gain | {"p": p, RATE: below}
+
+
+def pair_rows(data: Mapping[str, DataSet]) -> list[dict]:
+    """Every source and target: the mean over seeds, its gains, Holm and alarm across the matrix per control."""
+    seeds: dict[tuple, list[int]] = {}
+    for name, (source, target, method, seed) in prompts_of(data):
+        seeds.setdefault((name, source, target, method), []).append(seed)
+    return judge([_pair(data[place[0]], *place[1:], found) for place, found in sorted(seeds.items())])
+
+
+def _pair(data: DataSet, source: str, target: str, method: str, seeds: list[int]) -> dict:
+    given = {seed: data.columns[source, target, method, seed] for seed in sorted(seeds)}
+    score = pair_score(data, [of["prompt"] for of in given.values()])
+    gains = {}
+    for control in CONTROLS:
+        found = [(of["prompt"], of[control]) for of in given.values() if control in of]
+        if found:
+            gains[control] = pair_gain(data, found)
+    head = _head(data, (source, target, method, sorted(seeds)[0]))
+    del head["seed"]
+    return head | {"seeds": sorted(seeds), "n": data.n, "metric": data.metric} | score | {"gains": gains}
+
+
+def pair_score(data: DataSet, columns: list[int]) -> dict:
+    """Mean prompted score over seeds; one seed has the interval of its cell."""
+    if len(columns) == 1:
+        return _score(data, columns[0]) | {"interval": "images", "sd_seeds": None}
+    numbers = summary(measure(data, np.array(columns)[:, None], None))
+    numbers |= {"low": max(numbers["low"], 0.0), "high": min(numbers["high"], 1.0)}
+    return {key: numbers[key] for key in ("value", "low", "high", "interval", "sd_seeds")}
+
+
+def pair_gain(data: DataSet, columns: list[tuple[int, int]], prior: object = NO_PRIOR) -> dict:
+    """Mean gain over seeds, see `two_way.summary`; one seed has the test of its cell."""
+    plus, minus = (np.array(of)[:, None] for of in zip(*columns, strict=True))
+    numbers = summary(measure(data, plus, minus), prior)
+    below = one_sided(numbers["p"], numbers["value"])
+    if len(columns) == 1:
+        cell = cell_gain(data, *columns[0])
+        numbers["p"], below = cell["p"], cell[RATE]
+    return numbers | {RATE: below}
+
+
+def judge(rows: list[dict]) -> list[dict]:
+    """Add `p_holm` (two-sided, Holm over all rows) to every gain, and the alarm to every row, for each control.
+
+    An alarm says: worse than the control, one-sided, at 5 % familywise over the matrix. Rows of a method that learned
+    nothing are no part of the family: their comparisons with black are trivial, the others compare two controls and are
+    the same for every source and seed.
+    """
+    for row in rows:
+        row["alarm"] = {}
+    for control in CONTROLS:
+        gains = [(row, row["gains"][control]) for row in rows if control in row["gains"]]
+        counted = [row["method"] != LEARNED_NOTHING for row, _ in gains]
+        two = holm([gain["p"] if c else None for (_, gain), c in zip(gains, counted, strict=True)])
+        one = holm(
+            [gain.pop(RATE) if c else gain.pop(RATE) and None for (_, gain), c in zip(gains, counted, strict=True)]
+        )
+        for (row, gain), p_two, p_one in zip(gains, two, one, strict=True):
+            gain["p_holm"] = p_two
+            row["alarm"][control] = p_one is not None and p_one <= ALPHA
+            gain["p_worse"] = p_one
+    return rows

@@ -1,0 +1,42 @@
+"""Tests on paired outcomes, and what many of them together may claim."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def mcnemar(after: np.ndarray, before: np.ndarray) -> dict:
+    """Exact McNemar test on 0/1 outcomes of the same samples: how many were gained, how many lost, two-sided p."""
+    from statsmodels.stats.contingency_tables import mcnemar as exact
+
+    gained, lost = int((after > before).sum()), int((after < before).sum())
+    p = float(exact([[0, gained], [lost, 0]], exact=True).pvalue) if gained + lost else 1.0
+    return {"gained": gained, "lost": lost, "p": min(p, 1.0)}
+
+
+def worse(gained: int, lost: int) -> float:
+    """One-sided exact McNemar: p of at most this many gained, were gains and losses equally likely."""
+    from scipy.stats import binom
+
+    return float(binom.cdf(gained, gained + lost, 0.5))
+
+
+def bootstrap_p(value: float, draws: np.ndarray) -> float:
+    """Two-sided p of a value whose standard error is that of its draws; reaches further into the tail than counting."""
+    from scipy.stats import norm
+
+    error = float(draws.std(ddof=1))
+    if error == 0:
+        return 1.0 if value == 0 else 1 / len(draws)
+    return float(2 * norm.sf(abs(value) / error))
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Holm's adjusted p-values; None (not part of the family) stays None and counts for nothing."""
+    from statsmodels.stats.multitest import multipletests
+
+    family = [p for p in p_values if p is not None]
+    adjusted = iter(multipletests(family, method="holm")[1] if family else [])
+    return [None if p is None else float(next(adjusted)) for p in p_values]
