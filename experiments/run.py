@@ -27,6 +27,9 @@ from experiments.reading import read_images
 from experiments.recipes import resolve
 from experiments.run_folder import RunFolder, create_run_folder, open_run_folder, read_status
 from experiments.summary import write_summary
+from experiments.tracking.build import public_config, shows_samples
+from experiments.tracking.logger import closing
+from experiments.tracking.results import log_results
 from lightning_modules.artefact import load_prompt, save_artefact, update_manifest
 
 LICENCE = "the prompt inherits the terms of the data it was learned on; see the data set's entry in README"
@@ -82,6 +85,13 @@ def require_everything(config: DictConfig) -> None:
         FileNotFoundError: one block per missing thing: what, where to put it, where it is published.
         ValueError: an unknown model or data set, or a monitor that reads what it may not.
     """
+    blocks = missing_things(config)
+    if blocks:
+        raise FileNotFoundError("\n".join([*blocks, 'See README, "Weights" and "Data". Nothing was created.']))
+
+
+def missing_things(config: DictConfig) -> list[str]:
+    """A block of text for every model, and for the data set, whose files are not all there."""
     from lightning_modules.metrics import primary_metric
     from model_zoo.registry import missing_files
 
@@ -97,8 +107,7 @@ def require_everything(config: DictConfig) -> None:
     lines = datamodule.missing()
     if lines:
         blocks.append(f"No {config.data.name} data in '{config.data.root}'. Expected:\n  " + "\n  ".join(lines))
-    if blocks:
-        raise FileNotFoundError("\n".join([*blocks, 'See README, "Weights" and "Data". Nothing was created.']))
+    return blocks
 
 
 def _missing_clip(config: DictConfig) -> list[str]:
@@ -154,17 +163,20 @@ def execute(config: DictConfig, folder: RunFolder) -> None:
     callback = build_callback(config, datamodule, folder)
     monitor = monitor_key(config, callback.scorer.metric)
     trainer = build_trainer(config, folder, callback, monitor)
-    read_images(config, datamodule, folder.path if trainer.is_global_zero else None)
-    callback.chosen = train(config, trainer, module, datamodule, folder)
-    if trainer.is_global_zero:
-        export(config, module, datamodule, folder, steps=callback.chosen[1])
-    trainer.strategy.barrier()
-    if config.data.n_test != 0:
-        score_on_test(config, trainer, module, datamodule, callback, folder)
-    if trainer.is_global_zero:
-        folder.write_status("finished", device=str(module.device))
-    for logger in trainer.loggers:
-        logger.finalize("success")
+    with closing(trainer.loggers):
+        read_images(config, datamodule, folder.path if trainer.is_global_zero else None)
+        callback.chosen = train(config, trainer, module, datamodule, folder)
+        if trainer.is_global_zero:
+            export(config, module, datamodule, folder, steps=callback.chosen[1])
+        trainer.strategy.barrier()
+        if config.data.n_test != 0:
+            score_on_test(config, trainer, module, datamodule, callback, folder)
+        if trainer.is_global_zero:
+            shown = {"samples": shows_samples(config, trainer.loggers), "config": public_config(config)}
+            log_results(trainer, callback, folder.path, **shown)
+            folder.write_status("finished", device=str(module.device))
+        for logger in trainer.loggers:
+            logger.finalize("success")
 
 
 def score_on_test(
@@ -176,15 +188,6 @@ def score_on_test(
     if trainer.is_global_zero:
         scores = write_summary(config, folder, callback, module.prompt)
         update_manifest(folder.prompt, {"scores": scores})
-        log_pictures(trainer, folder)
-
-
-def log_pictures(trainer: L.Trainer, folder: RunFolder) -> None:
-    """The run's pictures to every logger that takes images (W&B)."""
-    for logger in trainer.loggers:
-        if hasattr(logger, "log_image"):
-            for picture in sorted((folder.path / "pictures").glob("*.png")):
-                logger.log_image(key=f"pictures/{picture.stem}", images=[str(picture)])
 
 
 def train(config: DictConfig, trainer: L.Trainer, module: Any, datamodule: Any, folder: RunFolder) -> tuple[int, int]:

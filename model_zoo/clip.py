@@ -134,6 +134,17 @@ def find_clip(name_or_path: str | Path, weights: str | Path = "weights") -> Path
     )
 
 
+def clip_fingerprint(name_or_path: str | Path, weights: str | Path = "weights") -> str:
+    """sha256 over the tensors of the file `load_clip` would read. Raises FileNotFoundError as `find_clip`."""
+    from model_zoo.weights.fingerprint import fingerprint
+
+    if str(name_or_path) == "embedded":
+        from model_zoo.embedded.build import WEIGHTS
+
+        return fingerprint([Path(WEIGHTS) / "clip.safetensors"])
+    return fingerprint([find_clip(name_or_path, weights)])
+
+
 def missing_clip(name_or_path: str | Path, weights: str | Path = "weights") -> list[str]:
     """What `load_clip` would miss, as lines for a message; empty when it would find its file."""
     if str(name_or_path) == "embedded":

@@ -1,0 +1,217 @@
+"""The cells of a sweep: one trained prompt each, named by everything that can change its result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = ("model_zoo", "datamodules", "lightning_modules")
+# Words that change where and how fast a cell is computed, never what comes out. Weights and data are in by fingerprint.
+VOLATILE = (
+    *("out", "resume", "log", "source.weights", "data.root", "data.workers", "data.cache", "targets.residency"),
+    "train.memory_check",
+)
+
+
+class SweepCell(NamedTuple):
+    """One prompt to train and score. id: 16 hex digits of `identity`; None while weights or data are missing."""
+
+    label: str
+    source: str
+    data: str
+    method: str
+    seed: int
+    words: tuple[tuple[str, str], ...]
+    id: str | None = None
+
+    @property
+    def folder(self) -> str:
+        """Name of its run folder below OUT/cells."""
+        return f"{self.label}-{self.id[:8]}" if self.id else self.label
+
+    def as_dict(self) -> dict[str, Any]:
+        return self._asdict() | {"words": [list(pair) for pair in self.words]}
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> SweepCell:
+        return cls(**{**row, "words": tuple((key, value) for key, value in row["words"])})
+
+
+def build_cells(sweep: DictConfig) -> list[SweepCell]:
+    """Every (source, data, method, seed) of a recipe, in that order, without ids; nothing is read or loaded."""
+    cells = []
+    for source in sweep.sources:
+        for data in sweep.data:
+            for method in sweep.methods:
+                for seed in sweep.seeds:
+                    label = f"{source}-{data.name}-{method.name}-s{seed}"
+                    words = cell_words(sweep, source, data, method, seed)
+                    cells.append(SweepCell(label, source, data.name, method.name, seed, tuple(words)))
+    return cells
+
+
+def cell_words(sweep: DictConfig, source: str, data: Any, method: Any, seed: int) -> list[tuple[str, str]]:
+    """The `key=value` words of a cell's run: the sweep's, the source's, the method's, the method's on this data set."""
+    exp = data.exp or sweep.exp
+    if exp is None:
+        raise ValueError(f"The sweep names no recipe for {data.name}. Add `exp:` to the data set or to the sweep.")
+    targets = [name for name in (sweep.targets or sweep.sources) if name != source]
+    select = [name for name in sweep.select if name != source]
+    held = [name for name in targets if name not in select]
+    own = {
+        "exp": exp,
+        "source.name": source,
+        "data.name": data.name,
+        "method.name": method.base or method.name,
+        "seed": seed,
+        "targets.names": [],
+        "targets.select": select,
+        "targets.heldout": held,
+        "log.progress": False,
+        "log.group": sweep.sweep,
+        "log.tags": [sweep.sweep, source, data.name, method.name],
+    }
+    more = (sweep.words, sweep.source_words.get(source, {}), method.words, data.words)
+    for words in (*more, data.methods.get(method.name, {})):
+        own |= dict(words)
+    return [(key, _as_word(value)) for key, value in own.items()]
+
+
+def _as_word(value: Any) -> str:
+    if isinstance(value, list | ListConfig):
+        return f"[{','.join(map(str, value))}]"
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    return str(value)
+
+
+# ---- identity --------------------------------------------------------------------------------------------------------
+def identified(cells: Sequence[SweepCell]) -> tuple[list[SweepCell], list[str]]:
+    """Cells with their ids, and a block of text for everything that is missing.
+
+    Raises:
+        ValueError: a cell's words make no valid run; names the cell.
+    """
+    known, missing = Fingerprints(), {}
+    result = []
+    for cell in cells:
+        config = resolved(cell)
+        blocks = known.missing(config)
+        missing |= dict.fromkeys(blocks)
+        result.append(cell if blocks else cell._replace(id=cell_id(config, known)))
+    return result, list(missing)
+
+
+def resolved(cell: SweepCell) -> DictConfig:
+    """The configuration a cell runs, as `make train` would resolve it."""
+    from experiments.recipes import load_experiment
+
+    try:
+        return load_experiment(cell.words)
+    except ValueError as error:
+        raise ValueError(f"Cell {cell.label}: {error}") from None
+
+
+def cell_id(config: DictConfig, known: Fingerprints) -> str:
+    """First 16 hex digits of sha256 over the resolved configuration, the code, the weights and the data."""
+    identity = {
+        "config": settled(config),
+        "code": code_version(),
+        "weights": known.weights(config),
+        "data": known.data(config),
+    }
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def settled(config: DictConfig) -> dict:
+    """The resolved configuration without what is `VOLATILE`."""
+    plain = OmegaConf.to_container(config, resolve=True)
+    for key in VOLATILE:
+        group, _, leaf = key.rpartition(".")
+        (plain[group] if group else plain).pop(leaf)
+    for source in plain["sources"]:
+        source.pop("weights")
+    return plain
+
+
+@cache
+def code_version() -> str:
+    """sha256 over the sources of the three packages that decide a result; a commit that touches none changes nothing.
+
+    Text files (.py, .json, .yaml) by path below the repository; shipped weights count by their own fingerprints.
+    """
+    digest = hashlib.sha256()
+    for path in _files(ROOT / name for name in SOURCES):
+        digest.update(f"{path.relative_to(ROOT).as_posix()}\0".encode())
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+def _files(folders: Iterable[Path]) -> list[Path]:
+    return sorted(p for f in folders for p in f.rglob("*") if p.suffix in (".py", ".json", ".yaml") and p.is_file())
+
+
+class Fingerprints:
+    """What cells of one sweep share, read once: which files are missing, hashes of weights and of data."""
+
+    def __init__(self) -> None:
+        self._weights: dict[tuple[str, str], str] = {}
+        self._data: dict[str, dict[str, str]] = {}
+        self._missing: dict[tuple, list[str]] = {}
+
+    def missing(self, config: DictConfig) -> list[str]:
+        """Blocks of text for missing weights and data of one cell."""
+        from experiments.run import missing_things
+
+        models = (config.source.name, *config.targets.names, *(source.name for source in config.sources))
+        key = (models, config.source.weights, bool(config.method.tse), config.method.clip, _data_key(config))
+        if key not in self._missing:
+            self._missing[key] = missing_things(config)
+        return self._missing[key]
+
+    def weights(self, config: DictConfig) -> dict[str, str]:
+        """mllm (and `clip`, where TSE needs it) -> fingerprint."""
+        from model_zoo.registry import model_fingerprint
+
+        names = [config.source.name, *config.targets.names, *(source.name for source in config.sources)]
+        folder = config.source.weights
+        for name in names:
+            if (name, folder) not in self._weights:
+                self._weights[name, folder] = model_fingerprint(name, folder)
+        found = {name: self._weights[name, folder] for name in names}
+        return found | ({"clip": self._clip(config)} if config.method.tse else {})
+
+    def _clip(self, config: DictConfig) -> str:
+        from model_zoo.clip import clip_fingerprint
+
+        key = (f"clip {config.method.clip}", config.source.weights)
+        if key not in self._weights:
+            self._weights[key] = clip_fingerprint(config.method.clip, config.source.weights)
+        return self._weights[key]
+
+    def data(self, config: DictConfig) -> dict[str, str]:
+        """split -> fingerprint of its rows and pictures."""
+        from experiments.build import build_datamodule
+
+        key = _data_key(config)
+        if key not in self._data:
+            datamodule = build_datamodule(config)
+            datamodule.setup()
+            sizes = {"train": None, "val": config.targets.n, "test": config.data.n_test}
+            self._data[key] = {split: datamodule.fingerprint(split, n) for split, n in sizes.items() if n != 0}
+        return self._data[key]
+
+
+def _data_key(config: DictConfig) -> str:
+    """What decides which rows and pictures are read, and where from; their size in pixels does not."""
+    data = {
+        key: value for key, value in config.data.items() if key not in ("image_size", "workers", "cache", "augment")
+    }
+    return json.dumps([data, config.targets.n], sort_keys=True)
