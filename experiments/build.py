@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
-from netrc import NetrcParseError, netrc
-from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from experiments.caches import build_clean_features, control_store
 from experiments.run_folder import RunFolder
+from experiments.tracking.build import build_loggers, shows_samples
 
 # Which only some data sets have: given where they are set, `half=false` too.
 OPTIONAL_DATA_KEYS = ("shots", "names", "corruption", "cache", "max_corrupt", "half", "task")
@@ -164,10 +162,13 @@ def monitor_key(config: DictConfig, metric: str) -> str:
 def build_trainer(config: DictConfig, folder: RunFolder, callback: Any, monitor: str) -> Any:
     import lightning as L
 
+    from experiments.tracking.pictures import PictureCallback
     from lightning_modules.checkpoints import AtomicCheckpointIO, build_checkpoints
     from lightning_modules.speed import speed_callbacks
 
     train = config.train
+    loggers = build_loggers(config, folder.path)
+    pictures = PictureCallback(callback, samples=shows_samples(config, loggers))
     checkpoints = build_checkpoints(folder.checkpoints, monitor=monitor, every=train.checkpoint_every)
     return L.Trainer(
         accelerator=train.accelerator,
@@ -178,8 +179,8 @@ def build_trainer(config: DictConfig, folder: RunFolder, callback: Any, monitor:
         max_steps=train.max_steps,
         check_val_every_n_epoch=train.val_every,
         plugins=[AtomicCheckpointIO()],
-        callbacks=[callback, *checkpoints, *speed_callbacks(train.tf32), *_progress(config)],
-        logger=build_loggers(config, folder),
+        callbacks=[callback, pictures, *checkpoints, *speed_callbacks(train.tf32), *_progress(config)],
+        logger=loggers,
         log_every_n_steps=config.log.every,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
@@ -193,53 +194,3 @@ def _progress(config: DictConfig) -> list[Any]:
     from lightning.pytorch.callbacks import TQDMProgressBar
 
     return [TQDMProgressBar(refresh_rate=5)] if config.log.progress else []
-
-
-def build_loggers(config: DictConfig, folder: RunFolder) -> list[Any]:
-    """CSV, TensorBoard and W&B as `log.*` says; W&B is offline unless the user is logged in or asks for online."""
-    from lightning.pytorch import loggers
-
-    made: list[Any] = []
-    if config.log.csv:
-        made.append(loggers.CSVLogger(folder.path, name="", version=_fresh_name(folder.path, "csv")))
-    if config.log.tensorboard:
-        made.append(loggers.TensorBoardLogger(folder.path, name="", version="tensorboard"))
-    mode = wandb_mode(config.log.wandb)
-    if mode != "off":
-        made.append(
-            loggers.WandbLogger(
-                name=folder.path.name,
-                id=folder.path.name.replace("/", "-"),
-                project=config.log.project,
-                group=config.log.group,
-                tags=list(config.log.tags),
-                save_dir=folder.path,
-                offline=mode == "offline",
-                config=OmegaConf.to_container(config, resolve=True),
-                log_model=False,
-            )
-        )
-    return made
-
-
-def _fresh_name(folder: Path, name: str) -> str:
-    """`csv`, then `csv-2`... : a resumed run must not overwrite what was logged before the cut."""
-    names = [name, *(f"{name}-{i}" for i in range(2, 1000))]
-    return next(n for n in names if not (folder / n).exists())
-
-
-def wandb_mode(wanted: str) -> str:
-    """`auto` means online for a logged-in user and offline for everyone else; WANDB_MODE always wins."""
-    forced = {"disabled": "off", "offline": "offline", "online": "online"}.get(os.environ.get("WANDB_MODE", ""))
-    if forced is not None and wanted != "off":
-        return forced
-    if wanted != "auto":
-        return wanted
-    return "online" if os.environ.get("WANDB_API_KEY") or _netrc_knows("api.wandb.ai") else "offline"
-
-
-def _netrc_knows(host: str) -> bool:
-    try:
-        return netrc().authenticators(host) is not None
-    except (OSError, NetrcParseError):
-        return False

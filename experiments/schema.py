@@ -137,12 +137,19 @@ class Train:
 
 @dataclass
 class Log:
+    """system: let W&B record this machine too (hardware, resource use, console text, git state, packages).
+
+    samples: log pictures of prompted samples (null: unless that would send a data set's images to a server).
+    """
+
     wandb: Literal["auto", "online", "offline", "off"] = "auto"
     csv: bool = True
     tensorboard: bool = False
     project: str = "tvp"
     group: str | None = None
     tags: list[str] = field(default_factory=list)
+    system: bool = False
+    samples: bool | None = None
     every: int = 10
     progress: bool = True
 

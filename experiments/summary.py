@@ -156,12 +156,14 @@ def draw_pictures(folder: RunFolder, callback: Any, prompt: Prompt) -> None:
 
 
 @torch.no_grad()
-def examples(callback: Any, prompt: Prompt) -> tuple[torch.Tensor, list[str], list[str], list[str]]:
-    """(frames, answers with a black border, answers with the prompt, true answers) of the first test samples."""
-    records = callback.latest["test"][callback.source.name]
+def examples(
+    callback: Any, prompt: Prompt, split: str = "test"
+) -> tuple[torch.Tensor, list[str], list[str], list[str]]:
+    """(frames, answers with a black border, answers with the prompt, true answers) of the first samples of a split."""
+    records = callback.latest[split][callback.source.name]
     place = {key: i for i, key in enumerate(records["prompt"].ids)}
     data = callback.scorer.datamodule.with_image_size(prompt.image_size)
-    batch = next(iter(data.loader("test", n=callback.scorer.sizes["test"], batch_size=EXAMPLES)))
+    batch = next(iter(data.loader(split, n=callback.scorer.sizes[split], batch_size=EXAMPLES)))
     at = [place[key] for key in batch.ids]
     options = batch.candidates or [data.candidates] * len(batch.ids)
     black = records.get("black", records["prompt"]).predictions

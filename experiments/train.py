@@ -27,7 +27,7 @@ Keys (defaults in the recipe; method=evp is short for method.name=evp):
   train.{epochs,max_steps,batch_size,eval_batch_size,accumulate,precision,devices,accelerator,strategy,
          checkpoint_every,val_every,checkpointing,compile,tf32,feature_cache,feature_cache_gib,
          memory_check}
-  log.{wandb,csv,tensorboard,project,group,tags,every,progress}
+  log.{wandb,csv,tensorboard,project,group,tags,system,samples,every,progress}
 """
 
 

@@ -1,0 +1,121 @@
+"""Every key a run or a sweep logs, with its meaning: README's table is made from this list, a test holds runs to it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from functools import cache
+from typing import NamedTuple, get_args, get_type_hints
+
+from experiments.schema import Method
+
+CONTROLS = ("full", "black", "constant", "replicate")
+STEP = "trainer/global_step"  # the x axis of everything a run logs: updates made, the same after a resume
+PLACES = {
+    "<mllm>": "[a-z0-9_]+",
+    "<metric>": "top1|top5|accuracy|mae|auroc|precision|recall|f1|yes_ratio",
+    "<control>": "|".join(CONTROLS),
+    "<method>": "|".join(get_args(get_type_hints(Method)["name"])),
+}
+PLACES["<pair>"] = f"(?:{PLACES['<method>']})-(?:{PLACES['<method>']})"
+
+
+class Key(NamedTuple):
+    """pattern: the key, with places in angle brackets. of: `run` or `sweep`. kind: number, picture, table or page."""
+
+    pattern: str
+    of: str
+    kind: str
+    when: str
+    meaning: str
+
+    @property
+    def regex(self) -> str:
+        """The pattern as a regular expression, anchored by the caller."""
+        parts = re.split(r"(<\w+>)", self.pattern)
+        return "".join(f"(?:{PLACES[part]})" if part in PLACES else re.escape(part) for part in parts)
+
+
+UPDATE, VALIDATION, END = "each update", "each validation epoch", "once, at the end"
+SCORED = (
+    ("loss", "answer loss of the source on the split, nats per token"),
+    ("<metric>/<mllm>", "score of this model with the prompt; the task's metrics (README, Data)"),
+    ("gain/<control>/<mllm>", "prompted minus control on the same samples, in the primary metric; 0.05 = 5 points"),
+    ("gain/<control>/mean_select", "mean of that gain over the targets that may steer"),
+    ("drift/<mllm>", "FCA distance of this model's features, prompted against the black border"),
+)
+
+
+def _train_keys() -> Iterable[Key]:
+    meanings = {
+        "loss": "task + method.fca * fca + method.tse * tse",
+        "task": "answer loss, nats per token over the global batch",
+        "fca": "feature distance of prompted and clean frame, mean over samples, before its weight",
+        "tse": "minus the scaled CLIP cosine of frame and caption, mean over samples, before its weight",
+        "grad_norm": "L2 norm of the whole-frame gradient, before it is normalised",
+        "prompt_norm": "L2 norm of delta after the update",
+        "lr": "learning rate of the next update",
+    }
+    return (Key(f"train/{name}", "run", "number", UPDATE, meaning) for name, meaning in meanings.items())
+
+
+KEYS: tuple[Key, ...] = (
+    Key(STEP, "run", "number", "with every row", "updates made so far: the x axis"),
+    Key("epoch", "run", "number", "with every row", "epoch, from 0"),
+    *_train_keys(),
+    *(Key(f"val/{name}", "run", "number", VALIDATION, meaning) for name, meaning in SCORED),
+    *(Key(f"test/{name}", "run", "number", END, meaning) for name, meaning in SCORED),
+    Key("pictures/prompt", "run", "picture", f"{VALIDATION} and at the end", "the prompt, magnified"),
+    Key("pictures/samples", "run", "picture", VALIDATION, "prompted validation samples, answers before and after"),
+    Key("pictures/examples", "run", "picture", END, "prompted test samples, answers before and after"),
+    Key("table/targets", "run", "table", END, "a row per model: role, n, every input's score, gains with intervals"),
+    Key("sweep/cells", "sweep", "number", END, "cells of the sweep"),
+    Key("sweep/missing", "sweep", "number", END, "cells that failed or were not run"),
+    Key("sweep/alarms", "sweep", "number", END, "pairs with negative transfer, over all controls"),
+    *(
+        Key(f"sweep/{name}/<control>/<method>", "sweep", "number", END, f"{words} average gain over targets")
+        for name, words in (
+            ("gain", "the"),
+            ("gain_low", "lower 95 % bound of the"),
+            ("gain_high", "upper bound of the"),
+        )
+    ),
+    *(
+        Key(f"sweep/{name}/<pair>", "sweep", "number", END, f"{words} of the prompted scores, paired")
+        for name, words in (
+            ("difference", "difference of two methods"),
+            ("difference_low", "lower 95 % bound of the difference"),
+            ("difference_high", "upper bound of the difference"),
+        )
+    ),
+    Key(
+        "pictures/heatmap",
+        "sweep",
+        "picture",
+        END,
+        "gain over the black border, source x target, a data set and method",
+    ),
+    Key("table/matrix", "sweep", "table", END, "matrix.csv"),
+    Key("table/pairs", "sweep", "table", END, "a row per source, target, data set and method: gains with intervals"),
+    Key("table/methods", "sweep", "table", END, "average gains by method, data set and control, with intervals"),
+    Key("table/alarms", "sweep", "table", END, "negative transfer: every alarm with its interval"),
+    Key("report/page", "sweep", "page", END, "report.html, the whole report"),
+)
+
+
+@cache
+def _compiled(of: str) -> list[tuple[re.Pattern, Key]]:
+    # A key with fewer places is the more particular one: mean_select is no model.
+    keys = sorted((key for key in KEYS if key.of == of), key=lambda key: key.pattern.count("<"))
+    return [(re.compile(key.regex), key) for key in keys]
+
+
+def matching_key(name: str, of: str = "run") -> Key | None:
+    """The documented key a logged name belongs to; None where nothing documents it."""
+    return next((key for pattern, key in _compiled(of) if pattern.fullmatch(name)), None)
+
+
+def keys_table(of: str) -> str:
+    """The keys of a `run` or a `sweep` as a Markdown table, for README."""
+    lines = ["| key | when | what |", "|---|---|---|"]
+    return "\n".join(lines + [f"| `{key.pattern}` | {key.when} | {key.meaning} |" for key in KEYS if key.of == of])
