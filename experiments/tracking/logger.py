@@ -101,6 +101,7 @@ class WandbRun(Logger):
                     f"W&B cannot be reached ({_short(error)}): this run is logged offline; upload it with `wandb sync`."
                 )
                 self.mode = "offline"
+                _stop_service()  # it still holds the run that did not start
         return self._init("offline")
 
     def _init(self, mode: str) -> Any:
@@ -129,12 +130,17 @@ class WandbRun(Logger):
         except Exception as error:
             self.broken, self._run = True, None
             print(f"W&B stopped ({_short(error)}). The run goes on without it; its numbers are in '{self.folder}'.")
-            with suppress(Exception):
-                quiet_wandb().teardown()  # so that a later run of this process starts a service of its own
+            _stop_service()
             return None
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_run": None}  # a spawned rank starts its own session of the same run
+
+
+def _stop_service() -> None:
+    """End wandb's process, dead or alive: the next run of this process starts its own."""
+    with suppress(Exception):
+        quiet_wandb().teardown()
 
 
 def _short(error: BaseException) -> str:
