@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from experiments.caches import build_clean_features, control_store
+from experiments.caches import build_clean_features, control_store, load_source
 from experiments.run_folder import RunFolder
 from experiments.tracking.build import build_loggers, shows_samples
 
@@ -74,7 +74,7 @@ def build_module(config: DictConfig, steps_per_epoch: int) -> Any:
     epochs, steps = run_length(config, steps_per_epoch)
     return TVPModule(
         prompt,
-        lambda: [spec.load("cpu") for spec in specs],
+        lambda: [load_source(spec) for spec in specs],
         lambda: load_clip_scorer(config),
         clean_features=build_clean_features(config, specs),
         fca=method.fca,
@@ -162,6 +162,7 @@ def monitor_key(config: DictConfig, metric: str) -> str:
 def build_trainer(config: DictConfig, folder: RunFolder, callback: Any, monitor: str) -> Any:
     import lightning as L
 
+    from experiments.progress import Progress
     from experiments.tracking.pictures import PictureCallback
     from lightning_modules.checkpoints import AtomicCheckpointIO, build_checkpoints
     from lightning_modules.speed import speed_callbacks
@@ -179,7 +180,7 @@ def build_trainer(config: DictConfig, folder: RunFolder, callback: Any, monitor:
         max_steps=train.max_steps,
         check_val_every_n_epoch=train.val_every,
         plugins=[AtomicCheckpointIO()],
-        callbacks=[callback, pictures, *checkpoints, *speed_callbacks(train.tf32), *_progress(config)],
+        callbacks=[callback, pictures, *checkpoints, *speed_callbacks(train.tf32), Progress(), *_progress(config)],
         logger=loggers,
         log_every_n_steps=config.log.every,
         num_sanity_val_steps=0,

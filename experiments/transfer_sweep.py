@@ -1,100 +1,183 @@
-"""Every source x method x seed as ordinary runs scored on all other models, and the matrix they make."""
+"""The transfer matrix: every source x data set x method x seed, trained once, scored on every target, explained."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Sequence
-from pathlib import Path
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from experiments.cli import parse_words, run_command, suggest
 
 USAGE = """
-python -m experiments.transfer_sweep [run|plan|status] [key=value ...]
+python -m experiments.transfer_sweep [run|plan|status|retry|report] [sweep=NAME] [out=DIR] [key=value ...]
 
-  run     make what is missing, continue what was cut short, write OUT/matrix.csv (the default)
-  plan    the cells and their state, nothing executed          status   the same
+  run      compute the cells that are missing, then write OUT/matrix.csv, samples/, statistics.json and report.html;
+           killed or interrupted, the same command goes on where it was (the default)
+  plan     the cells, predicted time and memory; nothing is executed
+  status   what is finished, running, waiting, failed      retry    failed cells once more, then as run
+  report   matrix, statistics and report from what is finished
 
-  exp=embedded              the recipe every cell starts from
-  sources=NAME,NAME         default: the recipe's source and targets, each in turn
-  methods=evp,tvp  seeds=0  out=runs/sweep  jobs=2 (runs at a time, one thread each)
-  any other key=value goes to every cell (see `python -m experiments.train --help`)
+  sweep=embedded      a recipe of experiments/sweeps (see --list)        out=runs/sweeps/<sweep>
+  sources= targets= data= methods= seeds=     narrow the recipe, separated by commas
+  engine=local        one process a GPU, else a core; or ray, slurm (extras of the same names)
+  jobs=0              how many cells at a time (0: all GPUs or cores; ray: all of the cluster; slurm: 4)
+  address=            ray: `auto` joins a running cluster, empty starts one here
+  gpus=1              ray and slurm: GPUs of a worker, 0.5 puts two on one GPU (ignored where there is none)
+  slurm=              slurm: further parameters, `partition=gpu,timeout_min=600`, cluster=local for a trial
+  any other key=value goes to every cell (see `python -m experiments.train --help`): train.epochs=1 log.wandb=offline
+
+Several machines may run the same command on one shared folder: they share the work, no cell is done twice.
 """
-ACTIONS = ("run", "plan", "status")
-OWN = {"exp": "embedded", "sources": "", "methods": "evp,tvp", "seeds": "0", "out": "runs/sweep", "jobs": "2"}
-COLUMNS = ("source", "target", "data", "method", "seed", "control", "metric", "n", "value")
+ACTIONS = ("run", "plan", "status", "retry", "report")
+OWN = {"sweep": "embedded", "out": "", "engine": "local", "jobs": "0", "address": "", "gpus": "1", "slurm": ""}
 
 
 def main(argv: Sequence[str]) -> int:
-    action = argv[0] if argv and argv[0] in ACTIONS else "run"
-    words = parse_words([w for i, w in enumerate(argv) if i or w not in ACTIONS], flags=("--help", "-h"))
+    actions = [word for word in argv if "=" not in word and not word.startswith("-")]
+    action = actions[0] if actions else "run"
+    if action not in ACTIONS or len(actions) > 1:
+        word = action if action not in ACTIONS else actions[1]
+        raise ValueError(f"Expected one of {', '.join(ACTIONS)}, got '{word}'.{suggest(word, ACTIONS)} See --help.")
+    words = parse_words([word for word in argv if word not in actions], flags=("--help", "-h", "--list"))
     if words.flags:
-        print(USAGE.strip())
-        return 0
+        return _explain(words.flags)
     own = OWN | {key: value for key, value in words.pairs if key in OWN}
+    if not own["jobs"].isdigit():
+        raise ValueError(f"Expected jobs=N, a whole number, got jobs={own['jobs']}.")
+    own["out"] = own["out"] or f"runs/sweeps/{own['sweep']}"
     others = [(key, value) for key, value in words.pairs if key not in OWN]
-    cells = build_cells(own, others)
-    out = Path(own["out"])
-    from experiments.many import ensure_all, state_of
+    commands: dict[str, Callable[..., int]] = {"status": _status, "report": _report}
+    if action in commands:
+        if others:
+            raise ValueError(f"{action} reads what is in out=DIR; got {'='.join(others[0])} beside it. Leave it out.")
+        return commands[action](own)
+    return _plan(own, others) if action == "plan" else _run(own, others, again=action == "retry")
 
-    if action != "run":
-        print("\n".join(f"{cell.name}: {state_of(out / cell.name)}" for cell in cells))
-        return 0
-    folders = ensure_all(cells, out, jobs=int(own["jobs"]))
-    write_matrix(out / "matrix.csv", list(folders.values()))
-    print(f"{len(cells)} cells finished: {out / 'matrix.csv'}")
+
+def _explain(flags: set[str]) -> int:
+    if "--list" in flags:
+        from experiments.sweep.recipe import list_sweeps
+
+        print("\n".join(f"{name:16}  {header}" for name, header in list_sweeps().items()))
+    else:
+        print(USAGE.strip())
     return 0
 
 
-def build_cells(own: dict[str, str], others: Sequence[tuple[str, str]]) -> list:
-    """One cell per (source, method, seed); every other model of the recipe is a held-out target."""
-    from experiments.many import Cell
-    from experiments.recipes import load_experiment
+# ---- run -------------------------------------------------------------------------------------------------------------
+def _run(own: dict[str, Any], others: list[tuple[str, str]], *, again: bool) -> int:
+    from experiments.sweep.display import Display
+    from experiments.sweep.engines import load_engine
 
-    recipe = load_experiment([("exp", own["exp"]), *others])
-    models = [recipe.source.name, *recipe.targets.names]
-    sources = [name for name in own["sources"].split(",") if name] or models
-    for name in sources:
-        if name not in models:
-            raise ValueError(f"Unknown source '{name}'.{suggest(name, models)} Available here: {', '.join(models)}.")
-    cells = []
-    for source in sources:
-        targets = ",".join(name for name in models if name != source)
-        for method in own["methods"].split(","):
-            for seed in own["seeds"].split(","):
-                chosen = [("source.name", source), ("targets.select", "[]"), ("targets.heldout", f"[{targets}]")]
-                words = [("exp", own["exp"]), ("method", method), ("seed", seed), *chosen, *others]
-                cells.append(Cell(f"{source}_{method}_s{seed}", words))
-    return cells
+    engine = load_engine(own["engine"])
+    sweep, cells = _identified(own, others)
+    folder, plan = _open(own, sweep, cells)
+    if again:
+        print(f"{len(folder.ask_again(cells))} failed cells are asked for again.")
+    before = Counter(_states(folder, cells))
+    print(
+        f"{own['out']}: {before['finished']} of {len(cells)} cells are finished, {before['waiting']} to do.", flush=True
+    )
+    try:
+        if before["waiting"]:
+            with Display(folder, cells) as display:
+                engine(folder, plan, own, display.look)
+    except KeyboardInterrupt:
+        print(f"\nStopped; nothing that is finished is lost. Go on with: {_again(own, others)}", file=sys.stderr)
+        raise
+    return _finish(folder, cells, sweep)
 
 
-def write_matrix(path: Path, folders: Sequence[Path]) -> None:
-    """Test scores and gains of all cells, sorted, the same bytes for the same results."""
+def _identified(own: dict[str, Any], others: list[tuple[str, str]]) -> tuple[Any, list[Any]]:
+    """The recipe and its cells with ids. Raises FileNotFoundError listing all that is missing."""
+    from experiments.sweep.cells import build_cells, identified
+    from experiments.sweep.recipe import load_sweep
+
+    sweep = load_sweep(own["sweep"], others)
+    cells, missing = identified(build_cells(sweep))
+    if missing:
+        raise FileNotFoundError("\n".join([*missing, 'See README, "Weights" and "Data". Nothing was started.']))
+    return sweep, cells
+
+
+def _open(own: dict[str, Any], sweep: Any, cells: list[Any]) -> tuple[Any, str]:
     from omegaconf import OmegaConf
 
-    from experiments.many import run_roles, run_scores
-    from experiments.run_folder import CONFIG
-    from lightning_modules.atomic import replace_file
-    from lightning_modules.controls import CONTROLS
-    from lightning_modules.metrics import estimate, paired_gain
-    from lightning_modules.records import read_rows
+    from experiments.sweep.folder import SweepFolder
 
-    rows = []
-    for folder in folders:
-        config = OmegaConf.load(folder / CONFIG)
-        metric = next(row["metric"] for row in read_rows(folder / "results.jsonl") if row["split"] == "test")
-        source = next(name for name, role in run_roles(folder).items() if role == "source")
-        for target, of_input in run_scores(folder).items():
-            cell = (source, target, config.data.name, config.method.name, config.seed)
-            score = estimate(metric, of_input["prompt"])
-            rows.append((*cell, "", metric, score.n, f"{score.value:.6f}"))
-            for control in (c for c in CONTROLS if c in of_input):
-                gain = paired_gain(metric, of_input["prompt"], of_input[control])
-                rows.append((*cell, control, f"gain_{metric}", gain.n, f"{gain.value:.6f}"))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([COLUMNS, *sorted(rows)])
-    replace_file(path, text.getvalue().encode())
+    folder = SweepFolder(own["out"], create=sweep.sweep)
+    return folder, folder.write_plan(cells, OmegaConf.to_container(sweep, resolve=True))
+
+
+def _states(folder: Any, cells: Sequence[Any]) -> list[str]:
+    states = folder.states()
+    return [states.get(cell.id, {}).get("state", "waiting") for cell in cells]
+
+
+def _again(own: dict[str, Any], others: list[tuple[str, str]]) -> str:
+    words = [f"{key}={value}" for key, value in own.items() if value != OWN[key]] + ["=".join(pair) for pair in others]
+    return " ".join(["python -m experiments.transfer_sweep", *words])
+
+
+def _finish(folder: Any, cells: Sequence[Any], sweep: Any) -> int:
+    """Matrix, statistics and report of all that is finished; 1 where a cell failed."""
+    from experiments.sweep.collect import collect
+
+    status = Counter(collect(folder, cells).values())
+    if status["finished"]:
+        _explain_results(folder, sweep)
+    print(f"{status['finished']} of {len(cells)} cells finished: {folder.matrix}")
+    if status["failed"]:
+        print(f"{status['failed']} failed: `python -m experiments.transfer_sweep status out={folder.path}` says why.")
+    return 1 if status["failed"] else 0
+
+
+def _explain_results(folder: Any, sweep: Any) -> None:
+    from experiments.report.command import report_sweep
+    from experiments.statistics import write_statistics
+    from experiments.tracking.sweep import log_sweep
+
+    write_statistics(folder.path)
+    print(f"Report: {report_sweep(folder.path)}")
+    mode = str(sweep.words.get("log.wandb", "auto"))
+    if mode != "off":
+        log_sweep(folder.path, project=str(sweep.words.get("log.project", "tvp")), mode=mode)
+
+
+# ---- looking ---------------------------------------------------------------------------------------------------------
+def _report(own: dict[str, Any]) -> int:
+    from omegaconf import OmegaConf
+
+    from experiments.sweep.folder import SweepFolder
+
+    folder = SweepFolder(own["out"])
+    cells, plan = folder.read_plan()
+    return _finish(folder, cells, OmegaConf.create(plan["recipe"]))
+
+
+def _status(own: dict[str, Any]) -> int:
+    from experiments.sweep.display import Display, clock
+    from experiments.sweep.folder import SweepFolder
+
+    folder = SweepFolder(own["out"])
+    cells, _ = folder.read_plan()
+    states = folder.states()
+    print("\n".join(Display(folder, cells).lines(states)))
+    for cell in cells:
+        row = states.get(cell.id, {})
+        if row.get("state") == "failed":
+            print(f"failed  {cell.label}: {row['error']}\n        {folder.logs / cell.folder}.log")
+    took = [row["seconds"] for cell in cells if (row := states.get(cell.id, {})).get("state") == "finished"]
+    print(f"{clock(sum(took))} of computing so far.")
+    return 0
+
+
+def _plan(own: dict[str, Any], others: list[tuple[str, str]]) -> int:
+    from experiments.sweep.planning import print_plan
+    from experiments.sweep.recipe import load_sweep
+
+    return print_plan(load_sweep(own["sweep"], others), own)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,112 @@
+"""What becomes of finished cells: samples/ and matrix.csv, the same bytes wherever and in whichever order they ran."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.sweep.cells import SweepCell
+from experiments.sweep.folder import SweepFolder
+from experiments.sweep.samples import Record, write_samples
+from lightning_modules.atomic import replace_file
+from lightning_modules.controls import CONTROLS
+
+COLUMNS = ("source", "target", "data", "method", "seed", "control", "metric", "n", "value", "status")
+SAMPLES = "samples.parquet"
+
+
+def keep_samples(run: Path, cell: SweepCell) -> None:
+    """Write RUN/samples.parquet from the scores of a finished run."""
+    from omegaconf import OmegaConf
+
+    from experiments.build import build_datamodule
+    from experiments.many import run_roles, run_scores
+    from experiments.run_folder import CONFIG
+    from lightning_modules.metrics import primary_metric
+
+    task = build_datamodule(OmegaConf.load(run / CONFIG)).task
+    names = {"source": cell.source, "data": cell.data, "method": cell.method, "seed": cell.seed}
+    names |= {"task": task, "metric": primary_metric(task)}
+    roles = run_roles(run)
+    records = [
+        Record(target=target, role=roles[target], scores=scores, **names)
+        for target, scores in sorted(run_scores(run).items())
+    ]
+    write_samples(run / SAMPLES, records)
+
+
+def collect(folder: SweepFolder, cells: Sequence[SweepCell]) -> dict[str, str]:
+    """Bring samples/ and matrix.csv up to date with the cells that have ended; returns label -> status."""
+    states = folder.states()
+    status = {
+        cell.label: states.get(cell.id, {}).get("state", "missing").replace("waiting", "missing") for cell in cells
+    }
+    finished = [cell for cell in cells if status[cell.label] == "finished"]
+    for cell in finished:
+        if not (folder.cells / cell.folder / SAMPLES).is_file():  # deleted by hand: made again from scores/
+            keep_samples(folder.cells / cell.folder, cell)
+    _link_samples(folder, finished)
+    rows = [row for cell in cells for row in matrix_rows(folder, cell, status[cell.label])]
+    replace_file(folder.matrix, csv_bytes(COLUMNS, sorted(rows)))
+    return status
+
+
+def _link_samples(folder: SweepFolder, finished: Sequence[SweepCell]) -> None:
+    """samples/ holds the finished cells of this plan and nothing else; files are shared with the run folders."""
+    folder.samples.mkdir(exist_ok=True)
+    wanted = {f"{cell.label}.parquet": folder.cells / cell.folder / SAMPLES for cell in finished}
+    for path in folder.samples.iterdir():
+        if path.name not in wanted or not path.samefile(wanted[path.name]):
+            path.unlink()
+    for name, path in wanted.items():
+        if not (folder.samples / name).exists():
+            try:
+                os.link(path, folder.samples / name)
+            except OSError:  # a file system without links
+                replace_file(folder.samples / name, path.read_bytes())
+
+
+def matrix_rows(folder: SweepFolder, cell: SweepCell, status: str) -> Iterator[tuple]:
+    """A cell's lines of matrix.csv: every metric of the prompted input, each control's score and the gain over it."""
+    head = (cell.source, cell.data, cell.method, cell.seed)
+    if status != "finished":
+        yield _line(head, "", "", "", 0, None, status)
+        return
+    for target, (metric, values) in test_values(folder.cells / cell.folder).items():
+        for (given, name), (value, n) in values.items():
+            if given == "prompt":
+                yield _line(head, target, "", name, n, value, status)
+            elif given == "png" and name == metric:
+                yield _line(head, target, "", f"{name}_png", n, value, status)
+            elif given in CONTROLS and name == metric:
+                yield _line(head, target, given, name, n, value, status)
+                yield _line(head, target, given, f"gain_{name}", n, values["prompt", metric][0] - value, status)
+
+
+def _line(head: tuple, target: str, control: str, metric: str, n: int, value: float | None, status: str) -> tuple:
+    source, data, method, seed = head
+    # -0.0 and 0.0 are one number and must be one text
+    text = "" if value is None else f"{round(value, 6) + 0.0:.6f}"
+    return (source, target, data, method, seed, control, metric, n, text, status)
+
+
+def test_values(run: Path) -> dict[str, tuple[str, dict[tuple[str, str], tuple[float, int]]]]:
+    """mllm -> (primary metric, (input, metric) -> (value, n)) of the test rows of a run."""
+    from lightning_modules.records import read_rows
+
+    found: dict[str, Any] = {}
+    for row in read_rows(run / "results.jsonl"):
+        if row["split"] == "test" and row["group"] == "":
+            _, values = found.setdefault(row["mllm"], (row["metric"], {}))
+            values[row["input"], row["metric"]] = (row["value"], row["n"])
+    return found
+
+
+def csv_bytes(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    return text.getvalue().encode()

@@ -1,0 +1,159 @@
+"""Who computes which cell: one lease file a cell, taken and given up under a lock, so that no cell is done twice.
+
+A lease is held by a live process: it says where (host, pid, start of that process) and is refreshed every few seconds.
+On the same host a lease whose process is gone is free at once, however it died; from another host it is free when it
+was not refreshed for `EXPIRES` seconds, by the file server's own clock.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from lightning_modules.atomic import replace_file
+
+REFRESH, EXPIRES = 2.0, 60.0
+
+
+def process_mark(pid: int) -> str | None:
+    """When a process of this host began, in ticks since boot (a pid alone may be used again); None where none is."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None if Path("/proc/self/stat").exists() else _alive(pid)
+    return None if fields[0] in "ZX" else fields[19]
+
+
+def _alive(pid: int) -> str | None:
+    """Where there is no /proc: whether the pid is in use is all that can be known."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
+    return "alive"
+
+
+def boot_id() -> str:
+    """Names this boot of this machine, so that a copied folder or a restarted host is not mistaken."""
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return ""
+
+
+class Leases:
+    """The leases below a folder, for one worker.
+
+    worker: what the leases of this process say of it (`w0`, an actor's name).
+    """
+
+    def __init__(self, folder: Path, worker: str) -> None:
+        self.folder, self.worker, self.token = folder, worker, uuid.uuid4().hex
+        self.me = {"host": socket.gethostname(), "boot": boot_id(), "pid": os.getpid()}
+        self.me |= {"mark": process_mark(os.getpid()), "worker": worker, "token": self.token}
+        self._held: str | None = None
+        self._progress: dict[str, Any] = {}
+        self._stop = threading.Event()
+
+    # ---- taking and giving up --------------------------------------------------------------------------------------
+    def take(self, cell_id: str, **about: Any) -> bool:
+        """Take a free lease; False where another live worker holds it. about: what others may read of the cell."""
+        with self._locked():
+            if not self.is_free(cell_id):
+                return False
+            self._held, self._progress = cell_id, dict(about)
+            self._write()
+        self._stop.clear()
+        threading.Thread(target=self._refresh, args=(self._stop,), daemon=True).start()
+        return True
+
+    def give_up(self) -> None:
+        """Let go of the lease that is held, if it is still ours."""
+        self._stop.set()
+        if self._held is not None:
+            with self._locked():
+                if self._is_mine():
+                    self._path(self._held).unlink(missing_ok=True)
+            self._held = None
+
+    @contextmanager
+    def still_mine(self) -> Iterator[bool]:
+        """Whether the lease is still ours, held fixed while the block runs: for writing down a result exactly once."""
+        with self._locked():
+            yield self._is_mine()
+
+    def report(self, **progress: Any) -> None:
+        """What this worker is at, for whoever looks at the leases; written with the next refresh."""
+        self._progress |= progress
+
+    # ---- looking ---------------------------------------------------------------------------------------------------
+    def is_free(self, cell_id: str) -> bool:
+        """No lease, or one whose holder is gone."""
+        path = self._path(cell_id)
+        lease = read_lease(path)
+        if lease is None:
+            return True
+        if (lease["host"], lease["boot"]) == (self.me["host"], self.me["boot"]):
+            return process_mark(lease["pid"]) != lease["mark"]
+        try:
+            return self._server_time() - path.stat().st_mtime > EXPIRES
+        except FileNotFoundError:
+            return True
+
+    def _server_time(self) -> float:
+        """The file server's clock: this host's may be wrong."""
+        probe = self.folder / f".clock-{self.token}"
+        probe.touch()
+        try:
+            return probe.stat().st_mtime
+        finally:
+            probe.unlink(missing_ok=True)
+
+    # ---- inside ----------------------------------------------------------------------------------------------------
+    def _path(self, cell_id: str) -> Path:
+        return self.folder / f"{cell_id}.json"
+
+    def _is_mine(self) -> bool:
+        lease = read_lease(self._path(self._held)) if self._held else None
+        return lease is not None and lease["token"] == self.token
+
+    def _write(self) -> None:
+        replace_file(self._path(self._held), json.dumps(self.me | self._progress).encode(), sync=False)
+
+    def _refresh(self, stop: threading.Event) -> None:
+        while not stop.wait(REFRESH):
+            with suppress(OSError), self._locked():  # a full disk must not end a cell that is nearly done
+                if stop.is_set() or not self._is_mine():
+                    return
+                self._write()
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One process at a time, on all hosts that share the folder; the lock dies with its process."""
+        with open(self.folder / ".lock", "ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def read_lease(path: Path) -> dict[str, Any] | None:
+    """A lease, or None where there is none (or a damaged one, which nobody can be holding)."""
+    try:
+        lease = json.loads(path.read_text())
+        return lease if {"host", "boot", "pid", "mark", "token"} <= lease.keys() else None
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def read_leases(folder: Path) -> dict[str, dict[str, Any]]:
+    """cell id -> lease, of all that are written down (their holders may be gone)."""
+    found = {path.stem: read_lease(path) for path in folder.glob("*.json")}
+    return {key: lease for key, lease in found.items() if lease is not None}

@@ -1,0 +1,144 @@
+"""The local engine: one subprocess a GPU, or a core where there is no GPU; restarted when it dies."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from experiments.sweep.cells import ROOT, SweepCell
+from experiments.sweep.folder import SweepFolder
+from experiments.sweep.leases import read_leases
+from experiments.sweep.worker import FULL_DISK, OTHER_CODE, THREADS
+
+GIB_PER_CPU_SLOT = 2
+DEATHS = 3  # a cell that took so many workers with it is given up
+LOOK = 0.3  # seconds between looks at the workers
+PATIENCE = 120  # seconds that workers have to stop after Ctrl-C
+
+
+def run_local(folder: SweepFolder, plan: str, options: dict[str, Any], watch: Callable[[], None]) -> None:
+    """Start workers, restart those that die, return when every cell has ended.
+
+    options: `jobs`, how many workers (0: one a GPU, else one a core). watch: called a few times a second.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C; the workers have stopped. OSError: the disk is full. ValueError: code changed.
+    """
+    cells, _ = folder.read_plan(plan)
+    slots = local_slots(int(options["jobs"]), len(cells))
+    pool = _Pool(folder, plan, cells, slots)
+    try:
+        while pool.alive():
+            pool.tend()
+            watch()
+            time.sleep(LOOK)
+        pool.tend()
+        watch()
+    except BaseException:
+        pool.stop()
+        raise
+
+
+def local_slots(jobs: int, cells: int) -> list[dict[str, str]]:
+    """The environment of each worker: its GPU, or one thread of a CPU."""
+    gpus = visible_gpus()
+    if gpus:
+        chosen = [gpus[i % len(gpus)] for i in range(jobs or len(gpus))]
+        return [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in chosen][:cells]
+    return [dict.fromkeys(THREADS, "1") for _ in range(min(jobs or _cpu_slots(), max(cells, 1)))]
+
+
+def visible_gpus() -> list[str]:
+    """What CUDA_VISIBLE_DEVICES may be set to, one GPU at a time."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return []
+    named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return named or [str(i) for i in range(torch.cuda.device_count())]
+
+
+def _cpu_slots() -> int:
+    from model_zoo.room import free_room
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    free = free_room("cpu").free
+    return max(1, cores if free is None else min(cores, free // (GIB_PER_CPU_SLOT << 30)))
+
+
+class _Pool:
+    """The worker processes and what became of them."""
+
+    def __init__(self, folder: SweepFolder, plan: str, cells: list[SweepCell], slots: list[dict[str, str]]) -> None:
+        self.folder, self.plan, self.cells = folder, plan, {cell.id: cell for cell in cells}
+        self.deaths: Counter[str] = Counter()
+        self.workers = {f"w{i}": self._start(f"w{i}", slot) for i, slot in enumerate(slots)}
+        self.slots = {f"w{i}": slot for i, slot in enumerate(slots)}
+
+    def _start(self, name: str, slot: dict[str, str]) -> subprocess.Popen:
+        words = [sys.executable, "-m", "experiments.sweep.worker", str(self.folder.path.resolve()), self.plan, name]
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+        with open(self.folder.logs / f"worker-{name}.log", "ab") as log:
+            return subprocess.Popen(
+                [*words, str(os.getpid())],
+                env=os.environ | slot | {"PYTHONPATH": path},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C reaches this process alone, which tells the workers once
+            )
+
+    def alive(self) -> bool:
+        return any(process.poll() is None for process in self.workers.values())
+
+    def tend(self) -> None:
+        """Look at workers that ended: done, stopped for all, or dead and started again."""
+        for name, process in list(self.workers.items()):
+            code = process.poll()
+            if code in (None, 0):
+                continue
+            if code in (FULL_DISK, OTHER_CODE):
+                raise self._problem(code, name)
+            self._count_death(process.pid, code)
+            self.workers[name] = self._start(name, self.slots[name])
+
+    def _problem(self, code: int, name: str) -> Exception:
+        said = (self.folder.logs / f"worker-{name}.log").read_text(errors="replace").strip().splitlines()
+        text = said[-1] if said else f"worker {name} stopped"
+        return ValueError(text) if code == OTHER_CODE else OSError(errno.ENOSPC, text)
+
+    def _count_death(self, pid: int, code: int) -> None:
+        """A worker that dies loses its cell only; a cell that kills worker after worker is recorded as failed."""
+        held = [key for key, lease in read_leases(self.folder.leases).items() if lease["pid"] == pid]
+        for key in held or ["start"]:
+            self.deaths[key] += 1
+            if self.deaths[key] < DEATHS:
+                continue
+            how = f"signal {-code}, out of memory?" if code == -signal.SIGKILL else f"exit code {code}"
+            if key == "start":
+                raise RuntimeError(
+                    f"Workers die before they take a cell ({how}). See {self.folder.logs}/worker-*.log for the reason."
+                )
+            self.folder.record(self.cells[key], "failed", error=f"its worker died {DEATHS} times ({how})")
+
+    def stop(self) -> None:
+        """Ask every worker to stop where it is, wait, and kill what does not."""
+        until = time.time() + PATIENCE
+        for process in self.workers.values():
+            with suppress(ProcessLookupError):
+                process.send_signal(signal.SIGINT)
+        for process in self.workers.values():
+            try:
+                process.wait(max(0.1, until - time.time()))
+            except (subprocess.TimeoutExpired, KeyboardInterrupt):  # a second Ctrl-C: now
+                until = 0
+                process.kill()
+                process.wait()
