@@ -1,0 +1,59 @@
+"""What `python -m experiments.report` does for a sweep's folder, and for a run's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from experiments.report.curves import curve_rows
+from experiments.report.material import Material, run_material, sweep_material
+from experiments.report.page import page, report_markdown
+from experiments.report.words import verdicts
+from lightning_modules.atomic import replace_file
+
+HTML, MARKDOWN = "report.html", "report.md"
+
+
+def report_sweep(folder: Path, *, control: str = "black", method: str = "", examples: int = 6) -> Path:
+    """Write report.html and report.md of a sweep; returns the page.
+
+    Raises:
+        FileNotFoundError: nothing has finished. ValueError: damaged file, unknown control or method.
+        OSError: the folder is not writable.
+    """
+    material = sweep_material(folder, control=control, method=method, examples=examples)
+    for text in verdicts(material.statistics):
+        print(f"* {text}")
+    return write(material)
+
+
+def report_run(folder: Path, *, control: str = "black", method: str = "", examples: int = 6) -> None:
+    """Print a run's curve and table, and write its page."""
+    from experiments.many import run_roles, run_scores
+    from experiments.summary import markdown, show_records
+    from lightning_modules.records import read_rows
+
+    rows = read_rows(folder / "results.jsonl")
+    curve = curve_rows(rows)
+    if curve:
+        print(markdown(curve[0], curve[1:]))
+    records = run_scores(folder)
+    if not records:
+        print(f"'{folder}' has no test scores yet. Continue it with resume={folder}.")
+        return
+    metric = next(row["metric"] for row in rows if row["split"] == "test")
+    show_records(str(folder), metric, records, run_roles(folder))
+    write(run_material(folder, control=control, method=method, examples=examples))
+
+
+def write(material: Material) -> Path:
+    path = material.folder / HTML
+    content = page(material).encode()
+    try:
+        replace_file(path, content)
+        replace_file(material.folder / MARKDOWN, report_markdown(material).encode())
+    except OSError as error:
+        raise OSError(
+            error.errno, f"Cannot write the report into '{material.folder}' ({error.strerror}). Make it writable"
+        ) from None
+    print(f"Report: {path} ({len(content) / 1e6:.1f} MB, opens in any browser from disk) and {MARKDOWN} beside it.")
+    return path
