@@ -22,7 +22,7 @@ def build_workspaces(entity: str, project: str, sweep: str = "") -> dict[str, An
     """
     import wandb_workspaces.workspaces as ws
 
-    group = [ws.Metric("Group") == sweep] if sweep else ""
+    group = ws.And(ws.Metric("Group") == sweep) if sweep else ""
     made = {
         "run": ("Run: a prompt and what it does to every model", run_sections(), ""),
         "sweep": (f"Sweep {sweep}".strip() + ": source x target", sweep_sections(), group),

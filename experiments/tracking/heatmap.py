@@ -21,7 +21,19 @@ def heat_maps(pairs: Iterable[Mapping[str, Any]]) -> dict[str, Image.Image]:
         if gain is not None and gain["value"] is not None:
             values = groups.setdefault(f"{pair['data']}, {pair['method']}", {})
             values[pair["source"], pair["target"]] = gain["value"]
-    return {name: heat_map(values, title=name) for name, values in sorted(groups.items())}
+    return _same_size({name: heat_map(values, title=name) for name, values in sorted(groups.items())})
+
+
+def _same_size(pictures: dict[str, Image.Image]) -> dict[str, Image.Image]:
+    """White added on the right and below: W&B shows the pictures of one key in one frame."""
+    width, height = (max((picture.size[i] for picture in pictures.values()), default=0) for i in (0, 1))
+    return {name: _on_white(picture, (width, height)) for name, picture in pictures.items()}
+
+
+def _on_white(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    page = Image.new("RGB", size, "white")
+    page.paste(picture)
+    return page
 
 
 def heat_map(values: Mapping[tuple[str, str], float], *, title: str) -> Image.Image:

@@ -117,8 +117,9 @@ class WandbRun(Logger):
             settings=wandb.Settings(**settings(system=self._system)),
             **self._given,
         )
-        run.define_metric(STEP)
-        run.define_metric("*", step_metric=STEP, step_sync=True)
+        if self._given["job_type"] == "train":  # a sweep is logged once, over no axis
+            run.define_metric(STEP)
+            run.define_metric("*", step_metric=STEP, step_sync=True)
         if first > run.step:
             run.log({}, step=first)
         return run

@@ -14,7 +14,7 @@ OWN = "_"  # W&B's own entries: _step, _runtime, _timestamp, _wandb
 
 def sessions(folder: Path) -> list[Path]:
     """The transaction logs below FOLDER/wandb, oldest first: one per start or resume of the run."""
-    return sorted((folder / "wandb").glob("*run-*/run-*.wandb"))
+    return sorted((folder / "wandb").glob("*run-*/run-*.wandb"), key=lambda log: log.parent.name.partition("run-")[2])
 
 
 def summary(log: Path) -> dict[str, Any]:
