@@ -8,9 +8,10 @@ import numpy as np
 
 from experiments.statistics.averages import measure
 from experiments.statistics.outcomes import DataSet, Key, prompts_of
+from experiments.statistics.pooling import priors
 from experiments.statistics.sharing import shared
 from experiments.statistics.significance import bootstrap_p, holm, mcnemar, worse
-from experiments.statistics.two_way import NO_PRIOR, one_sided, summary
+from experiments.statistics.two_way import NO_PRIOR, Prior, one_sided, summary
 from lightning_modules.controls import CONTROLS
 from lightning_modules.intervals import percentiles, wilson
 
@@ -18,7 +19,6 @@ INPUTS = ("png", *CONTROLS)
 LEARNED_NOTHING = "none"
 """A method without a learned prompt: what it gains compares controls only, and no claim about a prompt rests on it."""
 ALPHA = 0.05
-RATE = "_worse"  # one-sided p while rows are made
 
 
 def cell_rows(data: Mapping[str, DataSet]) -> list[dict]:
@@ -58,68 +58,83 @@ def cell_gain(data: DataSet, prompt: int, control: int) -> dict:
         test = mcnemar(data.values[:, prompt], data.values[:, control])
         p, below = test["p"], worse(test["gained"], test["lost"])
     gain = {"value": value, "low": low, "high": high, "interval": "paired-bootstrap", "n": data.n, "mcnemar": test}
-    return gain | {"p": p, RATE: below}
+    return gain | {"p": p, "p_worse": below}
 
 
 def pair_rows(data: Mapping[str, DataSet]) -> list[dict]:
     """Every source and target: the mean over seeds, its gains, Holm and alarm across the matrix per control."""
-    seeds: dict[tuple, list[int]] = {}
+    groups: dict[tuple[str, str], dict[tuple[str, str], list[int]]] = {}
     for name, (source, target, method, seed) in prompts_of(data):
-        seeds.setdefault((name, source, target, method), []).append(seed)
-    return judge([_pair(data[place[0]], *place[1:], found) for place, found in sorted(seeds.items())])
+        groups.setdefault((name, method), {}).setdefault((source, target), []).append(seed)
+    return judge([row for place, pairs in sorted(groups.items()) for row in _group(data[place[0]], place[1], pairs)])
 
 
-def _pair(data: DataSet, source: str, target: str, method: str, seeds: list[int]) -> dict:
-    given = {seed: data.columns[source, target, method, seed] for seed in sorted(seeds)}
-    score = pair_score(data, [of["prompt"] for of in given.values()])
+def _group(data: DataSet, method: str, pairs: Mapping[tuple[str, str], list[int]]) -> list[dict]:
+    """The pairs of one data set and method; each is told how results vary over the seeds of the others."""
+    found = {
+        pair: {seed: data.columns[*pair, method, seed] for seed in sorted(seeds)}
+        for pair, seeds in sorted(pairs.items())
+    }
+    variances = [
+        (source, _seed_variance(data, given), len(given)) for (source, _), given in found.items() if len(given) > 1
+    ]
+    known = priors(variances, data.n) if method != LEARNED_NOTHING else {}
+    return [_pair(data, pair, method, given, known.get(pair[0], NO_PRIOR)) for pair, given in found.items()]
+
+
+def _seed_variance(data: DataSet, given: Mapping[int, Mapping[str, int]]) -> float:
+    """Of prompted scores; that of a gain is the same, a control having no seed."""
+    return float(data.points[[of["prompt"] for of in given.values()]].var(ddof=1))
+
+
+def _pair(
+    data: DataSet, pair: tuple[str, str], method: str, given: Mapping[int, Mapping[str, int]], prior: Prior
+) -> dict:
+    head = _head(data, (*pair, method, next(iter(given))))
+    del head["seed"]
+    score = pair_score(data, [of["prompt"] for of in given.values()], prior)
     gains = {}
     for control in CONTROLS:
-        found = [(of["prompt"], of[control]) for of in given.values() if control in of]
-        if found:
-            gains[control] = pair_gain(data, found)
-    head = _head(data, (source, target, method, sorted(seeds)[0]))
-    del head["seed"]
-    return head | {"seeds": sorted(seeds), "n": data.n, "metric": data.metric} | score | {"gains": gains}
+        columns = [(of["prompt"], of[control]) for of in given.values() if control in of]
+        if columns:
+            gains[control] = pair_gain(data, columns, prior)
+    return head | {"seeds": list(given), "n": data.n, "metric": data.metric} | score | {"gains": gains}
 
 
-def pair_score(data: DataSet, columns: list[int]) -> dict:
+def pair_score(data: DataSet, columns: list[int], prior: Prior = NO_PRIOR) -> dict:
     """Mean prompted score over seeds; one seed has the interval of its cell."""
     if len(columns) == 1:
         return _score(data, columns[0]) | {"interval": "images", "sd_seeds": None}
-    numbers = summary(measure(data, np.array(columns)[:, None], None))
+    numbers = summary(measure(data, np.array(columns)[:, None], None), prior)
     numbers |= {"low": max(numbers["low"], 0.0), "high": min(numbers["high"], 1.0)}
     return {key: numbers[key] for key in ("value", "low", "high", "interval", "sd_seeds")}
 
 
-def pair_gain(data: DataSet, columns: list[tuple[int, int]], prior: object = NO_PRIOR) -> dict:
+def pair_gain(data: DataSet, columns: list[tuple[int, int]], prior: Prior = NO_PRIOR) -> dict:
     """Mean gain over seeds, see `two_way.summary`; one seed has the test of its cell."""
     plus, minus = (np.array(of)[:, None] for of in zip(*columns, strict=True))
     numbers = summary(measure(data, plus, minus), prior)
     below = one_sided(numbers["p"], numbers["value"])
     if len(columns) == 1:
         cell = cell_gain(data, *columns[0])
-        numbers["p"], below = cell["p"], cell[RATE]
-    return numbers | {RATE: below}
+        numbers["p"], below = cell["p"], cell["p_worse"]
+    return numbers | {"p_worse": below}
 
 
 def judge(rows: list[dict]) -> list[dict]:
     """Add `p_holm` (two-sided, Holm over all rows) to every gain, and the alarm to every row, for each control.
 
-    An alarm says: worse than the control, one-sided, at 5 % familywise over the matrix. Rows of a method that learned
-    nothing are no part of the family: their comparisons with black are trivial, the others compare two controls and are
-    the same for every source and seed.
+    An alarm says: worse than the control, one-sided, at 5 % familywise over the matrix; `p_worse` becomes its Holm
+    adjusted p-value. Rows of a method that learned nothing are no part of the family: their comparisons with black are
+    trivial, the others compare two controls and are the same for every source and seed.
     """
     for row in rows:
         row["alarm"] = {}
     for control in CONTROLS:
-        gains = [(row, row["gains"][control]) for row in rows if control in row["gains"]]
-        counted = [row["method"] != LEARNED_NOTHING for row, _ in gains]
-        two = holm([gain["p"] if c else None for (_, gain), c in zip(gains, counted, strict=True)])
-        one = holm(
-            [gain.pop(RATE) if c else gain.pop(RATE) and None for (_, gain), c in zip(gains, counted, strict=True)]
-        )
-        for (row, gain), p_two, p_one in zip(gains, two, one, strict=True):
-            gain["p_holm"] = p_two
+        found = [(row, row["gains"][control]) for row in rows if control in row["gains"]]
+        family = [gain if row["method"] != LEARNED_NOTHING else {} for row, gain in found]
+        two, one = (holm([gain.get(key) for gain in family]) for key in ("p", "p_worse"))
+        for (row, gain), p_two, p_one in zip(found, two, one, strict=True):
+            gain |= {"p_holm": p_two, "p_worse": p_one}
             row["alarm"][control] = p_one is not None and p_one <= ALPHA
-            gain["p_worse"] = p_one
     return rows

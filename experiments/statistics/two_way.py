@@ -10,9 +10,10 @@ seeds the images (what do other seeds do on THESE images). A claim about the met
 its coverage: over images alone it ignores var_seed, over seeds alone var_image.
 
 The estimates. A = var(theta_s) / S has expectation var_seed / S + var_rest / (S N), with S - 1 degrees of freedom.
-With C the (S, S) covariance of the theta_s under resampling of images, B = mean(C) estimates var_image / N + var_rest / (S N)
-and E = (trace(C) / S - mean(C)) / (S - 1) estimates var_rest / (S N), which A and B both hold. For means these are the
-mean squares of the two-way table; C, unlike those, exists for AUROC too, through bootstrap draws.
+With C the (S, S) covariance of the theta_s under resampling of images, B = mean(C) estimates
+var_image / N + var_rest / (S N), and E = (trace(C) / S - mean(C)) / (S - 1) estimates var_rest / (S N), which A and B
+both hold. For means these are the mean squares of the two-way table; C, unlike those, exists for AUROC too, through
+bootstrap draws.
 
 The interval. Satterthwaite's degrees of freedom for A + B - E are too many when there are few seeds: with S = 3 its
 95 % interval covers 92 % where seeds vary most, and its p-values of 0.0006 (a Holm step) come 20 times too often,
