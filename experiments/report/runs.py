@@ -20,8 +20,8 @@ def runs_section(material: Material) -> str:
     shared = common([run.config for run in material.runs.values() if run.config])
     rows = [_run_row(material, cell, shared) for cell in material.cells()]
     caption = (
-        f"Learned prompts: prompted score on the source itself, and mean gain over the "
-        f"{CONTROL_NAMES[material.control]} on other targets in points (one seed each, no interval; see the matrix for intervals)."
+        f"Learned prompts: prompted score on the source, and mean gain over the {CONTROL_NAMES[material.control]} "
+        "on other targets in points (one seed each, no interval: the matrix has them)."
     )
     header = ["run", "state", "source score %", "mean target gain", "targets × n", "files", "its settings"]
     everything = details("Settings all runs share", f"<pre>{escape(as_text(shared))}</pre>")

@@ -67,12 +67,14 @@ def reading_section(material: Material) -> str:
         [
             "Gain: the score with the prompt minus the score with a control, on the same test images; a point is a "
             "hundredth.",
+            "Method none learned nothing: its prompt is black, so its gain over the black border is 0, and its others "
+            "compare controls.",
             "Full image: the unprompted picture at full size. Black border: the picture shrunk as for the prompt, "
             "black around it (what the paper calls no prompt). Best constant border: the best of 27 colours, chosen on "
             "validation images. Replicate padding: edge pixels repeated. A gain over the black border alone may be "
             "nothing but repair of the shrinking; the others stand beside it.",
             "Intervals are 95 %: of pairs, averages and differences over test images and seeds together where there "
-            f"are several seeds, else over test images; of single scores {_interval_kinds(statistics)}, over test images.",
+            f"are several seeds, else over test images; of single scores {_interval_kinds(statistics)}.",
             "p: paired tests, corrected with Holm's method over the matrix; the alarm is a loss whose corrected "
             f"one-sided p is at most {statistics['alpha']:g}.",
             "Metrics: " + ", ".join(f"{data} {metric}" for data, metric in sorted(statistics["metrics"].items())) + ".",
