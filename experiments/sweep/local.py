@@ -20,6 +20,7 @@ from experiments.sweep.worker import FULL_DISK, OTHER_CODE, THREADS
 
 GIB_PER_CPU_SLOT = 2
 DEATHS = 3  # a cell that took so many workers with it is given up
+WORKER = ("-m", "experiments.sweep.worker")
 LOOK = 0.3  # seconds between looks at the workers
 PATIENCE = 120  # seconds that workers have to stop after Ctrl-C
 
@@ -36,11 +37,9 @@ def run_local(folder: SweepFolder, plan: str, options: dict[str, Any], watch: Ca
     slots = local_slots(int(options["jobs"]), len(cells))
     pool = _Pool(folder, plan, cells, slots)
     try:
-        while pool.alive():
-            pool.tend()
+        while pool.tend():
             watch()
             time.sleep(LOOK)
-        pool.tend()
         watch()
     except BaseException:
         pool.stop()
@@ -84,7 +83,7 @@ class _Pool:
         self.slots = {f"w{i}": slot for i, slot in enumerate(slots)}
 
     def _start(self, name: str, slot: dict[str, str]) -> subprocess.Popen:
-        words = [sys.executable, "-m", "experiments.sweep.worker", str(self.folder.path.resolve()), self.plan, name]
+        words = [sys.executable, *WORKER, str(self.folder.path.resolve()), self.plan, name]
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
         with open(self.folder.logs / f"worker-{name}.log", "ab") as log:
             return subprocess.Popen(
@@ -96,11 +95,8 @@ class _Pool:
                 start_new_session=True,  # Ctrl-C reaches this process alone, which tells the workers once
             )
 
-    def alive(self) -> bool:
-        return any(process.poll() is None for process in self.workers.values())
-
-    def tend(self) -> None:
-        """Look at workers that ended: done, stopped for all, or dead and started again."""
+    def tend(self) -> bool:
+        """Look at workers that ended: done, stopped for all, or dead and started again. False when all are done."""
         for name, process in list(self.workers.items()):
             code = process.poll()
             if code in (None, 0):
@@ -109,6 +105,7 @@ class _Pool:
                 raise self._problem(code, name)
             self._count_death(process.pid, code)
             self.workers[name] = self._start(name, self.slots[name])
+        return any(process.poll() != 0 for process in self.workers.values())
 
     def _problem(self, code: int, name: str) -> Exception:
         said = (self.folder.logs / f"worker-{name}.log").read_text(errors="replace").strip().splitlines()

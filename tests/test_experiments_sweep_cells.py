@@ -1,0 +1,190 @@
+"""Cells of a sweep: named by all that can change a result and by nothing else; recipes that make valid runs."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from experiments.sweep import cells as module
+from experiments.sweep.cells import Fingerprints, SweepCell, build_cells, cell_id, cell_words, code_version, resolved
+from experiments.sweep.recipe import FOLDER, list_sweeps, load_sweep
+
+SMALL = [("sources", "embedded_minigpt4"), ("methods", "tvp"), ("seeds", "0")]
+
+
+class Known(Fingerprints):
+    """Fingerprints without reading anything."""
+
+    def weights(self, config):
+        return {config.source.name: "w"} | {name: "w" for name in config.targets.names}
+
+    def data(self, config):
+        return {"train": "t", "val": "v", "test": "e"}
+
+
+def one(*words, known=None):
+    (cell,) = build_cells(load_sweep("embedded_smoke", list((dict(SMALL) | dict(words)).items())))
+    return cell_id(resolved(cell), known or Known())
+
+
+def test_the_list_of_sweeps_is_not_empty():
+    assert {"embedded", "embedded_smoke", "paper"} <= set(list_sweeps()) and len(list_sweeps()) == len(
+        list(FOLDER.glob("*.yaml"))
+    )
+
+
+@pytest.mark.parametrize("name", sorted(list_sweeps()))
+def test_every_sweep_recipe_makes_valid_runs(name):
+    sweep = load_sweep(name)
+    cells = build_cells(sweep)
+    assert len(cells) == len(sweep.sources) * len(sweep.data) * len(sweep.methods) * len(sweep.seeds)
+    assert len({cell.label for cell in cells}) == len(cells)
+    shown = {(cell.data, cell.method): cell for cell in cells} | {cell.source: cell for cell in cells}
+    for cell in shown.values():
+        config = resolved(cell)
+        targets = [name for name in (sweep.targets or sweep.sources) if name != cell.source]
+        assert (config.source.name, config.data.name, config.seed) == (cell.source, cell.data, cell.seed)
+        assert config.targets.names == targets and config.targets.select == [] and config.targets.heldout == targets
+
+
+def test_the_paper_sweep_is_the_whole_matrix():
+    from datamodules.registry import DATAMODULES
+
+    sweep = load_sweep("paper")
+    assert len(sweep.sources) == 6 and len(sweep.data) == 10 and {d.name for d in sweep.data} <= set(DATAMODULES)
+
+
+def test_the_same_cell_has_the_same_id():
+    assert one() == one() and len(one()) == 16
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        ("seeds", "1"), ("methods", "evp"), ("sources", "embedded_llava"), ("targets", "embedded_llava"),
+        ("train.epochs", "3"), ("method.lr", "5"), ("prompt.bounds", "unbounded"), ("data.split_seed", "1"),
+        ("train.batch_size", "4"), ("select", "embedded_llava"),
+    ],
+)  # fmt: skip
+def test_what_can_change_a_result_changes_the_id(word):
+    assert one(word) != one()
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        ("data.workers", "3"), ("targets.residency", "process"), ("log.wandb", "offline"), ("log.every", "7"),
+        ("train.memory_check", "off"), ("data.root", "elsewhere"), ("source.weights", "elsewhere"),
+    ],
+)  # fmt: skip
+def test_where_and_how_fast_a_cell_runs_does_not_change_the_id(word):
+    assert one(word) == one()
+
+
+def test_weights_data_and_code_are_part_of_the_id(monkeypatch):
+    known = one()
+
+    class OtherWeights(Known):
+        def weights(self, config):
+            return super().weights(config) | {config.source.name: "other"}
+
+    class OtherData(Known):
+        def data(self, config):
+            return super().data(config) | {"test": "other"}
+
+    assert one(known=OtherWeights()) != known and one(known=OtherData()) != known
+    monkeypatch.setattr(module, "code_version", lambda: "other")
+    assert one() != known
+
+
+@pytest.mark.slow
+def test_real_fingerprints_cover_every_model_and_split(tmp_path):
+    (cell,) = build_cells(load_sweep("embedded_smoke", SMALL))
+    config, known = resolved(cell), Fingerprints()
+    weights = known.weights(config)
+    assert set(weights) == {"embedded_minigpt4", "embedded_llava", "embedded_instructblip", "clip"}
+    assert len(set(weights.values())) == 4 and set(known.data(config)) == {"train", "val", "test"}
+
+
+def test_code_version_follows_the_three_packages_and_nothing_else(tmp_path, monkeypatch):
+    for name in ("model_zoo", "datamodules", "lightning_modules", "experiments"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.py").write_text("x = 1\n")
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+
+    def version():
+        code_version.cache_clear()
+        return code_version()
+
+    try:
+        first = version()
+        (tmp_path / "experiments" / "a.py").write_text("x = 2\n")
+        (tmp_path / "datamodules" / "notes.txt").write_text("seen")
+        shutil.copytree(tmp_path / "experiments", tmp_path / "tests")
+        assert version() == first
+        for name in module.SOURCES:
+            (tmp_path / name / "a.py").write_text("x = 2\n")
+            assert version() != first
+            (tmp_path / name / "a.py").write_text("x = 1\n")
+            assert version() == first
+        (tmp_path / "model_zoo" / "a.py").rename(tmp_path / "model_zoo" / "b.py")
+        assert version() != first
+    finally:
+        code_version.cache_clear()
+
+
+def test_words_of_the_sweep_give_way_to_the_source_the_method_and_the_data():
+    sweep = OmegaConf.create(
+        {"sweep": "s", "exp": "embedded", "sources": ["a"], "targets": ["a", "b", "c"], "select": ["b"]}
+    )
+    sweep |= {"words": {"x": 1, "y": 1, "z": 1, "v": 1}, "source_words": {"a": {"y": 2, "z": 2, "v": 2}}}
+    method = OmegaConf.create({"name": "mine", "base": "tvp", "words": {"z": 3, "v": 3}})
+    data = OmegaConf.create({"name": "d", "exp": None, "words": {}, "methods": {"mine": {"v": True}}})
+    words = dict(cell_words(OmegaConf.create(sweep), "a", data, method, 7))
+    assert [words[key] for key in "xyzv"] == ["1", "2", "3", "true"]
+    assert words["method.name"] == "tvp" and words["seed"] == "7"
+    assert (words["targets.select"], words["targets.heldout"]) == ("[b]", "[c]")
+
+
+def test_a_cell_survives_the_plan_file():
+    (cell,) = build_cells(load_sweep("embedded_smoke", SMALL))
+    assert SweepCell.from_dict(cell._replace(id="0" * 16).as_dict()) == cell._replace(id="0" * 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "text"),
+    [
+        ("embeded", [], "Did you mean 'embedded'"),
+        ("embedded", [("methods", "tvpp")], "no methods 'tvpp'. Did you mean 'tvp'"),
+        ("embedded", [("sources", "embedded_minigpt")], "Did you mean 'embedded_minigpt4'"),
+        ("embedded", [("seeds", "a")], "Expected seeds=0,1,2"),
+        ("embedded", [("seeds", "1,1")], "twice"),
+        ("embedded", [("methods", "")], "no methods"),
+        ("embedded", [("select", "minigpt4")], "no target"),
+    ],
+)
+def test_a_wrong_sweep_is_refused_with_what_would_be_right(name, words, text):
+    with pytest.raises(ValueError, match=text):
+        load_sweep(name, words)
+
+
+def test_a_misspelt_word_names_the_cell_and_the_key():
+    (cell,) = build_cells(load_sweep("embedded_smoke", [*SMALL, ("train.epoch", "1")]))
+    with pytest.raises(ValueError, match=r"Cell embedded_minigpt4-emoji_recognition-tvp-s0: .*epochs"):
+        resolved(cell)
+
+
+def test_missing_weights_and_data_are_listed_once_each(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    cells = build_cells(load_sweep("paper", [("sources", "blip2"), ("data", "cifar10"), ("seeds", "0")]))
+    cells, missing = module.identified(cells)
+    assert all(cell.id is None for cell in cells)
+    text = "\n".join(missing)
+    assert text.count("No blip2 weights") == 1 and text.count("No cifar10 data") == 1 and "No CLIP weights" in text
+
+
+def test_code_version_reads_this_checkout():
+    assert Path(module.ROOT, "model_zoo", "base.py").is_file() and len(code_version()) == 16

@@ -1,0 +1,13 @@
+"""A real sweep, killed and restarted, ends with the bytes of an undisturbed one (short form of tests/kill_sweep.py)."""
+
+from __future__ import annotations
+
+import kill_sweep
+import pytest
+
+
+@pytest.mark.slow
+def test_a_sweep_killed_at_random_moments_gives_the_same_bytes(tmp_path):
+    words = ["sweep=embedded_smoke", "sources=embedded_minigpt4", "methods=none,tvp", "seeds=0", "log.wandb=off"]
+    words += ["targets=embedded_minigpt4,embedded_llava"]
+    assert kill_sweep.compare(words, kills=3, longest=22, seed=1, folder=tmp_path) == []
