@@ -48,17 +48,21 @@ def _score(data: DataSet, column: int) -> dict:
 
 
 def cell_gain(data: DataSet, prompt: int, control: int) -> dict:
-    """Prompted minus control on the same samples: paired bootstrap interval, exact McNemar (None for auroc)."""
+    """Prompted minus control on the same samples: paired bootstrap interval and tests, see `cell_test`."""
+    low, high = percentiles(data.draws[:, prompt] - data.draws[:, control])
     value = float(data.points[prompt] - data.points[control])
-    draws = data.draws[:, prompt] - data.draws[:, control]
-    low, high = percentiles(draws)
-    test, p = None, bootstrap_p(value, draws)
-    below = one_sided(p, value)
-    if data.values is not None:
-        test = mcnemar(data.values[:, prompt], data.values[:, control])
-        p, below = test["p"], worse(test["gained"], test["lost"])
-    gain = {"value": value, "low": low, "high": high, "interval": "paired-bootstrap", "n": data.n, "mcnemar": test}
-    return gain | {"p": p, "p_worse": below}
+    gain = {"value": value, "low": low, "high": high, "interval": "paired-bootstrap", "n": data.n}
+    return gain | cell_test(data, prompt, control)
+
+
+def cell_test(data: DataSet, prompt: int, control: int) -> dict:
+    """Exact McNemar (None for auroc, which has no outcome per sample), two-sided p, and `p_worse` for "it lost"."""
+    if data.values is None:
+        value = float(data.points[prompt] - data.points[control])
+        p = bootstrap_p(value, data.draws[:, prompt] - data.draws[:, control])
+        return {"mcnemar": None, "p": p, "p_worse": one_sided(p, value)}
+    test = mcnemar(data.values[:, prompt], data.values[:, control])
+    return {"mcnemar": test, "p": test["p"], "p_worse": worse(test["gained"], test["lost"])}
 
 
 def pair_rows(data: Mapping[str, DataSet]) -> list[dict]:
@@ -116,7 +120,7 @@ def pair_gain(data: DataSet, columns: list[tuple[int, int]], prior: Prior = NO_P
     numbers = summary(measure(data, plus, minus), prior)
     below = one_sided(numbers["p"], numbers["value"])
     if len(columns) == 1:
-        cell = cell_gain(data, *columns[0])
+        cell = cell_test(data, *columns[0])
         numbers["p"], below = cell["p"], cell["p_worse"]
     return numbers | {"p_worse": below}
 

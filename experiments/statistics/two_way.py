@@ -34,7 +34,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lightning_modules.intervals import percentiles, t_interval
+from lightning_modules.intervals import percentiles
 
 SMALLEST = 1e-300
 
@@ -103,6 +103,13 @@ def half_width(of: Parts, level: float) -> float:
     return float(np.sqrt(max(both, images * of.images)))
 
 
+def seeds_half_width(means: np.ndarray, level: float = 0.05) -> float:
+    """Half of Student's t interval over the seeds, no prior, the images fixed: `intervals.t_interval`, but quick."""
+    from scipy.special import stdtrit
+
+    return float(-stdtrit(len(means) - 1, level / 2) * means.std(ddof=1) / np.sqrt(len(means)))
+
+
 def p_value(value: float, of: Parts) -> float:
     """Two-sided: the level at which the interval reaches zero.
 
@@ -137,9 +144,9 @@ def summary(measured: Measured, prior: Prior = NO_PRIOR, level: float = 0.05) ->
     numbers: dict = {"value": value, "low": low, "high": high, "interval": "images", "images_low": low,
                      "images_high": high, "seeds_low": None, "seeds_high": None, "sd_seeds": None}  # fmt: skip
     if several:
-        half, over_seeds = half_width(of, level), t_interval(measured.means)
+        half, over_seeds = half_width(of, level), seeds_half_width(measured.means, level)
         numbers |= {"low": value - half, "high": value + half, "interval": "images and seeds",
-                    "seeds_low": over_seeds[0], "seeds_high": over_seeds[1],
+                    "seeds_low": value - over_seeds, "seeds_high": value + over_seeds,
                     "sd_seeds": float(measured.means.std(ddof=1))}  # fmt: skip
     return numbers | {"p": p_value(value, of)}
 

@@ -1,0 +1,236 @@
+"""The pieces of experiments/statistics against scipy, statsmodels, lightning_modules and numbers made by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from statistics_data import data_set, scores
+
+from experiments.statistics.averages import balanced, measure
+from experiments.statistics.outcomes import image_counts, outcomes, weighted_auroc
+from experiments.statistics.pooling import agreement, priors
+from experiments.statistics.rows import cell_gain
+from experiments.statistics.sharing import shared
+from experiments.statistics.significance import bootstrap_p, holm, mcnemar, worse
+from experiments.statistics.two_way import (
+    Images, Measured, Prior, half_width, mean_of, p_value, parts, seeds_half_width, summary,
+)  # fmt: skip
+from lightning_modules.intervals import percentiles, t_interval
+from lightning_modules.metrics import Scores, auroc, paired_gain
+
+
+def outcomes_pair(gained: int, lost: int, same: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    after = np.array([1] * gained + [0] * lost + [1] * same)
+    return after, np.array([0] * gained + [1] * lost + [1] * same)
+
+
+@pytest.mark.parametrize("gained, lost", [(3, 12), (12, 3), (0, 0), (7, 7), (0, 9)])
+def test_mcnemar_is_the_exact_binomial_test_of_what_changed(gained, lost):
+    from scipy.stats import binomtest
+
+    test = mcnemar(*outcomes_pair(gained, lost))
+    assert (test["gained"], test["lost"]) == (gained, lost)
+    expected = binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
+    assert test["p"] == pytest.approx(expected, rel=1e-9)
+
+
+def test_one_sided_mcnemar_asks_whether_it_got_worse():
+    from scipy.stats import binomtest
+
+    assert worse(3, 12) == pytest.approx(binomtest(3, 15, alternative="less").pvalue, rel=1e-9)
+    assert worse(3, 12) < 0.05 < worse(12, 3)
+    assert worse(0, 0) == 1.0
+
+
+def test_holm_multiplies_by_what_is_left_and_never_falls():
+    # sorted: 0.01 x 4, 0.02 x 3, 0.04 x 2 = 0.08, 0.05 x 1 -> not below the one before
+    assert holm([0.04, 0.01, 0.05, 0.02]) == pytest.approx([0.08, 0.04, 0.08, 0.06])
+    assert holm([0.01, None, 0.04]) == [pytest.approx(0.02), None, pytest.approx(0.04)]
+    assert holm([None]) == [None]
+    assert holm([]) == []
+
+
+def test_a_gain_has_the_interval_of_the_older_paired_bootstrap():
+    rng = np.random.default_rng(1)
+    values = (rng.random((400, 2)) < [0.7, 0.6]).astype(float)
+    gain = cell_gain(data_set(values, 4000), 0, 1)
+    before = paired_gain("top1", scores(values[:, 0]), scores(values[:, 1]))
+    assert gain["value"] == pytest.approx(before.value)
+    assert [gain["low"], gain["high"]] == pytest.approx([before.low, before.high], abs=0.008)
+
+
+def test_weighted_auroc_is_that_of_the_repeated_samples_ties_included():
+    rng = np.random.default_rng(2)
+    table = rng.integers(0, 4, (60, 2)).astype(np.float32)
+    record = Scores([str(i) for i in range(60)], rng.integers(0, 2, 60), table, [""] * 60)
+    counts = image_counts("any", 60, 20)
+    expected = [auroc(record, np.repeat(np.arange(60), row.astype(int))) for row in counts]
+    assert weighted_auroc(*outcomes("auroc", record), counts) == pytest.approx(expected, abs=1e-6)
+    assert weighted_auroc(np.arange(3), np.ones(3, int), np.ones((1, 3))) == pytest.approx([0.5])
+
+
+# ---- two ways --------------------------------------------------------------------------------------------------------
+def table(seeds: int = 3, n: int = 40, seed: int = 0) -> np.ndarray:
+    """(n, seeds) 0/1 outcomes with an effect of the image and one of the seed."""
+    rng = np.random.default_rng(seed)
+    return (rng.normal(size=(n, 1)) + 0.4 * rng.normal(size=(1, seeds)) + rng.normal(size=(n, seeds)) > 0).astype(float)
+
+
+def measured(values: np.ndarray) -> Measured:
+    return measure(data_set(values), np.arange(values.shape[1])[:, None], None)
+
+
+def test_the_variance_parts_are_the_mean_squares_of_the_two_way_table():
+    values = table()
+    n, seeds = values.shape
+    rest = values - values.mean(0) - values.mean(1, keepdims=True) + values.mean()
+    squares = [
+        n * values.mean(0).var(ddof=1),
+        seeds * values.mean(1).var(ddof=1),
+        (rest**2).sum() / (n - 1) / (seeds - 1),
+    ]
+    of = parts(measured(values))
+    assert [of.seeds, of.images, of.both] == pytest.approx(np.array(squares) / (n * seeds))
+    assert (of.df_seeds, of.df_images) == (2, 39)
+
+
+def test_covariances_of_draws_give_the_parts_where_samples_have_no_value():
+    data = data_set(table(n=300), resamples=20_000)
+    columns = np.arange(3)[:, None]
+    exact = parts(measure(data, columns, None))
+    data.values = None  # as for auroc
+    assert parts(measure(data, columns, None)) == pytest.approx(exact, rel=0.05)
+
+
+def test_the_interval_over_seeds_is_students():
+    means = np.array([0.5, 0.56, 0.47])
+    half = seeds_half_width(means)
+    assert (means.mean() - half, means.mean() + half) == pytest.approx(t_interval(means))
+    got = summary(Measured(means, (Images(np.zeros((3, 3)), 50),), np.zeros(9)))
+    assert (got["seeds_low"], got["seeds_high"]) == pytest.approx(t_interval(means))
+    assert (got["low"], got["high"]) == pytest.approx(t_interval(means))  # images without any variance
+
+
+def test_half_widths_add_in_quadrature_and_never_fall_below_the_images():
+    from scipy.stats import t
+
+    images, seeds = t.isf(0.025, 99), t.isf(0.025, 2)
+    assert half_width(parts_of(0.04, 0.09, 0.01), 0.05) == pytest.approx(np.sqrt(seeds**2 * 0.04 + images**2 * 0.08))
+    assert half_width(parts_of(0.0, 0.09, 0.05), 0.05) == pytest.approx(images * 0.3)
+
+
+def parts_of(seeds: float, images: float, both: float, df: float = 2):
+    from experiments.statistics.two_way import Parts
+
+    return Parts(seeds, images, both, df, 99)
+
+
+def test_p_is_the_level_at_which_the_interval_reaches_zero():
+    for value in (0.1, -0.5, 3.0):
+        of = parts_of(0.01, 0.02, 0.001)
+        assert half_width(of, p_value(value, of)) == pytest.approx(abs(value), rel=1e-5)
+    assert p_value(0.0, parts_of(0, 0, 0)) == 1.0
+    assert p_value(0.5, parts_of(0, 0, 0)) < 1e-20  # a hundred images that all moved alike
+    assert 0 < p_value(1e6, parts_of(0, 1e-9, 0, df=0)) < 1e-99
+
+
+def test_a_single_seed_has_the_interval_over_images_and_says_so():
+    one = summary(measured(table(seeds=1)))
+    assert one["interval"] == "images"
+    assert (one["low"], one["high"]) == (one["images_low"], one["images_high"])
+    assert one["seeds_low"] is one["seeds_high"] is one["sd_seeds"] is None
+    assert summary(measured(table()))["interval"] == "images and seeds"
+
+
+def test_data_sets_are_independent_images_and_one_block_of_seeds():
+    one, two = measured(table(seed=1)), measured(table(n=80, seed=2))
+    both = mean_of([one, two])
+    assert both.means == pytest.approx((one.means + two.means) / 2)
+    expected = (parts(one).images + parts(two).images) / 4
+    assert parts(both).images == pytest.approx(expected)
+    assert parts(both).df_seeds == 2
+    assert parts(both).seeds == pytest.approx(both.means.var(ddof=1) / 3)
+
+
+def test_identical_seeds_are_as_good_as_one():
+    values = np.repeat(table(seeds=1, n=200), 3, axis=1)
+    alike, one = summary(measured(values)), summary(measured(values[:, :1]))
+    assert alike["sd_seeds"] == 0
+    assert [alike["low"], alike["high"]] == pytest.approx([one["low"], one["high"]], abs=0.01)
+
+
+def test_the_images_interval_is_that_of_the_mean_over_seeds():
+    values = table()
+    drawn = image_counts("scenes", 40, 1000) @ values.mean(1) / 40
+    got = summary(measured(values))
+    assert (got["images_low"], got["images_high"]) == pytest.approx(percentiles(drawn))
+
+
+def test_bootstrap_p_is_two_sided_and_one_for_no_change():
+    draws = np.random.default_rng(0).normal(0.1, 0.05, 5000)
+    assert bootstrap_p(0.1, draws) == pytest.approx(0.0455, abs=0.01)
+    assert bootstrap_p(-0.1, draws) == bootstrap_p(0.1, draws)
+    assert bootstrap_p(0.0, np.zeros(9)) == 1.0
+    assert bootstrap_p(0.3, np.zeros(9)) < 1.0
+
+
+# ---- seeds of other sources ------------------------------------------------------------------------------------------
+def test_pairs_learn_from_other_sources_only():
+    known = priors([("a", 9.0, 3), ("a", 9.0, 3), ("b", 1.0, 3), ("b", 1.0, 3), ("c", 4.0, 3), ("c", 4.0, 3)], 100)
+    assert known["a"].variance == pytest.approx(2.5)
+    assert known["b"].variance == pytest.approx(6.5)
+    assert known["a"].df <= 2  # half of what the seeds of two sources have
+
+
+def test_no_other_source_no_prior():
+    assert priors([("a", 1.0, 3)] * 5, 100)["a"].df == 0
+    assert priors([("a", 1.0, 3), ("b", 1.0, 1), ("c", 1.0, 1)], 100)["a"].df == 0
+
+
+@pytest.mark.parametrize("d0", [4.0, 20.0])
+def test_agreement_finds_the_degrees_of_freedom_variances_were_drawn_with(d0):
+    rng = np.random.default_rng(3)
+    true = d0 / rng.chisquare(d0, 40_000)
+    assert agreement(true * rng.chisquare(2, 40_000) / 2, np.full(40_000, 2)) == pytest.approx(d0, rel=0.2)
+
+
+def test_equal_variances_are_trusted_and_wild_ones_are_not():
+    rng = np.random.default_rng(4)
+    noise = rng.chisquare(4, 500) / 4
+    assert agreement(noise, np.full(500, 4)) > 10
+    assert agreement(noise * 10 ** rng.normal(0, 2, 500), np.full(500, 4)) < 0.5
+
+
+def test_a_prior_moves_the_variance_and_adds_degrees_of_freedom():
+    of = parts(Measured(np.array([0.0, 2.0]), (Images(np.zeros((2, 2)), 10),), np.zeros(3)), Prior(5.0, 3.0))
+    assert (of.seeds, of.df_seeds) == (pytest.approx((1 * 2.0 + 3 * 5.0) / 4 / 2), 4)
+
+
+# ---- pairs and seeds -------------------------------------------------------------------------------------------------
+def test_a_missing_run_costs_a_seed_and_no_pair():
+    a, b, c = (("d", "s", name) for name in "abc")
+    assert balanced({a: [0, 1, 2], b: [0, 2]}) == ([a, b], [0, 2])
+    assert balanced({a: [0, 1, 2], b: [3], c: [1, 2]}) == ([a, c], [1, 2])
+
+
+# ---- what is shared --------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "source, target, expected",
+    [
+        ("minigpt4", "minigpt4", "same model"),
+        ("blip2", "blip2_t5", "same model"),
+        ("minigpt4", "instructblip", "same tower weights"),
+        ("blip2_opt", "blip2_opt_6_7b", "same tower weights and architecture"),
+        ("minigpt4", "visualglm", "nothing"),
+        ("embedded_minigpt4", "embedded_bliva", "same tower weights"),
+        ("embedded_minigpt4", "embedded_llava", "nothing"),
+        ("embedded_minigpt4", "minigpt4", "same architecture"),
+        ("embedded_minigpt4", "instructblip", "nothing"),
+        ("embedded_llava+embedded_minigpt4", "embedded_minigpt4", "same model"),
+        ("embedded_llava+embedded_minigpt4", "embedded_blip2", "same tower weights"),
+        ("my_own", "my_own", "same model"),
+        ("my_own", "minigpt4", "nothing"),
+    ],
+)
+def test_shared_is_read_from_the_zoo(source, target, expected):
+    assert shared(source, target) == expected
