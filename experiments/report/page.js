@@ -30,10 +30,7 @@
   const control = byId("pick-control");
   const names = Object.fromEntries([...control.options].map((option) => [option.value, option.text]));
   const buttons = every(".heat button");
-  const signed = (points) => {
-    const text = Math.abs(points).toFixed(1);
-    return Number(text) === 0 ? "0.0" : (points > 0 ? "+" : "−") + text;
-  };
+  const value = (gain) => gain[1].split(" [")[0];
 
   const words = (pair) => {
     const gain = pair.g[control.value];
@@ -55,7 +52,7 @@
       const gain = pair.g[control.value];
       const cell = button.parentElement;
       cell.classList.remove("up", "down");
-      button.textContent = gain ? signed(gain[0]) : "–";
+      button.textContent = gain ? value(gain) : "–";
       if (gain) {
         cell.classList.add(gain[0] > 0 ? "up" : "down");
         cell.style.setProperty("--a", Math.min(1, Math.abs(gain[0]) / limit).toFixed(3));
