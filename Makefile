@@ -10,7 +10,7 @@ WORKERS ?= 2
 OVERRIDES = $(filter-out EXP=% ARGS=% PYTHON=% TORCH_ARGS=% FAST=% WORKERS=%,$(MAKEOVERRIDES)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install train evaluate table sweep report bench test lint clean
+.PHONY: help install train evaluate table tune sweep report bench test lint clean
 
 help: ## Show what each target does
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -29,10 +29,13 @@ train: $(STAMP) ## Learn a prompt and score it on the targets: make train [EXP=n
 evaluate: $(STAMP) ## Score a finished prompt: make evaluate prompt=DIR mllm=NAME [key=value ...]
 	$(BIN)/python -m experiments.evaluate $(OVERRIDES)
 
-table: $(STAMP) ## Run the embedded comparison (none, vp, evp, tvp x 3 seeds; resumable) and refresh README's table
+table: $(STAMP) ## Compare none, vp, evp, tvp from one source, tuned alike (3 seeds; resumable): what `make train` prints beside
 	$(BIN)/python -m experiments.table $(OVERRIDES)
 
-sweep: $(STAMP) ## Run a transfer matrix: make sweep [key=value ...]
+tune: $(STAMP) ## Choose lr and epochs of vp, evp, tvp on the source's validation data: make tune [data=NAME]
+	$(BIN)/python -m experiments.tune $(OVERRIDES)
+
+sweep: $(STAMP) ## Run or continue a transfer matrix: make sweep [sweep=NAME] [key=value ...]
 	$(BIN)/python -m experiments.transfer_sweep $(OVERRIDES)
 
 report: $(STAMP) ## Rebuild the tables and pictures of a run folder: make report run=DIR

@@ -1,4 +1,4 @@
-"""`make table`: none, vp, evp, tvp x seeds on the embedded zoo, each method tuned on the source's validation data."""
+"""`make table`: none, vp, evp, tvp x seeds from ONE source, each tuned on its validation data (`tune.py`)."""
 
 from __future__ import annotations
 
@@ -10,27 +10,19 @@ from typing import Any
 
 from experiments.cli import flat_options, run_command
 from experiments.many import Cell, ensure_all
+from experiments.tune import EPOCHS, choose, trial_cells, trial_table
 from lightning_modules.atomic import replace_file
 
 USAGE = """
 python -m experiments.table [out=runs/table] [seeds=0,1,2] [exp=embedded] [jobs=2] [write=true]
 
 Chooses lr and epochs of vp, evp and tvp on the SOURCE's validation data (the same number of trials each, no target is
-loaded), runs every method with every seed, and writes experiments/results/<exp>.json and README's result section
-(write=false only prints). jobs=N runs at a time, one thread each. Runs are ordinary run folders below out=DIR: finished
-ones are kept, cut ones continue.
+loaded), runs every method with every seed, and writes experiments/results/<exp>.json, which `make train` prints beside
+its own table (write=false only prints). jobs=N runs at a time, one thread each. Runs are ordinary run folders below
+out=DIR: finished ones are kept, cut ones continue. The whole matrix of sources is `experiments.transfer_sweep`.
 """
 DEFAULTS: dict[str, Any] = {"out": "runs/table", "seeds": "0,1,2", "exp": "embedded", "jobs": 2, "write": True}
 METHODS = ("none", "vp", "evp", "tvp")
-# Six trials a method. VP's update is not normalised, hence its own scale of lr: 1.0 and the published 2.9 (pixel units)
-# lose to 0.3 on the source's validation rows, see LOG.md.
-EPOCHS = ("3", "6")
-GRID: dict[str, tuple[str, ...]] = {
-    "vp": ("0.03", "0.1", "0.3"),
-    "evp": ("10", "20", "40"),
-    "tvp": ("10", "20", "40"),
-}
-MARKS = ("<!-- results:embedded -->", "<!-- /results:embedded -->")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -39,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
     out, exp, started = Path(options["out"]), options["exp"], time.time()
     seeds = [int(seed) for seed in options["seeds"].split(",")]
-    trials = ensure_all(trial_cells(exp, seeds[0]), out / "trials", jobs=options["jobs"])
+    trials = ensure_all(trial_cells(exp, "", seeds[0], EPOCHS), out / "trials", jobs=options["jobs"])
     table = trial_table(trials)
     chosen = choose(table)
     print("Chosen on the source's validation data:", json.dumps(chosen))
@@ -53,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
     print(text)
     print(f"{time.time() - started:.0f} s in this call.")
     if options["write"]:
-        write(exp, data, text)
+        write(exp, data)
     return 0
 
 
@@ -63,49 +55,9 @@ LABEL = (
 )
 
 
-def trial_cells(exp: str, seed: int) -> list[Cell]:
-    """lr x epochs for each learned method, on the source's validation alone: no target is loaded, no test row read."""
-    cells = []
-    for method, rates in GRID.items():
-        for lr in rates:
-            for epochs in EPOCHS:
-                words = [*words_of(exp, method, seed), ("method.lr", lr), ("train.epochs", epochs)]
-                words += [("targets.select", "[]"), ("targets.heldout", "[]"), ("data.n_test", "0")]
-                cells.append(Cell(f"{method}_lr{lr}_ep{epochs}", words))
-    return cells
-
-
 def words_of(exp: str, method: str, seed: int) -> list[tuple[str, str]]:
     words = [("exp", exp), ("method", method), ("seed", str(seed)), ("log.wandb", "off"), ("log.progress", "false")]
     return words + ([("prompt.init", "zero")] if method == "vp" else [])
-
-
-def trial_table(folders: Mapping[str, Path]) -> list[dict]:
-    """Per trial the best validation score of the source: what its best checkpoint was chosen by."""
-    from lightning_modules.records import read_rows
-
-    rows = []
-    for name, folder in folders.items():
-        method, lr, epochs = name.split("_")
-        scores = [
-            (row["value"], -row["epoch"])
-            for row in read_rows(folder / "results.jsonl")
-            if (row["split"], row["input"], row["metric"], row["group"]) == ("val", "prompt", "top1", "")
-        ]
-        value, epoch = max(scores)
-        trial = {"method": method, "lr": float(lr[2:]), "epochs": int(epochs[2:]), "val": round(value, 6)}
-        rows.append(trial | {"best_epoch": -epoch})
-    return rows
-
-
-def choose(trials: Sequence[dict]) -> dict[str, dict]:
-    """The trial with the best validation score of each method; ties go to the shorter run, then the smaller lr."""
-    best = {}
-    for method in dict.fromkeys(trial["method"] for trial in trials):
-        mine = [trial for trial in trials if trial["method"] == method]
-        winner = max(mine, key=lambda trial: (trial["val"], -trial["epochs"], -trial["lr"]))
-        best[method] = {"lr": winner["lr"], "epochs": winner["epochs"]}
-    return best
 
 
 def method_cells(exp: str, seeds: Sequence[int], chosen: Mapping[str, dict]) -> list[Cell]:
@@ -137,7 +89,7 @@ def provenance(folder: Path) -> dict:
 
 
 def section(data: Mapping) -> str:
-    """README's result section."""
+    """The comparison as Markdown."""
     from experiments.baselines import comparison_table, controls_table, differences_table
     from lightning_modules.controls import CONTROLS
 
@@ -157,18 +109,11 @@ def section(data: Mapping) -> str:
     )
 
 
-def write(exp: str, data: Mapping, text: str) -> None:
-    """The JSON the tables come from, and README's section between its marks."""
-    here = Path(__file__).parent
-    results = here / "results" / f"{exp}.json"
+def write(exp: str, data: Mapping) -> None:
+    """The JSON that `make train` prints its baselines from."""
+    results = Path(__file__).parent / "results" / f"{exp}.json"
     results.parent.mkdir(exist_ok=True)
     replace_file(results, (json.dumps(data, indent=1) + "\n").encode())
-    readme = here.parent / "README.md"
-    page = readme.read_text(encoding="utf-8")
-    if exp == "embedded" and all(mark in page for mark in MARKS):
-        before, rest = page.split(MARKS[0])
-        after = rest.split(MARKS[1])[1]
-        replace_file(readme, f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{after}".encode())
 
 
 if __name__ == "__main__":

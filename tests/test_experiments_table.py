@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import many, table
-from experiments.baselines import compare
+from experiments import many, table, tune
+from experiments.baselines import compare, comparison_table
 from experiments.many import Cell
 from experiments.recipes import load_experiment
+from experiments.summary import baseline_text
 from lightning_modules.controls import CONTROLS, write_scores
 from lightning_modules.metrics import Scores
 from lightning_modules.records import FIELDS, ResultLog
@@ -84,17 +85,17 @@ def test_curves_and_trials_read_the_pooled_rows_only(tmp_path):
     assert curve_rows(rows) == [["val epoch", "m"], ["0", "50.0"]]
     full = dict.fromkeys(f for f in FIELDS if f not in ("schema", "time"))
     ResultLog(tmp_path / "results.jsonl").append([full | r for r in rows])
-    assert table.trial_table({"evp_lr2_ep3": tmp_path})[0]["val"] == 0.5
+    assert tune.trial_table({"evp_lr2_ep3": tmp_path})[0]["val"] == 0.5
 
 
 def test_every_learned_method_gets_the_same_number_of_trials():
-    cells = table.trial_cells("embedded", 0)
-    counts = {method: sum(cell.name.startswith(f"{method}_") for cell in cells) for method in table.GRID}
+    cells = tune.trial_cells("embedded", "", 0)
+    counts = {method: sum(cell.name.startswith(f"{method}_") for cell in cells) for method in tune.GRID}
     assert set(counts) == {"vp", "evp", "tvp"} and len(set(counts.values())) == 1
 
 
 def test_tuning_loads_no_target_and_is_steered_by_the_source_s_validation():
-    for cell in table.trial_cells("embedded", 0):
+    for cell in tune.trial_cells("embedded", "", 0):
         config = load_experiment(cell.words)
         assert list(config.targets.names) == [] and config.monitor == "source" and config.data.n_test == 0
     for cell in table.method_cells("embedded", [0], {"tvp": {"lr": 4.0, "epochs": 2}}):
@@ -105,8 +106,8 @@ def test_the_best_validation_score_wins_and_ties_go_to_the_cheaper_setting():
     def trial(lr, epochs, val):
         return {"method": "evp", "lr": lr, "epochs": epochs, "val": val}
 
-    assert table.choose([trial(2, 2, 0.5), trial(5, 2, 0.6), trial(9, 2, 0.4)]) == {"evp": {"lr": 5, "epochs": 2}}
-    assert table.choose([trial(9, 6, 0.5), trial(9, 2, 0.5), trial(2, 2, 0.5)]) == {"evp": {"lr": 2, "epochs": 2}}
+    assert tune.choose([trial(2, 2, 0.5), trial(5, 2, 0.6), trial(9, 2, 0.4)]) == {"evp": {"lr": 5, "epochs": 2}}
+    assert tune.choose([trial(9, 6, 0.5), trial(9, 2, 0.5), trial(2, 2, 0.5)]) == {"evp": {"lr": 2, "epochs": 2}}
 
 
 def test_finished_cells_are_skipped_and_other_settings_refused(tmp_path, monkeypatch):
@@ -135,10 +136,23 @@ def test_a_cell_that_was_cut_short_is_continued(tmp_path, monkeypatch):
     assert resumed == [tmp_path / "cell"]
 
 
-def test_readme_s_result_section_is_made_from_the_committed_file():
+def test_the_committed_comparison_is_what_make_train_prints():
     data = json.loads(RESULTS.read_text())
-    readme = (RESULTS.parent.parent.parent / "README.md").read_text()
-    shown = readme.split(table.MARKS[0])[1].split(table.MARKS[1])[0]
-    assert shown.strip() == table.section(data).strip()
-    assert {"none", "vp", "evp", "tvp"} == set(data["methods"]) and "trained by us" in shown
+    assert {"none", "vp", "evp", "tvp"} == set(data["methods"]) and "trained by us" in table.section(data)
     assert data["methods"]["tvp"]["embedded_minigpt4"]["prompted"]["seeds"] == 3
+    assert comparison_table(data) in baseline_text("embedded") == baseline_text("embedded_evp")
+
+
+def test_tuning_another_data_set_changes_the_data_and_nothing_else():
+    mine, theirs = (tune.trial_cells("embedded", data, 0, ["3"]) for data in ("", "emoji_counting"))
+    assert len(mine) == 9 and [cell.name for cell in mine] == [cell.name for cell in theirs]
+    a, b = (load_experiment(cells[0].words) for cells in (mine, theirs))
+    assert (a.data.name, b.data.name) == ("emoji_recognition", "emoji_counting")
+
+
+def test_trials_are_judged_by_the_primary_metric_of_their_task(tmp_path):
+    full = dict.fromkeys(f for f in FIELDS if f not in ("schema", "time"))
+    full |= {"split": "val", "input": "prompt", "group": ""}
+    rows = [full | {"metric": m, "value": v, "epoch": 1} for m, v in (("accuracy", 0.25), ("mae", 3.0), ("drift", 9.0))]
+    ResultLog(tmp_path / "results.jsonl").append(rows)
+    assert tune.trial_table({"tvp_lr2_ep3": tmp_path})[0]["val"] == 0.25
