@@ -1,0 +1,195 @@
+"""`python -m experiments.transfer_sweep`: its answers to wrong words, what `plan` and `status` show, what it resumes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import sweep_runs
+from sweep_runs import sweep_cell
+from test_experiments_sweep_worker import task_of
+
+from experiments import many, transfer_sweep
+from experiments.sweep import collect, engines, worker
+from experiments.sweep.folder import SweepFolder
+
+ROOT = Path(__file__).resolve().parents[1]
+CELLS = [sweep_cell(c, method=m, source=s) for c, m, s in (("a", "none", "m"), ("b", "tvp", "m"), ("c", "tvp", "t"))]
+
+
+def in_process(folder, plan, options, watch):
+    """An engine for tests: one worker, here."""
+    worker.work(folder.path, plan, "w")
+    watch()
+
+
+@pytest.fixture
+def sweep(tmp_path, monkeypatch):
+    """The command on stand-in cells: nothing is trained, everything else is real."""
+    monkeypatch.setattr(many, "ensure_run", sweep_runs.fake_ensure_run)
+    monkeypatch.setattr(collect, "keep_samples", task_of)
+    monkeypatch.setattr(engines, "load_engine", lambda name: in_process)
+    monkeypatch.setattr(transfer_sweep, "_explain_results", lambda folder, sweep: None)
+    real = transfer_sweep._identified
+    monkeypatch.setattr(transfer_sweep, "_identified", lambda own, others: (_recipe(own, others), CELLS))
+    return tmp_path / "out", real
+
+
+def _recipe(own, others):
+    from experiments.sweep.recipe import load_sweep
+
+    return load_sweep(own["sweep"], others)
+
+
+def test_help_is_instant_and_needs_nothing():
+    code = "import sys, experiments.transfer_sweep as t; t.main(['--help']); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert "sweep=embedded" in done.stdout and done.stdout.strip().endswith("False")
+
+
+def test_the_recipes_are_listed(capsys):
+    assert transfer_sweep.main(["--list"]) == 0
+    said = capsys.readouterr().out
+    assert "embedded_smoke" in said and "paper" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["runn"], "Expected one of run, plan, .* got 'runn'. Did you mean 'run'"),
+        (["run", "plan"], "got 'plan'"),
+        (["jobs=two"], "Expected jobs=N, a whole number"),
+        (["sweep=embeddedd"], "Unknown sweep 'embeddedd'. Did you mean 'embedded'"),
+        (["engine=rey"], "Unknown engine 'rey'. Did you mean 'ray'"),
+        (["status", "seed=3"], "status reads what is in out=DIR"),
+        (["plan", "--fast"], "Unknown option '--fast'"),
+    ],
+)
+def test_wrong_words_are_refused_with_what_would_be_right(words, text, tmp_path):
+    with pytest.raises(ValueError, match=text):
+        transfer_sweep.main([*words, *([] if "out" in words else [f"out={tmp_path / 'x'}"])])
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_missing_extra_says_how_to_install_it(monkeypatch):
+    def absent(name):
+        raise ImportError(name)
+
+    monkeypatch.setattr(engines, "import_module", absent)
+    with pytest.raises(ValueError, match=r"needs the package submitit.*pip install -e '\.\[slurm\]'"):
+        engines.load_engine("slurm")
+
+
+@pytest.mark.slow
+def test_missing_weights_stop_the_sweep_before_a_folder_is_made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["sweep=paper", "sources=blip2", "data=cifar10", "seeds=0", "methods=evp", f"out={tmp_path / 'out'}"]
+    with pytest.raises(FileNotFoundError, match=r"(?s)No blip2 weights.*No cifar10 data.*Nothing was started"):
+        transfer_sweep.main(words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_sweep_runs_once_and_says_what_it_made(sweep, capsys):
+    out, _ = sweep
+    assert transfer_sweep.main(["sweep=embedded_smoke", f"out={out}"]) == 0
+    assert "0 of 3 cells are finished, 3 to do" in capsys.readouterr().out
+    first = (out / "matrix.csv").read_bytes()
+    assert transfer_sweep.main([f"out={out}", "sweep=embedded_smoke"]) == 0
+    said = capsys.readouterr().out
+    assert "3 of 3 cells are finished, 0 to do" in said and f"3 of 3 cells finished: {out / 'matrix.csv'}" in said
+    assert (out / "matrix.csv").read_bytes() == first
+    assert [(out / "cells" / cell.folder / "times").read_text() for cell in CELLS] == ["x"] * 3
+
+
+def test_a_failed_cell_gives_exit_code_1_and_retry_repeats_it_alone(sweep, capsys, monkeypatch):
+    out, _ = sweep
+
+    def failing(cell, folder):
+        if "tvp" in cell.name and cell.name.startswith("m-"):
+            raise ValueError("no such colour")
+        return sweep_runs.fake_ensure_run(cell, folder)
+
+    monkeypatch.setattr(many, "ensure_run", failing)
+    words = ["sweep=embedded_smoke", f"out={out}"]
+    assert transfer_sweep.main(words) == 1 and "1 failed" in capsys.readouterr().out
+    assert transfer_sweep.main(words) == 1  # not tried again by itself
+    assert transfer_sweep.main(["status", f"out={out}"]) == 0
+    said = capsys.readouterr().out
+    assert "2 of 3 cells finished, 1 failed" in said and "failed  m-d-tvp-s0: ValueError: no such colour" in said
+    monkeypatch.setattr(many, "ensure_run", sweep_runs.fake_ensure_run)
+    assert transfer_sweep.main(["retry", *words]) == 0
+    assert "1 failed cells are asked for again" in capsys.readouterr().out
+    assert [(out / "cells" / cell.folder / "times").read_text() for cell in CELLS] == ["x"] * 3
+
+
+def test_ctrl_c_prints_the_command_that_goes_on(sweep, capsys, monkeypatch):
+    out, _ = sweep
+
+    def stopped(folder, plan, options, watch):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(engines, "load_engine", lambda name: stopped)
+    with pytest.raises(KeyboardInterrupt):
+        transfer_sweep.main(["sweep=embedded_smoke", f"out={out}", "jobs=2", "train.epochs=1"])
+    said = capsys.readouterr().err
+    assert (
+        f"Go on with: python -m experiments.transfer_sweep sweep=embedded_smoke out={out} jobs=2 train.epochs=1" in said
+    )
+
+
+def test_another_folder_s_files_are_left_alone(sweep):
+    out, _ = sweep
+    out.mkdir()
+    (out / "thesis.tex").write_text("mine")
+    with pytest.raises(FileExistsError, match="no sweep"):
+        transfer_sweep.main(["sweep=embedded_smoke", f"out={out}"])
+
+
+def test_status_without_a_sweep_is_a_message(tmp_path):
+    with pytest.raises(FileNotFoundError, match="No sweep in"):
+        transfer_sweep.main(["status", f"out={tmp_path}"])
+
+
+@pytest.mark.slow
+def test_plan_counts_cells_time_and_memory_and_executes_nothing(tmp_path, capsys, monkeypatch):
+    from experiments.sweep import planning
+
+    monkeypatch.setattr(planning, "identified", lambda cells: ([c._replace(id=c.label) for c in cells], []))
+    out = tmp_path / "out"
+    assert transfer_sweep.main(["plan", "sweep=embedded_smoke", f"out={out}", "jobs=2"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("2 waiting") == 6 and "12 cells to do" in said and "on 2 (updates and rows counted" in said
+    assert "GiB" in said and not out.exists()
+
+
+def test_plan_of_what_is_not_here_says_what_is_missing(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["plan", "sweep=paper", "sources=blip2,minigpt4", "data=cifar10", "seeds=0", "methods=evp"]
+    assert transfer_sweep.main([*words, f"out={tmp_path / 'out'}"]) == 0
+    said = capsys.readouterr().out
+    assert "1 missing" in said and "ASSUMED 50 TFLOP/s" in said and "No blip2 weights" in said
+
+
+def test_predictions_come_from_finished_cells_of_the_nearest_kind():
+    from experiments.sweep.predict import predicted
+
+    cells = [sweep_cell(c, method=m, source=s) for c, m, s in (("a", "tvp", "m"), ("b", "tvp", "t"), ("c", "evp", "t"))]
+    states = {cells[1].id: {"state": "finished", "seconds": 40}, cells[2].id: {"state": "finished", "seconds": 7}}
+    assert predicted(cells[0], None, cells, states) == (40, "measured")
+    assert predicted(cells[2], None, cells, states) == (7, "measured")
+
+
+def test_a_finished_folder_is_of_this_format(sweep):
+    out, _ = sweep
+    transfer_sweep.main(["sweep=embedded_smoke", f"out={out}"])
+    assert SweepFolder(out).name == "embedded_smoke"
+
+
+@pytest.mark.slow
+def test_an_unknown_word_ends_in_one_message(tmp_path):
+    words = [sys.executable, "-m", "experiments.transfer_sweep", "sweep=embedded_smoke", "train.epoch=1"]
+    done = subprocess.run([*words, f"out={tmp_path}/o"], capture_output=True, text=True, cwd=ROOT, timeout=300)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "Cell embedded_minigpt4-emoji_recognition-none-s0" in done.stderr and "epochs" in done.stderr
