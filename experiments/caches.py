@@ -60,8 +60,13 @@ def load_source(spec: Any) -> Any:
     """The source on the CPU: the kept one where it is the same in every respect, else loaded (and then kept)."""
     if not _keeping or spec.compile:
         return spec.load("cpu")
-    key = (repr(spec), spec.fingerprint())
+    key = (spec.name, repr(spec), spec.fingerprint())
     if key not in _kept:
         _kept.clear()
         _kept[key] = spec.load("cpu")
     return _kept[key].cpu()
+
+
+def kept_source() -> str:
+    """Name of the source that is kept in this process; empty where there is none."""
+    return next(iter(_kept))[0] if _kept else ""

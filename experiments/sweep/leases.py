@@ -13,7 +13,7 @@ import os
 import socket
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 from lightning_modules.atomic import replace_file
 
 REFRESH, EXPIRES = 2.0, 60.0
+HOLDER = ("host", "boot", "pid", "mark", "worker")
 
 
 def process_mark(pid: int) -> str | None:
@@ -70,7 +71,7 @@ class Leases:
         with self._locked():
             if not self.is_free(cell_id):
                 return False
-            self._held, self._progress = cell_id, dict(about)
+            self._held, self._progress = cell_id, {"before": self._left_by(cell_id), **about}
             self._write()
         self._stop.clear()
         threading.Thread(target=self._refresh, args=(self._stop,), daemon=True).start()
@@ -119,6 +120,11 @@ class Leases:
             probe.unlink(missing_ok=True)
 
     # ---- inside ----------------------------------------------------------------------------------------------------
+    def _left_by(self, cell_id: str) -> list[dict[str, Any]]:
+        """The workers that died with this cell in hand, so that an engine can still tell whose it was."""
+        lease = read_lease(self._path(cell_id))
+        return [*lease.get("before", []), {key: lease.get(key) for key in HOLDER}][-8:] if lease else []
+
     def _path(self, cell_id: str) -> Path:
         return self.folder / f"{cell_id}.json"
 
@@ -138,10 +144,24 @@ class Leases:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """One process at a time, on all hosts that share the folder; the lock dies with its process."""
-        with open(self.folder / ".lock", "ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with locked(self.folder):
             yield
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One process at a time, on all hosts that share the folder; the lock dies with its process."""
+    with open(folder / ".lock", "ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def drop_leases(folder: Path, held: Callable[[dict[str, Any]], bool]) -> None:
+    """Free at once what a worker held that is known to be dead, wherever it ran. held: whether a lease is its."""
+    with locked(folder):
+        for key, lease in read_leases(folder).items():
+            if held(lease):
+                (folder / f"{key}.json").unlink(missing_ok=True)
 
 
 def read_lease(path: Path) -> dict[str, Any] | None:

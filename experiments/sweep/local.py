@@ -5,21 +5,21 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 from experiments.sweep.cells import ROOT, SweepCell
+from experiments.sweep.deaths import Deaths
 from experiments.sweep.folder import SweepFolder
-from experiments.sweep.leases import read_leases
+from experiments.sweep.leases import boot_id
 from experiments.sweep.worker import FULL_DISK, OTHER_CODE, THREADS
 
 GIB_PER_CPU_SLOT = 2
-DEATHS = 3  # a cell that took so many workers with it is given up
 WORKER = ("-m", "experiments.sweep.worker")
 LOOK = 0.3  # seconds between looks at the workers
 PATIENCE = 120  # seconds that workers have to stop after Ctrl-C
@@ -77,8 +77,8 @@ class _Pool:
     """The worker processes and what became of them."""
 
     def __init__(self, folder: SweepFolder, plan: str, cells: list[SweepCell], slots: list[dict[str, str]]) -> None:
-        self.folder, self.plan, self.cells = folder, plan, {cell.id: cell for cell in cells}
-        self.deaths: Counter[str] = Counter()
+        self.folder, self.plan, self.here = folder, plan, (socket.gethostname(), boot_id())
+        self.deaths = Deaths(folder, cells, where=f"{folder.logs}/worker-*.log")
         self.workers = {f"w{i}": self._start(f"w{i}", slot) for i, slot in enumerate(slots)}
         self.slots = {f"w{i}": slot for i, slot in enumerate(slots)}
 
@@ -113,18 +113,8 @@ class _Pool:
         return ValueError(text) if code == OTHER_CODE else OSError(errno.ENOSPC, text)
 
     def _count_death(self, pid: int, code: int) -> None:
-        """A worker that dies loses its cell only; a cell that kills worker after worker is recorded as failed."""
-        held = [key for key, lease in read_leases(self.folder.leases).items() if lease["pid"] == pid]
-        for key in held or ["start"]:
-            self.deaths[key] += 1
-            if self.deaths[key] < DEATHS:
-                continue
-            how = f"signal {-code}, out of memory?" if code == -signal.SIGKILL else f"exit code {code}"
-            if key == "start":
-                raise RuntimeError(
-                    f"Workers die before they take a cell ({how}). See {self.folder.logs}/worker-*.log for the reason."
-                )
-            self.folder.record(self.cells[key], "failed", error=f"its worker died {DEATHS} times ({how})")
+        how = f"signal {-code}, out of memory?" if code == -signal.SIGKILL else f"exit code {code}"
+        self.deaths.count(lambda lease: (lease["host"], lease["boot"], lease["pid"]) == (*self.here, pid), how)
 
     def stop(self) -> None:
         """Ask every worker to stop where it is, wait, and kill what does not."""

@@ -35,6 +35,8 @@ def work(out: Path, plan: str, name: str, *, stop: Callable[[], bool] = lambda: 
         ValueError: this host's sources are not those the plan was made with.
         OSError: the disk is full.
     """
+    from experiments.caches import kept_source
+
     folder = SweepFolder(out)
     cells, made = folder.read_plan(plan)
     if made["code"] != code_version():
@@ -43,7 +45,7 @@ def work(out: Path, plan: str, name: str, *, stop: Callable[[], bool] = lambda: 
             "Bring both to the same version, then start the sweep again: changed code makes new cells."
         )
     one_thread()
-    leases, done, source = Leases(folder.leases, name), 0, ""
+    leases, done, source = Leases(folder.leases, name), 0, kept_source()
     while not stop() and not (limit and done >= limit):
         cell = take(folder, leases, cells, prefer=source)
         if cell is None:
