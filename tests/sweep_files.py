@@ -55,7 +55,9 @@ def write_sweep(
                     write_samples(out / "samples" / f"{label}.parquet", records)
                     _write_run(out / "cells" / f"{label}-{len(planned) - 1:08x}"[:200], records, planned[-1])
     (out / "plans").mkdir()
-    (out / "plans" / "0.json").write_text(json.dumps({"sweep": "invented", "cells": planned}))
+    plan = {"sweep": "invented", "label": "Invented results.", "cells": planned}
+    (out / "plans" / "0.json").write_text(json.dumps(plan))
+    (out / "plan").write_text("0\n")
     header = "source,target,data,method,seed,control,metric,n,value,status"
     (out / "matrix.csv").write_text("\n".join([header, *(",".join(row) for row in rows)]) + "\n")
     return out

@@ -234,7 +234,7 @@ def test_a_mouse_shows_the_same(shown):
 def test_the_control_changes_the_matrix_and_its_marks(shown):
     driver, *_ = shown
     stored = json.loads(css(driver, "#matrix-data")[0].get_attribute("textContent"))
-    for control in stored["controls"]:
+    for control in stored["limits"]:
         choose(driver, "pick-control", control)
         cells = {int(c.get_attribute("data-pair")): c for c in css(driver, ".heat button")}
         for i, cell in list(cells.items())[::7]:

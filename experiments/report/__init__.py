@@ -29,14 +29,14 @@ def main(argv: Sequence[str]) -> int:
     options = flat_options(words, {"run": ..., "control": "black", "method": "", "examples": 6}, usage=USAGE)
     if options is None:
         return 0
-    from experiments.report.command import report_run, report_sweep
+    from experiments.report.command import announce, report_run, report_sweep
 
     folder = Path(str(options["run"]))
     choices = {key: options[key] for key in ("control", "method", "examples")}
     if (folder / "results.jsonl").is_file():
         report_run(folder, **choices)
     elif is_sweep(folder):
-        report_sweep(folder, **choices)
+        print(announce(report_sweep(folder, **choices)))
     else:
         raise FileNotFoundError(
             f"No results in '{folder}': expected sweep.json (a sweep's folder) or results.jsonl (a run's) there. Give "

@@ -42,7 +42,13 @@ def report_run(folder: Path, *, control: str = "black", method: str = "", exampl
         return
     metric = next(row["metric"] for row in rows if row["split"] == "test")
     show_records(str(folder), metric, records, run_roles(folder))
-    write(run_material(folder, control=control, method=method, examples=examples))
+    print(announce(write(run_material(folder, control=control, method=method, examples=examples))))
+
+
+def announce(path: Path) -> str:
+    """What a user reads at the end."""
+    size = path.stat().st_size / 1e6
+    return f"Report: {path} ({size:.1f} MB, opens in any browser from disk) and {MARKDOWN} beside it."
 
 
 def write(material: Material) -> Path:
@@ -55,5 +61,4 @@ def write(material: Material) -> Path:
         raise OSError(
             error.errno, f"Cannot write the report into '{material.folder}' ({error.strerror}). Make it writable"
         ) from None
-    print(f"Report: {path} ({len(content) / 1e6:.1f} MB, opens in any browser from disk) and {MARKDOWN} beside it.")
     return path

@@ -106,14 +106,21 @@ def regression_table(material: Material, most: int = 10) -> Table:
         rows.append(
             [
                 f"{short(pair['source'])} → {short(pair['target'])}",
-                *(pair["method"], pair["data"], kind),
+                pair["method"],
                 *(with_interval(gain) if gain else "–" for gain in gains),
                 p_text(pair["gains"]["black"]["p_holm"]),
                 f"{pair['n']} × {len(pair['seeds'])}",
+                pair["data"],
+                kind,
             ]
         )
-    header = ["source → target", "method", "data set", "they share"]
-    header += [f"over {CONTROL_NAMES[c]}" for c in material.statistics["controls"]] + ["p (Holm, black)", "n × seeds"]
+    header = ["source → target", "method"]
+    header += [f"over {CONTROL_NAMES[c]}" for c in material.statistics["controls"]] + [
+        "p (Holm, black)",
+        "n × seeds",
+        "data set",
+        "they share",
+    ]
     caption = (
         f"The {most} lowest gains over the black border among learned prompts, in points, mean over seeds; "
         "95 % interval over test images and seeds."

@@ -13,28 +13,27 @@ from experiments.report.tables import CONTROL_NAMES, Table, change, is_own, meth
 
 def heatmap(material: Material) -> str:
     """Selectors, legend, tables, and the numbers of every control as data for the script."""
-    pairs = sorted(material.statistics["pairs"], key=lambda p: (p["data"], p["method"], p["source"], p["target"]))
-    limit = scale_limit(pairs)
-    blocks = []
+    statistics = material.statistics
+    pairs = sorted(statistics["pairs"], key=lambda p: (p["data"], p["method"], p["source"], p["target"]))
+    limits = {control: scale_limit(pairs, control) for control in statistics["controls"]}
+    rows = []
     for data in material.data_sets():
+        blocks = []
         for method in reversed(method_order(p["method"] for p in pairs)):
             own = [(i, p) for i, p in enumerate(pairs) if (p["data"], p["method"]) == (data, method)]
-            if own:
-                blocks.append(_block(material, data, method, own, limit))
-    numbers = {
-        "limit": limit,
-        "controls": material.statistics["controls"],
-        "pairs": [_numbers(p, material.statistics["alpha"]) for p in pairs],
-    }
+            blocks += [_block(material, data, method, own, limits[material.control])] if own else []
+        rows.append(f'<div class="matrices">{"".join(blocks)}</div>')
+    numbers = {"limits": limits, "pairs": [_numbers(p, statistics["alpha"]) for p in pairs]}
     return (
-        f"{_selectors(material, pairs)}{legend(limit)}"
-        f'<div class="matrices">{"".join(blocks)}</div>{data_script("matrix-data", numbers)}'
+        f"{_selectors(material, pairs)}{legend(limits[material.control])}{''.join(rows)}"
+        f"{data_script('matrix-data', numbers)}"
     )
 
 
-def scale_limit(pairs: Sequence[Mapping]) -> float:
-    """The colour scale's end in points, the same for all controls: the largest change, rounded up to 5 points."""
-    largest = max((abs(gain["value"]) for pair in pairs for gain in pair["gains"].values()), default=0.0)
+def scale_limit(pairs: Sequence[Mapping], control: str) -> float:
+    """The colour scale's end in points for one control: the largest change, rounded up to 5 points."""
+    gains = [pair["gains"][control]["value"] for pair in pairs if control in pair["gains"]]
+    largest = max(map(abs, gains), default=0.0)
     return max(5.0, 5.0 * math.ceil(20 * largest - 1e-9))
 
 
@@ -60,7 +59,8 @@ def legend(limit: float) -> str:
     ticks = "".join(f"<span>{change(part * limit / 100)}</span>" for part in (-1, -0.5, 0, 0.5, 1))
     return (
         '<div class="scale"><div class="scale-bar" aria-hidden="true"></div>'
-        f'<div class="scale-ticks">{ticks}</div><p>Gain in points: prompted score minus the control, mean over seeds. '
+        f'<div class="scale-ticks">{ticks}</div><p>Gain in points: prompted score minus the control, mean over seeds; '
+        "the colours fit the chosen control. "
         "<b>▲</b> the gain, <b>▼</b> the loss holds after Holm's correction (▼ is the negative-transfer alarm). "
         "Dashed outline: the source itself, not a transfer. Hover, tap or move with Tab and the arrow keys for "
         "interval, n, seeds and p.</p></div>"

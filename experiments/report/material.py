@@ -40,9 +40,12 @@ class Run(NamedTuple):
 
 
 class Material(NamedTuple):
-    """name: what the sweep or run is called. method: whose prompts are shown. control: which one is shown first."""
+    """name: what the sweep or run is called. label: what its recipe says of it. method: whose prompts are shown.
+    control: which one is shown first.
+    """
 
     name: str
+    label: str
     folder: Path
     statistics: dict[str, Any]
     runs: dict[Cell, Run]
@@ -67,15 +70,24 @@ def sweep_material(folder: Path, *, control: str, method: str, examples: int) ->
     cells = sorted({cell_of(entry) for entry in statistics["cells"]})
     folders = run_folders(folder)
     runs = {cell: read_run(cell, folders[cell.label], folder, statistics) for cell in cells if cell.label in folders}
-    return _material(_name(folder), folder, statistics, runs, control=control, method=method, examples=examples)
+    return _material(
+        _name(folder),
+        str(latest_plan(folder).get("label") or ""),
+        folder,
+        statistics,
+        runs,
+        control=control,
+        method=method,
+        examples=examples,
+    )
 
 
 def _material(
-    name: str, folder: Path, statistics: dict, runs: dict, *, control: str, method: str, examples: int
+    name: str, label: str, folder: Path, statistics: dict, runs: dict, *, control: str, method: str, examples: int
 ) -> Material:
     method = _known("method", method or main_method(statistics), {c["method"] for c in statistics["cells"]})
     return Material(
-        name, folder, statistics, runs, method, _known("control", control, statistics["controls"]), examples
+        name, label, folder, statistics, runs, method, _known("control", control, statistics["controls"]), examples
     )
 
 
@@ -97,7 +109,9 @@ def run_material(folder: Path, *, control: str, method: str, examples: int) -> M
     ]
     statistics = checked(analyse(records), folder / CONFIG)
     runs = {cell: read_run(cell, folder, folder, statistics)}
-    return _material(folder.name, folder, statistics, runs, control=control, method=method, examples=examples)
+    return _material(
+        folder.resolve().name, "", folder, statistics, runs, control=control, method=method, examples=examples
+    )
 
 
 # ---- statistics ----------------------------------------------------------------------------------------------------
@@ -178,13 +192,20 @@ def run_folders(folder: Path) -> dict[str, Path]:
     return {label: path for label, (_, path) in best.items()}
 
 
+def latest_plan(folder: Path) -> dict[str, Any]:
+    """The sweep's latest plan, which OUT/plan names; empty where there is none that can be read."""
+    try:
+        digest = (folder / "plan").read_text().strip()
+        plan = json.loads((folder / "plans" / f"{digest}.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return plan if isinstance(plan, dict) else {}
+
+
 def _planned(folder: Path) -> Iterator[str]:
-    for path in sorted((folder / "plans").glob("*.json")):
-        try:
-            for cell in json.loads(path.read_text())["cells"]:
-                yield f"{cell['label']}-{cell['id'][:8]}"
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # a damaged plan names nothing; folders are found without it
+    """Names of the run folders of the latest plan."""
+    for cell in latest_plan(folder).get("cells", []):
+        yield f"{cell.get('label')}-{str(cell.get('id'))[:8]}"
 
 
 def read_run(cell: Cell, folder: Path, page: Path, statistics: dict) -> Run:

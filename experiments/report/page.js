@@ -26,7 +26,7 @@
   // ---- matrix ----------------------------------------------------------------------------------------------------
   const stored = byId("matrix-data");
   if (!stored) return;
-  const { limit, pairs } = JSON.parse(stored.textContent);
+  const { limits, pairs } = JSON.parse(stored.textContent);
   const control = byId("pick-control");
   const names = Object.fromEntries([...control.options].map((option) => [option.value, option.text]));
   const buttons = every(".heat button");
@@ -47,6 +47,11 @@
   };
 
   const draw = () => {
+    const limit = limits[control.value];
+    every(".scale-ticks span").forEach((tick, i) => {
+      const points = (((i - 2) / 2) * limit).toFixed(1);
+      tick.textContent = i === 2 ? "0.0" : points > 0 ? `+${points}` : points.replace("-", "−");
+    });
     for (const button of buttons) {
       const pair = pairs[button.dataset.pair];
       const gain = pair.g[control.value];

@@ -60,6 +60,7 @@ def _about(material: Material) -> str:
     text = about(material.statistics)
     plain = text.replace(EMBEDDED, "").strip()
     note = f'<p class="note"><b>Tiny models.</b> {escape(EMBEDDED)}</p>' if EMBEDDED in text else ""
+    note = (f'<p class="note">{escape(material.label)}</p>' if material.label else "") + note
     return f"<p>{escape(plain[:1].upper() + plain[1:])}</p>{note}"
 
 
@@ -100,7 +101,7 @@ def report_markdown(material: Material) -> str:
         ("Worst regressions", regression_table(material)),
         ("Missing or failed", tables.missing(statistics)),
     ]
-    parts = [f"# Transfer report: {material.name}", about(statistics)]
+    parts = [f"# Transfer report: {material.name}", *([material.label] if material.label else []), about(statistics)]
     parts += ["\n".join(f"* {text}" for text in verdicts(statistics))]
     parts += ["Curves, pictures and the matrix with intervals: [report.html](report.html)."]
     parts += [f"## {title}\n\n{tables.markdown_table(content).strip()}" for title, content in named]

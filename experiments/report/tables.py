@@ -118,14 +118,14 @@ def differences(statistics: Mapping) -> Table:
     several = len(statistics["metrics"]) > 1
     entries = [e for e in statistics["differences"] if several or not e["data"]]
     rows = [
-        [" − ".join(e["methods"]), e["data"] or "all", e["over"], with_interval(e), p_text(e["p_holm"]), counts(e)]
+        [" − ".join(e["methods"]), with_interval(e), p_text(e["p_holm"]), e["over"], e["data"] or "all", counts(e)]
         for e in sorted(entries, key=lambda e: (e["data"], e["over"] != "targets"))
     ]
     caption = (
         f"Paired difference of prompted scores in points; {interval_kind(entries)}; p after Holm's correction; n: test "
         "images."
     )
-    return Table(caption, ["methods", "data set", "over", "difference", "p (Holm)", "from"], rows)
+    return Table(caption, ["methods", "difference", "p (Holm)", "over", "data set", "from"], rows)
 
 
 def alarms(statistics: Mapping) -> Table:
@@ -133,7 +133,7 @@ def alarms(statistics: Mapping) -> Table:
     rows = [
         [
             f"{short(e['source'])} → {short(e['target'])}",
-            *(e["data"], e["method"], CONTROL_NAMES[e["control"]], with_interval(e), p_text(e["p_holm"])),
+            *(with_interval(e), CONTROL_NAMES[e["control"]], p_text(e["p_holm"]), e["method"], e["data"]),
             str(_seeds(e)),
         ]
         for e in sorted(statistics["alarms"], key=lambda e: e["value"])
@@ -142,7 +142,7 @@ def alarms(statistics: Mapping) -> Table:
         "Negative-transfer alarms: the prompt is worse than the control, and that holds after Holm's correction over "
         f"the matrix at {statistics['alpha']:g}; 95 % intervals, p one-sided."
     )
-    return Table(caption, ["source → target", "data set", "method", "below", "gain", "p (Holm)", "seeds"], rows)
+    return Table(caption, ["source → target", "gain", "over", "p (Holm)", "method", "data set", "seeds"], rows)
 
 
 def controls(statistics: Mapping) -> Table:
