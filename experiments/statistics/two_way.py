@@ -36,7 +36,7 @@ import numpy as np
 
 from lightning_modules.intervals import percentiles
 
-SMALLEST = 1e-300
+SMALLEST = 1e-100  # its t quantile with one degree of freedom, squared, is still a float
 
 
 class Images(NamedTuple):
