@@ -86,7 +86,7 @@ def _run(own: dict[str, Any], others: list[tuple[str, str]], *, again: bool) -> 
     except KeyboardInterrupt:
         print(f"\nStopped; nothing that is finished is lost. Go on with: {_again(own, others)}", file=sys.stderr)
         raise
-    return _finish(folder, cells, sweep)
+    return _finish(folder, cells)
 
 
 def _identified(own: dict[str, Any], others: list[tuple[str, str]]) -> tuple[Any, list[Any]]:
@@ -120,40 +120,39 @@ def _again(own: dict[str, Any], others: list[tuple[str, str]]) -> str:
     return " ".join(["python -m experiments.transfer_sweep", *words])
 
 
-def _finish(folder: Any, cells: Sequence[Any], sweep: Any) -> int:
+def _finish(folder: Any, cells: Sequence[Any]) -> int:
     """Matrix, statistics and report of all that is finished; 1 where a cell failed."""
     from experiments.sweep.collect import collect
 
     status = Counter(collect(folder, cells).values())
     if status["finished"]:
-        _explain_results(folder, sweep)
+        _explain_results(folder, cells[0])
     print(f"{status['finished']} of {len(cells)} cells finished: {folder.matrix}")
     if status["failed"]:
         print(f"{status['failed']} failed: `python -m experiments.transfer_sweep status out={folder.path}` says why.")
     return 1 if status["failed"] else 0
 
 
-def _explain_results(folder: Any, sweep: Any) -> None:
-    from experiments.report.command import report_sweep
+def _explain_results(folder: Any, cell: Any) -> None:
+    """Statistics and report, and the sweep's own W&B run where its cells log to W&B."""
+    from experiments.report.command import announce, report_sweep
     from experiments.statistics import write_statistics
+    from experiments.sweep.cells import resolved
     from experiments.tracking.sweep import log_sweep
 
     write_statistics(folder.path)
-    print(f"Report: {report_sweep(folder.path)}")
-    mode = str(sweep.words.get("log.wandb", "auto"))
-    if mode != "off":
-        log_sweep(folder.path, project=str(sweep.words.get("log.project", "tvp")), mode=mode)
+    print(announce(report_sweep(folder.path)))
+    log = resolved(cell).log
+    if log.wandb != "off":
+        log_sweep(folder.path, project=log.project, mode=log.wandb)
 
 
 # ---- looking ---------------------------------------------------------------------------------------------------------
 def _report(own: dict[str, Any]) -> int:
-    from omegaconf import OmegaConf
-
     from experiments.sweep.folder import SweepFolder
 
     folder = SweepFolder(own["out"])
-    cells, plan = folder.read_plan()
-    return _finish(folder, cells, OmegaConf.create(plan["recipe"]))
+    return _finish(folder, folder.read_plan()[0])
 
 
 def _status(own: dict[str, Any]) -> int:

@@ -42,8 +42,9 @@ def workers_of(out: Path) -> dict[int, int]:
 
 
 def results(out: Path) -> dict[str, bytes]:
-    """matrix.csv and every file of samples/, by name."""
-    return {p.name: p.read_bytes() for p in [out / "matrix.csv", *sorted((out / "samples").iterdir())]}
+    """matrix.csv, statistics.json, report.md and every file of samples/, by name."""
+    files = [out / name for name in ("matrix.csv", "statistics.json", "report.md")]
+    return {p.name: p.read_bytes() for p in [*files, *sorted((out / "samples").iterdir())]}
 
 
 def kill_and_restart(out: Path, words: list[str], env: dict[str, str], *, kills: int, longest: float, seed: int) -> int:

@@ -13,7 +13,7 @@ from experiments.sweep.cells import SweepCell
 from experiments.sweep.folder import SweepFolder
 from experiments.sweep.leases import Leases, read_leases
 
-EVERY = 0.5  # seconds between looks at the folder
+EVERY = 1.0  # seconds between looks at the folder
 
 
 class Display:
