@@ -25,6 +25,7 @@ from experiments.sweep.folder import SweepFolder
 from experiments.sweep.leases import Leases
 from experiments.sweep.worker import die_with
 die_with(int(sys.argv[4]))
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 folder = SweepFolder(sys.argv[1])
 cells, _ = folder.read_plan(sys.argv[2])
 leases = Leases(folder.leases, sys.argv[3])
@@ -39,12 +40,10 @@ for cell in cells:
         print("Cannot write: no space left", file=sys.stderr)
         sys.exit(3)
     if cell.method == "slow":
-        try:
-            time.sleep(60)
-        except KeyboardInterrupt:
-            leases.give_up()
-            (folder.path / f"stopped-{sys.argv[3]}").touch()
-            sys.exit(130)
+        signal.sigwait({signal.SIGINT})
+        leases.give_up()
+        (folder.path / f"stopped-{sys.argv[3]}").touch()
+        sys.exit(130)
     folder.record(cell, "finished", seconds=0.1)
     leases.give_up()
 """
