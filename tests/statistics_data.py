@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -40,8 +41,11 @@ def matrix(models: Sequence[str], seeds: Sequence[int], lift: object, n: int = 9
     ]
 
 
+resampled = lru_cache(8)(image_counts)
+
+
 def data_set(values: np.ndarray, resamples: int = 1000, name: str = "scenes") -> DataSet:
     """(n, K) 0/1 outcomes as columns 0 to K - 1, without names."""
     n = len(values)
-    draws = (image_counts(name, n, resamples) @ values.astype(np.float32)).astype(np.float64) / n
+    draws = (resampled(name, n, resamples) @ values.astype(np.float32)).astype(np.float64) / n
     return DataSet(name, "top1", n, values.mean(0), draws, values.astype(np.float32), {}, {})

@@ -50,6 +50,13 @@ def test_holm_multiplies_by_what_is_left_and_never_falls():
     assert holm([]) == []
 
 
+def test_holm_is_that_of_statsmodels():
+    from statsmodels.stats.multitest import multipletests
+
+    p_values = np.random.default_rng(7).random(50).round(2) ** 3  # with ties
+    assert holm(list(p_values)) == pytest.approx(multipletests(p_values, method="holm")[1])
+
+
 def test_a_gain_has_the_interval_of_the_older_paired_bootstrap():
     rng = np.random.default_rng(1)
     values = (rng.random((400, 2)) < [0.7, 0.6]).astype(float)

@@ -34,9 +34,16 @@ def bootstrap_p(value: float, draws: np.ndarray) -> float:
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Holm's adjusted p-values; None (not part of the family) stays None and counts for nothing."""
-    from statsmodels.stats.multitest import multipletests
+    """Holm's adjusted p-values; None (not part of the family) stays None and counts for nothing.
 
-    family = [p for p in p_values if p is not None]
-    adjusted = iter(multipletests(family, method="holm")[1] if family else [])
-    return [None if p is None else float(next(adjusted)) for p in p_values]
+    The k-th smallest of m, k from 0, is multiplied by m - k, and none is below a smaller one's. These are statsmodels'
+    `multipletests`, which collects all garbage at each call: a quarter of a second in a process that holds torch.
+    """
+    places = [place for place, p in enumerate(p_values) if p is not None]
+    family = np.array([p_values[place] for place in places], float)
+    order = np.argsort(family, kind="stable")
+    adjusted = np.minimum(np.maximum.accumulate(family[order] * np.arange(len(family), 0, -1)), 1.0)
+    result: list[float | None] = [None] * len(p_values)
+    for rank, at in enumerate(order):
+        result[places[at]] = float(adjusted[rank])
+    return result
