@@ -38,7 +38,7 @@ tune: $(STAMP) ## Choose lr and epochs of vp, evp, tvp on the source's validatio
 sweep: $(STAMP) ## Run or continue a transfer matrix: make sweep [sweep=NAME] [key=value ...]
 	$(BIN)/python -m experiments.transfer_sweep $(OVERRIDES)
 
-report: $(STAMP) ## Rebuild the tables and pictures of a run folder: make report run=DIR
+report: $(STAMP) ## One HTML page about a sweep or a run, its tables and pictures: make report run=DIR
 	$(BIN)/python -m experiments.report $(OVERRIDES)
 
 bench: $(STAMP) ## Time scoring and training against the naive protocol, then the data: make bench [out=FILE.json]
