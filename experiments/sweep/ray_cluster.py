@@ -13,7 +13,8 @@ from typing import Any
 
 import ray
 
-GIB_PER_CPU_SLOT = 2
+from experiments.sweep.local import GIB_PER_CPU_SLOT
+
 JOIN = 40  # seconds that a running cluster has to answer
 ATTEMPTS = 3  # to start a cluster here
 REACH = 5  # seconds to connect to its port
@@ -92,21 +93,6 @@ def _unreachable(address: str, why: str) -> ValueError:
         f"No Ray cluster at address={address} ({why}). Start one with `ray start --head` and give the address it "
         "prints, or leave address= out to use this host alone."
     )
-
-
-def worker_gpus(text: str) -> float:
-    """`gpus=`: a share of one GPU, or whole ones.
-
-    Raises:
-        ValueError: anything else.
-    """
-    try:
-        gpus = float(text)
-    except ValueError:
-        gpus = -1.0
-    if gpus < 0 or (gpus > 1 and gpus != int(gpus)):
-        raise ValueError(f"Expected gpus= a share of one GPU (0.5) or a whole number of them, got gpus={text}.")
-    return gpus
 
 
 def slots(nodes: Sequence[dict[str, Any]], gpus: float) -> int:

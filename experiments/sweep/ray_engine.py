@@ -13,9 +13,10 @@ import ray
 
 from experiments.sweep.cells import ROOT
 from experiments.sweep.deaths import Deaths
+from experiments.sweep.engines import worker_gpus
 from experiments.sweep.folder import SweepFolder
 from experiments.sweep.ray_actor import Call, SweepActor
-from experiments.sweep.ray_cluster import connected, slots, worker_gpus
+from experiments.sweep.ray_cluster import connected, slots
 from experiments.sweep.worker import THREADS
 
 LOOK = 0.3  # seconds between looks at the actors
