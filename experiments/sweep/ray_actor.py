@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import errno
 import os
 import signal
@@ -67,6 +66,7 @@ class SweepActor:
         self._check_shared()
         os.chdir(self.home if self.home.is_dir() else ROOT)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])  # Ray starts its processes deaf to it
         threading.Thread(target=self._listen, daemon=True).start()
         here = {"host": socket.gethostname(), "boot": boot_id(), "pid": os.getpid(), "mark": process_mark(os.getpid())}
         return here | {"node": ray.get_runtime_context().get_node_id()}
@@ -101,7 +101,7 @@ class SweepActor:
             time.sleep(1)
         self.stopped = True
         if self.working:
-            _thread.interrupt_main()
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # also out of a wait
 
     def _called(self) -> bool:
         """Opened, not looked up: network file systems answer that from the server. A fault of theirs is no answer."""
