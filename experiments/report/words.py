@@ -13,6 +13,7 @@ from experiments.report.tables import (
     method_order,
     p_text,
     short,
+    with_interval,
 )
 
 EMBEDDED = (
@@ -48,7 +49,13 @@ def verdicts(statistics: Mapping) -> list[str]:
     """Gain of the main method, negative transfer, and its differences to the baselines: one sentence each."""
     if not statistics["cells"]:
         return []
-    return [*_gains(statistics), *negative_transfer(statistics), *_worst(statistics), *_compared(statistics)]
+    return [
+        *_gains(statistics),
+        *_shrink(statistics),
+        *negative_transfer(statistics),
+        *_worst(statistics),
+        *_compared(statistics),
+    ]
 
 
 def _gains(statistics: Mapping) -> list[str]:
@@ -63,6 +70,18 @@ def _gains(statistics: Mapping) -> list[str]:
         if parts:
             sentences.append(f"{name} {where}, average change in points: {'; '.join(parts)}.")
     return sentences
+
+
+def _shrink(statistics: Mapping) -> list[str]:
+    """What the black border does alone: losses against the full image contain it."""
+    found = [e for e in statistics["methods"] if (e["method"], e["data"], e["control"]) == ("none", "", "full")]
+    found = [e for e in found if e["over"] == "targets"]
+    if not found or main_method(statistics) == "none":
+        return []
+    return [
+        f"Shrinking the picture into a black border, nothing learned: {with_interval(found[0])} points against the "
+        "full image. Every prompt's change against the full image contains this."
+    ]
 
 
 def _part(control: str, entry: Mapping) -> str:
