@@ -13,7 +13,15 @@ from experiments.statistics.rows import cell_gain
 from experiments.statistics.sharing import shared
 from experiments.statistics.significance import bootstrap_p, holm, mcnemar, worse
 from experiments.statistics.two_way import (
-    Images, Measured, Prior, half_width, mean_of, p_value, parts, seeds_half_width, summary,
+    Images,
+    Measured,
+    Prior,
+    half_width,
+    mean_of,
+    p_value,
+    parts,
+    seeds_half_width,
+    summary,
 )  # fmt: skip
 from lightning_modules.intervals import percentiles, t_interval
 from lightning_modules.metrics import Scores, auroc, paired_gain

@@ -176,7 +176,7 @@ def test_records_on_fewer_images_are_compared_on_those_all_have():
     short = record("a", "b", 0, {"prompt": scores(right[:10], ids[:10]), "black": scores(right[:10], ids[:10])})
     assert [cell["n"] for cell in analyse([long, short])["cells"]] == [10, 10]
     apart = record("a", "c", 0, {"prompt": scores(right, [f"other{i}" for i in range(40)])})
-    with pytest.raises(ValueError, match="'scenes' have no image in common. Expected"):
+    with pytest.raises(ValueError, match=r"'scenes' have no image in common\. Expected"):
         analyse([long, apart])
 
 
