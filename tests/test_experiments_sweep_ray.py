@@ -83,8 +83,9 @@ def cluster(tmp_path, monkeypatch):
             made.add_node(**room)
             made.add_node(**room)
             break
-        except Exception:
+        except Exception as error:
             made.shutdown()
+            ray_cluster.end_half_started(error)
             if attempt == 2:
                 raise
     monkeypatch.setenv("RAY_ADDRESS", made.address)
@@ -158,6 +159,25 @@ def test_room_is_counted_host_by_host():
     )
     assert ray_cluster.slots(nodes, 0.1) == 8  # every worker needs a core
     assert ray_cluster.slots(nodes, 0) == 8 + 2  # and 2 GiB
+
+
+def test_a_start_that_failed_leaves_no_process_behind_and_says_so(monkeypatch):
+    ended = []
+
+    class Node:
+        def __init__(self):
+            raise RuntimeError("The current node timed out during startup.")
+
+        def kill_all_processes(self, **_):
+            ended.append(self)
+
+    monkeypatch.setattr(ray_cluster.ray, "init", lambda **_: Node())
+    with (
+        pytest.raises(ValueError, match=r"Ray did not start on this host \(The current node timed out.*engine=local"),
+        ray_cluster.connected("", 0),
+    ):
+        pass
+    assert len(ended) == ray_cluster.ATTEMPTS
 
 
 @pytest.mark.parametrize("text", ["1.5", "-1", "half"])

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -56,11 +57,21 @@ def _start_here(jobs: int, quiet: dict[str, Any]) -> None:
             return
         except Exception as error:
             ray.shutdown()
+            end_half_started(error)
             if attempt == ATTEMPTS - 1:
                 raise ValueError(
                     f"Ray did not start on this host ({error}). See /tmp/ray/session_latest/logs; try again when the "
                     "host is less busy, or use engine=local."
                 ) from None
+
+
+def end_half_started(error: BaseException) -> None:
+    """Ray leaves the processes of a start that failed until this one ends; the node that failed is in the traceback."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        end = getattr(frame.f_locals.get("self"), "kill_all_processes", None)
+        if end is not None:
+            end(check_alive=False, allow_graceful=False, wait=True)
+            return
 
 
 def check_reachable(address: str) -> None:
