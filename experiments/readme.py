@@ -1,10 +1,54 @@
-"""Writes the tables of the README that follow from data: `python -m experiments.readme` (a test compares them)."""
+"""Writes the tables of the README that follow from data (a test compares them), and keeps a sweep's results with us."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
+from experiments.cli import flat_options, run_command
+
 README = Path(__file__).resolve().parents[1] / "README.md"
+RESULTS = Path(__file__).parent / "results"
+SWEEP = RESULTS / "sweep_embedded"
+KEPT = ("matrix.csv", "statistics.json", "report.html", "report.md")
+USAGE = """
+python -m experiments.readme [sweep=OUT]
+
+Rewrites the generated sections of README.md. sweep=OUT first copies what a finished sweep=embedded leaves (matrix.csv,
+statistics.json, report.html, report.md) to experiments/results/sweep_embedded, which README's results are made from.
+"""
+
+
+def result_section() -> str:
+    """README's results: the committed statistics of `sweep=embedded`."""
+    from experiments.report.tables import result_section as section
+
+    return section(json.loads((SWEEP / "statistics.json").read_text()), label="`sweep=embedded`")
+
+
+def keep(out: Path) -> None:
+    """Copy a finished sweep's small files into the repository.
+
+    Raises:
+        ValueError: cells are missing or failed.
+    """
+    from lightning_modules.atomic import replace_file
+
+    statistics = json.loads((out / "statistics.json").read_text())
+    if statistics["missing"]:
+        raise ValueError(f"{len(statistics['missing'])} cells of '{out}' have no result. Finish the sweep first.")
+    SWEEP.mkdir(parents=True, exist_ok=True)
+    for name in KEPT:
+        replace_file(SWEEP / name, (out / name).read_bytes())
+    replace_file(SWEEP / "statistics.json", json.dumps(statistics, separators=(",", ":")).encode() + b"\n")
+
+
+def key_tables() -> str:
+    """Every key a run and a sweep log."""
+    from experiments.tracking.keys import keys_table
+
+    return f"{keys_table('run').strip()}\n\nA sweep's own run:\n\n{keys_table('sweep').strip()}"
 
 
 def weights_tables() -> str:
@@ -71,7 +115,8 @@ def data_table() -> str:
 
 def sections() -> dict[str, str]:
     """Mark -> generated text."""
-    return {"weights": weights_tables(), "data": data_table()}
+    made = {"results": result_section, "keys": key_tables, "weights": weights_tables, "data": data_table}
+    return {mark: make() for mark, make in made.items()}
 
 
 def replace(text: str, mark: str, section: str) -> str:
@@ -83,13 +128,19 @@ def replace(text: str, mark: str, section: str) -> str:
     return f"{before}{start}\n{section}\n{end}{after}"
 
 
-def main() -> None:
+def main(argv: Sequence[str]) -> int:
+    options = flat_options(argv, {"sweep": ""}, usage=USAGE)
+    if options is None:
+        return 0
+    if options["sweep"]:
+        keep(Path(str(options["sweep"])))
     text = README.read_text()
     for mark, section in sections().items():
         text = replace(text, mark, section)
     README.write_text(text)
     print(f"Wrote {README.name}: {', '.join(sections())}.")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)
