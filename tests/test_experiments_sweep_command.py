@@ -1,4 +1,4 @@
-"""`python -m experiments.transfer_sweep`: its answers to wrong words, what `plan` and `status` show, what it resumes."""
+"""`python -m experiments.transfer_sweep`: answers to wrong words, what `plan` and `status` show, what it resumes."""
 
 from __future__ import annotations
 
