@@ -53,7 +53,10 @@ def test_cells_hold_the_metrics_own_estimate_and_the_plain_gain():
 
 
 def test_the_average_target_gain_is_the_mean_over_pairs_without_the_source(made):
-    black = {(p["source"], p["target"]): p["gains"]["black"]["value"] for p in made["pairs"]}
+    cells = {(c["source"], c["target"], c["seed"]): c["gains"]["black"]["value"] for c in made["cells"]}
+    black = {(s, t): np.mean([cells[s, t, seed] for seed in range(3)]) for s, t, _ in cells}
+    found = {(p["source"], p["target"]): p["gains"]["black"]["value"] for p in made["pairs"]}
+    assert found == pytest.approx(black, abs=2e-6)
     rows = {(m["over"], m["data"]): m for m in made["methods"] if m["control"] == "black"}
     targets = [value for (s, t), value in black.items() if s != t]
     assert rows["targets", "scenes"]["value"] == pytest.approx(np.mean(targets), abs=1e-6)
