@@ -58,26 +58,16 @@ def _has(process: Path, mine: bytes) -> bool:
         return False
 
 
-@pytest.mark.slow
-def test_dead_actors_are_replaced_and_a_deadly_cell_is_given_up(pretending, monkeypatch):
-    monkeypatch.setenv("TVP_TEST_RAY", mine := f"ray-{os.getpid()}-deadly")
-    folder, cells, plan = pretending("deadly", "once", "ok")
-    ray_engine.run_ray(folder, plan, OPTIONS | {"jobs": "2"}, lambda: None)
-    assert [folder.states()[cell.id]["state"] for cell in cells] == ["failed", "finished", "finished"]
-    assert "died 3 times (its process ended, out of memory?)" in folder.states()[cells[0].id]["error"]
-    assert [p.name for p in folder.leases.iterdir()] == [".lock"]  # no lease and no call is left
-    assert gone(mine), "processes of Ray were left behind"
-
-
-@pytest.fixture
-def cluster(tmp_path, monkeypatch):
-    """`auto`: two nodes with a core each; Ray's own helpers have 15 s to start, so a busy host tries again."""
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """`auto`: two nodes with a core each. Ray's own helpers have 15 s to start, so a busy host tries again."""
     from ray.cluster_utils import Cluster
 
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setenv("TVP_TEST_RAY", mine := f"ray-{os.getpid()}-{tmp_path.name}")
+    patch, mine = pytest.MonkeyPatch(), f"ray-{os.getpid()}-{tmp_path_factory.mktemp('cluster')}"
+    patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    patch.setenv("TVP_TEST_RAY", mine)
     room = {"num_cpus": 1, "object_store_memory": ray_cluster.STORE, "include_dashboard": False}
-    for attempt in range(3):
+    for attempt in range(4):
         made = Cluster()
         try:
             made.add_node(**room)
@@ -86,12 +76,22 @@ def cluster(tmp_path, monkeypatch):
         except Exception as error:
             made.shutdown()
             ray_cluster.end_half_started(error)
-            if attempt == 2:
+            if attempt == 3:
                 raise
-    monkeypatch.setenv("RAY_ADDRESS", made.address)
+    patch.setenv("RAY_ADDRESS", made.address)
     yield "auto"
     made.shutdown()
+    patch.undo()
     assert gone(mine), "processes of Ray were left behind"
+
+
+@pytest.mark.slow
+def test_dead_actors_are_replaced_and_a_deadly_cell_is_given_up(cluster, pretending):
+    folder, cells, plan = pretending("deadly", "once", "ok")
+    ray_engine.run_ray(folder, plan, OPTIONS | {"address": cluster}, lambda: None)
+    assert [folder.states()[cell.id]["state"] for cell in cells] == ["failed", "finished", "finished"]
+    assert "died 3 times (its process ended, out of memory?)" in folder.states()[cells[0].id]["error"]
+    assert [p.name for p in folder.leases.iterdir()] == [".lock"]  # no lease and no call is left
 
 
 @pytest.mark.slow
@@ -142,8 +142,9 @@ def test_actors_and_the_cluster_die_with_a_killed_driver(pretending, monkeypatch
     )
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{TESTS}")
     driver = subprocess.Popen([sys.executable, "-c", words, str(folder.path), plan])
+    until = time.time() + 300
     while not read_leases(folder.leases):
-        assert driver.poll() is None
+        assert driver.poll() is None and time.time() < until
         time.sleep(0.1)
     driver.kill()
     driver.wait()

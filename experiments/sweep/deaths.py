@@ -33,7 +33,7 @@ class Deaths:
         cells = [key for key, holders in found.items() if key in self.cells and any(map(held, holders))]
         for key in cells or ["start"]:
             self.counts[key] += 1
-            if self.counts[key] >= DEATHS:
+            if self.counts[key] == DEATHS:
                 self._give_up(key, how)
         drop_leases(self.folder.leases, held)
 
