@@ -254,6 +254,17 @@ def test_a_service_that_dies_in_the_middle_stops_the_logging_not_the_run(tmp_pat
     assert logged_keys(tmp_path / "again") == {"epoch", "trainer/global_step"}
 
 
+def test_the_service_of_another_process_is_not_joined(monkeypatch):
+    from experiments.tracking.session import quiet_wandb
+
+    monkeypatch.setenv("WANDB_SERVICE", f"3-{os.getpid()}-unix-/tmp/own")
+    quiet_wandb()
+    assert os.environ["WANDB_SERVICE"].endswith("own")
+    monkeypatch.setenv("WANDB_SERVICE", f"3-{os.getppid()}-unix-/tmp/parent")
+    quiet_wandb()
+    assert "WANDB_SERVICE" not in os.environ
+
+
 # ---- no network, no prompt -------------------------------------------------------------------------------------------
 class Proxy:
     """Counts who knocks: wandb's own process is not Python, so only its proxy settings see where it goes."""

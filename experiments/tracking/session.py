@@ -35,9 +35,20 @@ def wandb_mode(wanted: str) -> str:
 def quiet_wandb() -> Any:
     """The wandb module, its own error reports to its maker switched off unless the user switched them on."""
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    _leave_foreign_service()
     import wandb
 
     return wandb
+
+
+def _leave_foreign_service() -> None:
+    """Forget the W&B service of the process that started this one (`<version>-<pid>-...` in WANDB_SERVICE).
+
+    It would outlive this process when that is killed, still hold the run open, and refuse its rows after a resume.
+    """
+    owner = os.environ.get("WANDB_SERVICE", "").split("-")[1:2]
+    if owner and owner != [str(os.getpid())]:
+        os.environ.pop("WANDB_SERVICE")
 
 
 def logged_in() -> bool:
