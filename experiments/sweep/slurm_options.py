@@ -9,7 +9,7 @@ from typing import Any
 from experiments.cli import suggest
 
 GENERIC = ("timeout_min", "mem_gb", "cpus_per_task", "gpus_per_node", "name")
-OURS = ("nodes", "tasks_per_node", "ntasks_per_node", "map_count", "stderr_to_stdout", "num_gpus")
+OURS = ("nodes", "tasks_per_node", "ntasks_per_node", "map_count", "num_gpus", "stderr_to_stdout", "additional_parameters")
 LISTS = ("setup", "teardown", "srun_args")
 DEFAULTS = {"timeout_min": 240, "cpus_per_task": 1, "name": "transfer_sweep", "stderr_to_stdout": True}
 
