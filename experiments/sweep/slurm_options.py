@@ -9,7 +9,8 @@ from typing import Any
 from experiments.cli import suggest
 
 GENERIC = ("timeout_min", "mem_gb", "cpus_per_task", "gpus_per_node", "name")
-OURS = ("nodes", "tasks_per_node", "ntasks_per_node", "map_count", "num_gpus", "stderr_to_stdout", "additional_parameters")
+OURS = ("nodes", "tasks_per_node", "ntasks_per_node", "map_count", "num_gpus", "stderr_to_stdout")
+TABLES = ("additional_parameters",)  # cannot be said in words
 LISTS = ("setup", "teardown", "srun_args")
 DEFAULTS = {"timeout_min": 240, "cpus_per_task": 1, "name": "transfer_sweep", "stderr_to_stdout": True}
 
@@ -57,7 +58,7 @@ def _known() -> list[str]:
     import submitit
 
     own = submitit.SlurmExecutor._valid_parameters()
-    return sorted({*GENERIC, *own} - {*OURS, "job_name"})
+    return sorted({*GENERIC, *own} - {*OURS, *TABLES, "job_name"})
 
 
 def _typed(text: str) -> Any:
