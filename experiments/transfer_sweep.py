@@ -86,6 +86,10 @@ def _run(own: dict[str, Any], others: list[tuple[str, str]], *, again: bool) -> 
     except KeyboardInterrupt:
         print(f"\nStopped; nothing that is finished is lost. Go on with: {_again(own, others)}", file=sys.stderr)
         raise
+    except RuntimeError as error:  # workers that cannot start, jobs that ended: said by the engine
+        if type(error) is not RuntimeError:
+            raise
+        raise ValueError(str(error)) from None
     return _finish(folder, cells)
 
 

@@ -139,6 +139,17 @@ def test_ctrl_c_prints_the_command_that_goes_on(sweep, capsys, monkeypatch):
     )
 
 
+def test_workers_that_cannot_start_are_a_message_of_the_command(sweep, monkeypatch):
+    out, _ = sweep
+
+    def dying(folder, plan, options, watch):
+        raise RuntimeError("Workers die before they take a cell")
+
+    monkeypatch.setattr(engines, "load_engine", lambda name: dying)
+    with pytest.raises(ValueError, match="Workers die before they take a cell"):
+        transfer_sweep.main(["sweep=embedded_smoke", f"out={out}"])
+
+
 def test_another_folder_s_files_are_left_alone(sweep):
     out, _ = sweep
     out.mkdir()

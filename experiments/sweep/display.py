@@ -39,6 +39,8 @@ class Display:
         return self
 
     def __exit__(self, *error: Any) -> None:
+        self._next = 0.0  # what ended since the last look is still said
+        self.look()
         if self.live is not None:
             self.live.__exit__(*error)
 
