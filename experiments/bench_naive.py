@@ -21,6 +21,7 @@ from torch import Tensor
 
 from experiments.bench_models import QUESTION, Inputs, Size
 from model_zoo.base import CLIP_MEAN, CLIP_STD, MLLM
+from model_zoo.cache_argument import cache_argument, cache_of
 
 IGNORED = -100
 
@@ -101,8 +102,8 @@ def _rank_cached(model: Any, frames: Tensor, rows: list[list[int]]) -> list[Tens
     prefix = model.llm(inputs_embeds=embeds, use_cache=True)
     scores = []
     for ids in rows:
-        cache = fresh_cache(prefix.past_key_values)
-        output = model.llm(inputs_embeds=id_embeds(model, ids, embeds), past_key_values=cache, use_cache=True)
+        cache = cache_argument(model.llm, fresh_cache(cache_of(prefix)))
+        output = model.llm(inputs_embeds=id_embeds(model, ids, embeds), use_cache=True, **cache)
         scores.append(_mean_logp(torch.cat([prefix.logits, output.logits], dim=1), ids))
     return scores
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
+from model_zoo.cache_argument import cache_name
 from model_zoo.prefix_lm import glm_rows
 from model_zoo.sequences import score_dtype
 
@@ -144,7 +145,7 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         attention_mask: Tensor,
         position_ids: Tensor,
         inputs_embeds: Tensor | None = None,
-        past_key_values: Any = None,
+        cache: Any = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """inputs_embeds (B,L,D), attention_mask (B,1,L,past+L) additive or bool, position_ids (B,2,L).
@@ -155,8 +156,8 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         width = self.config.hidden_size // self.config.num_attention_heads
         tables = rotary_tables(position_ids, width // 2, hidden.dtype)
         for block in self.layers:
-            hidden = block(hidden, attention_mask, tables, past_key_values)
-        return BaseModelOutputWithPast(self.final_layernorm(hidden), past_key_values=past_key_values)
+            hidden = block(hidden, attention_mask, tables, cache)
+        return BaseModelOutputWithPast(self.final_layernorm(hidden), **{cache_name(BaseModelOutputWithPast): cache})
 
 
 class ChatGLMForCausalLM(ChatGLMPreTrainedModel, GenerationMixin):
@@ -188,7 +189,7 @@ class ChatGLMForCausalLM(ChatGLMPreTrainedModel, GenerationMixin):
         attention_mask: Tensor,
         position_ids: Tensor,
         inputs_embeds: Tensor | None = None,
-        past_key_values: Any = None,
+        cache: Any = None,
         logits_to_keep: int = 0,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
@@ -198,14 +199,16 @@ class ChatGLMForCausalLM(ChatGLMPreTrainedModel, GenerationMixin):
             attention_mask=attention_mask,
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
-            past_key_values=past_key_values,
+            cache=cache,
         )
         logits = self.lm_head(output.last_hidden_state[:, -logits_to_keep:])
-        return CausalLMOutputWithPast(logits=logits, past_key_values=past_key_values)
+        return CausalLMOutputWithPast(logits=logits, **{cache_name(CausalLMOutputWithPast): cache})
 
     def prepare_inputs_for_generation(
         self,
         input_ids: Tensor,
+        *,
+        cache: Any = None,
         past_key_values: Any = None,
         attention_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
@@ -217,7 +220,8 @@ class ChatGLMForCausalLM(ChatGLMPreTrainedModel, GenerationMixin):
         """
         if inputs_embeds is None:
             raise ValueError("ChatGLM cannot generate from input_ids. Pass the prefix as inputs_embeds, <sop> last.")
-        past = 0 if past_key_values is None else past_key_values.get_seq_length()
+        cache = past_key_values if cache is None else cache  # `generate` knows it by its version's name
+        past = 0 if cache is None else cache.get_seq_length()
         embeds = torch.cat([inputs_embeds, self.get_input_embeddings()(input_ids).to(inputs_embeds.dtype)], dim=1)
         if attention_mask is None:  # transformers drops a mask without padding
             attention_mask = embeds.new_ones(embeds.shape[:2], dtype=torch.long)
@@ -227,5 +231,5 @@ class ChatGLMForCausalLM(ChatGLMPreTrainedModel, GenerationMixin):
             "inputs_embeds": embeds[:, past:],
             "attention_mask": mask[:, :, past:],
             "position_ids": positions[:, :, past:],
-            "past_key_values": past_key_values,
+            "cache": cache,
         }

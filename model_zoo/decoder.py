@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from model_zoo.base import MLLM, Visual
 from model_zoo.budget import budget_of, plan_rounds
+from model_zoo.cache_argument import cache_argument
 from model_zoo.generation import generate_texts
 from model_zoo.packing import CAUSAL, Scorer, score_packed
 from model_zoo.scoring import encode_candidates, finish
@@ -96,8 +97,8 @@ class DecoderMLLM(MLLM):
             inputs_embeds=embeds,
             attention_mask=mask.long() if mask is not None and mask.ndim == 2 else mask,
             position_ids=positions,
-            past_key_values=cache,
             use_cache=cache is not None,
+            **cache_argument(self.llm.model, cache),
         ).last_hidden_state
 
     def row_states(self, embeds: Tensor, mask: Tensor, lengths: Sequence[int]) -> Tensor:

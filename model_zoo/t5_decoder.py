@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from model_zoo.cache_argument import cache_argument
+
 
 def relative_bias(decoder: nn.Module, queries: Tensor, keys: Tensor) -> Tensor:
     """Bias (R, H, L, M) of a T5 stack for positions queries (R, L) and keys (R, M); keys may not see later ones."""
@@ -44,5 +46,5 @@ def decode_packed(
     mask = bias.new_zeros(1, 1, 1, 1) if mask is None else mask
     hidden = embeds
     for block in decoder.block:
-        hidden = block(hidden, mask, bias, states, None, states_mask, past_key_values=cache)[0]
+        hidden = block(hidden, mask, bias, states, None, states_mask, **cache_argument(block, cache))[0]
     return decoder.final_layer_norm(hidden)

@@ -63,9 +63,7 @@ class VisualGLM(DecoderMLLM):
 
     def hidden_states(self, embeds: Tensor, mask: Tensor, positions: Tensor, cache: Any = None) -> Tensor:
         """As `DecoderMLLM.hidden_states`; mask is (B, 1, L, past+L), positions are (B, 2, L)."""
-        output = self.llm.transformer(
-            inputs_embeds=embeds, attention_mask=mask, position_ids=positions, past_key_values=cache
-        )
+        output = self.llm.transformer(inputs_embeds=embeds, attention_mask=mask, position_ids=positions, cache=cache)
         return output.last_hidden_state
 
     def row_states(self, embeds: Tensor, mask: Tensor, lengths: Sequence[int]) -> Tensor:

@@ -26,6 +26,7 @@ from experiments.bench_rows import FIELDS, TOLERANCE, measure, rank_group, train
 from experiments.bench_rss import rss_row
 from experiments.bench_table import bench_text
 from experiments.bench_tasks import PATHS
+from model_zoo.cache_argument import cache_argument, cache_of
 
 TRAINED = [path for path in PATHS if path != "rank"]
 ONCE = {"vision": 1, "llm": 1}
@@ -98,8 +99,8 @@ def test_forward_calls_are_counted(clip, tmp_path):
 
 def test_a_cache_given_to_one_class_is_not_changed_for_the_next():
     llm = build_bench_model("minigpt4", MICRO).llm
-    cache = llm(inputs_embeds=torch.randn(1, 5, 32), use_cache=True).past_key_values
-    llm(inputs_embeds=torch.randn(1, 3, 32), past_key_values=fresh_cache(cache), use_cache=True)
+    cache = cache_of(llm(inputs_embeds=torch.randn(1, 5, 32), use_cache=True))
+    llm(inputs_embeds=torch.randn(1, 3, 32), use_cache=True, **cache_argument(llm, fresh_cache(cache)))
     assert cache.get_seq_length() == 5
 
 
