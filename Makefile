@@ -43,7 +43,7 @@ report: $(STAMP) ## One HTML page about a sweep or a run, its tables and picture
 
 bench: $(STAMP) ## Time scoring and training against the naive protocol, then the data: make bench [out=FILE.json]
 	$(BIN)/python -m experiments.bench $(OVERRIDES)
-	$(BIN)/python -m experiments.bench_data
+	$(BIN)/python -m experiments.bench.data
 
 test: $(STAMP) ## Run the tests (FAST=1 leaves out those marked slow; WORKERS=N processes)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(if $(FAST),-m "not slow") $(ARGS)

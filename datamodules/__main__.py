@@ -88,14 +88,14 @@ def _switch(options: dict[str, str], key: str) -> bool:
 
 
 def _list(root: Path) -> int:
-    from datamodules.listing import show_all
+    from datamodules.prepare.listing import show_all
 
     print(show_all(root))
     return 0
 
 
 def _prepare(name: str, root: Path, options: dict[str, str]) -> int:
-    from datamodules.prepare import prepare
+    from datamodules.prepare.steps import prepare
 
     source = Path(options["from"]) if "from" in options else None
     keep, yes = _switch(options, "keep"), _switch(options, "yes")
@@ -105,7 +105,7 @@ def _prepare(name: str, root: Path, options: dict[str, str]) -> int:
 
 
 def _verify(name: str, root: Path) -> int:
-    from datamodules.verify import verify
+    from datamodules.prepare.verify import verify
 
     findings = []
     for finding in verify(name, root):

@@ -15,16 +15,15 @@ from pathlib import Path
 import lightning
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
-from datamodules.batch import Batch, Images, collate
-from datamodules.damaged import allowed_images
+from datamodules.batch import Batch, collate
 from datamodules.file_notes import look_at
 from datamodules.images import decode_image
-from datamodules.rows import Row, expect, image_sha256, rows_fingerprint
+from datamodules.rows import SPLITS, Row, RowTables, expect, image_sha256, rows_fingerprint
 from datamodules.sampling import EpochBatchSampler, TrainLoader, distributed_rank
-from datamodules.tables import SPLITS, RowTables
 from datamodules.transforms import draw_augmentation, prepare_image
+from datamodules.unreadable_images import allowed_images
 
 __all__ = ["SPLITS", "TASKS", "Batch", "ImageTextDataModule", "Row", "collate"]
 
@@ -196,3 +195,21 @@ class ImageTextDataModule(RowTables, lightning.LightningDataModule, ABC):
             "generator": torch.Generator(),
             "collate_fn": partial(collate, shared=self.candidates),
         }
+
+
+class Images(Dataset):
+    """Rows with their prepared images. An item is a number (evaluation) or an (epoch, number) pair (training).
+
+    Holds a copy of the DataModule without its Trainer, so that it can be sent to spawned workers.
+    """
+
+    def __init__(self, data: ImageTextDataModule, split: str, positions: list[int]) -> None:
+        self.data, self.split, self.positions = data.with_image_size(data.image_size), split, positions
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, item: int | tuple[int, int]) -> tuple[Row, Tensor]:
+        epoch, i = item if isinstance(item, tuple) else (None, item)
+        position = self.positions[i]
+        return self.data.rows(self.split)[position], self.data.image(self.split, position, epoch)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from datamodules.rows import Row
-
-if TYPE_CHECKING:
-    from datamodules.base import ImageTextDataModule
 
 
 class Batch(NamedTuple):
@@ -48,21 +44,3 @@ def collate(items: list[tuple[Row, Tensor]], shared: list[str] | None) -> Batch:
         groups=[row.group for row in rows],
         candidates=[row.candidates if row.candidates is not None else shared for row in rows] if own else None,
     )
-
-
-class Images(Dataset):
-    """Rows with their prepared images. An item is a number (evaluation) or an (epoch, number) pair (training).
-
-    Holds a copy of the DataModule without its Trainer, so that it can be sent to spawned workers.
-    """
-
-    def __init__(self, data: ImageTextDataModule, split: str, positions: list[int]) -> None:
-        self.data, self.split, self.positions = data.with_image_size(data.image_size), split, positions
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    def __getitem__(self, item: int | tuple[int, int]) -> tuple[Row, Tensor]:
-        epoch, i = item if isinstance(item, tuple) else (None, item)
-        position = self.positions[i]
-        return self.data.rows(self.split)[position], self.data.image(self.split, position, epoch)

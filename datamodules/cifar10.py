@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.parts import ArrayPictures, Part
+from datamodules.labelled_pictures import ArrayPictures, Part
 from datamodules.pickles import load_plain_pickle
 from datamodules.recognition import PublishedRecognition
 

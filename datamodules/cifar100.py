@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.cifar10 import read_batch
-from datamodules.parts import ArrayPictures, Part
+from datamodules.labelled_pictures import ArrayPictures, Part
 from datamodules.recognition import PublishedRecognition
 
 FOLDER = "cifar-100-python"

@@ -13,7 +13,7 @@ import numpy as np
 
 from datamodules.cifar10 import CIFAR10
 from datamodules.corruptions import CORRUPTIONS, SEVERITIES, parse_corruption
-from datamodules.parts import ArrayPictures, Part
+from datamodules.labelled_pictures import ArrayPictures, Part
 
 FOLDER = "CIFAR-10-C"
 SOURCE = "CIFAR-10-C.tar from https://zenodo.org/records/2535967"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.base import Row
-from datamodules.files import ImageFiles, read_json
+from datamodules.image_files import ImageFiles, read_json
 from datamodules.splits import holdout
 
 FOLDER = "CLEVR_v1.0"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from datamodules.class_names import CLASS_NAMES
 from datamodules.imagefolder import list_images
-from datamodules.parts import FilePictures, Part, stems
+from datamodules.labelled_pictures import FilePictures, Part, stems
 from datamodules.recognition import PublishedRecognition
 
 FOLDER = "eurosat/2750"

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from datamodules.base import Row
-from datamodules.files import ImageFiles, read_jsonl, take_field
+from datamodules.image_files import ImageFiles, read_jsonl, take_field
 from datamodules.splits import holdout
 
 FOLDER = "hateful_memes"

@@ -11,7 +11,7 @@ from typing import Any
 
 from datamodules.class_names import CLASS_NAMES
 from datamodules.imagefolder import list_images
-from datamodules.parts import FilePictures, Part, stems
+from datamodules.labelled_pictures import FilePictures, Part, stems
 from datamodules.recognition import PublishedRecognition
 from datamodules.rows import expect
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from datamodules.class_names import CLASS_NAMES
-from datamodules.parts import FilePictures, Part
+from datamodules.labelled_pictures import FilePictures, Part
 from datamodules.recognition import PublishedRecognition
 
 FOLDER = "oxford-iiit-pet"

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.class_names import CLASS_NAMES, match_class_names
-from datamodules.parts import EncodedPictures, Part, stems
+from datamodules.labelled_pictures import EncodedPictures, Part, stems
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("fine_label", "label")

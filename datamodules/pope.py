@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.base import Row
-from datamodules.files import ImageFiles, read_json, read_jsonl, take_field
+from datamodules.image_files import ImageFiles, read_json, read_jsonl, take_field
 from datamodules.splits import holdout
 
 FOLDER = "pope"

@@ -18,7 +18,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from datamodules.files import read_json
+from datamodules.image_files import read_json
 from datamodules.pope import COCO, FOLDER, MANIFEST, TYPES
 from datamodules.splits import hash_key, hash_order
 

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.base import ImageTextDataModule, Row
-from datamodules.cache import DecodedCache, content_key
 from datamodules.class_names import class_names
 from datamodules.corruptions import corrupt, parse_corruption
-from datamodules.parts import Part
+from datamodules.decoded_cache import DecodedCache, content_key
+from datamodules.labelled_pictures import Part
 from datamodules.sampling import TrainLoader
 from datamodules.splits import holdout, three_way
 from datamodules.transforms import draw_augmentation

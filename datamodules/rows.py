@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from torch import Tensor
+
+from datamodules.splits import balanced_order, few_shot, official_sample, sample_size
+from datamodules.unreadable_images import LeftOut, allowed_images, find_unreadable, too_many
 
 
 class Row(NamedTuple):
@@ -79,3 +84,131 @@ def rows_fingerprint(pairs: Iterable[tuple[Row, str]], shared: list[str] | None)
         line = json.dumps([row.id, image, row.label, row.question, candidates])
         digest.update(line.encode() + b"\n")
     return digest.hexdigest()
+
+
+SPLITS = ("train", "val", "test")
+
+
+class RowTables(ABC):
+    """The rows half of `ImageTextDataModule`, which says what the attributes mean."""
+
+    name: str
+    root: str
+    val: str
+    n_train: int | float | None
+    shots: int | None
+    split_seed: int
+    max_corrupt: int | float
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._whole: dict[str, Table] = {}
+        self._tables: dict[str, Table] = {}
+        self._left_out: dict[str, list[LeftOut]] = {}
+
+    # ---- what a data set says -------------------------------------------------------------------------------------
+    @abstractmethod
+    def build_rows(self, split: str) -> list[Row]:
+        """The rows of "train", "val" or "test" in a fixed order; called once per split."""
+
+    @abstractmethod
+    def load_image(self, split: str, index: int) -> Tensor:
+        """The original image of `build_rows(split)[index]`: (3, H, W) RGB, uint8 or float in [0, 1]. Pure."""
+
+    @property
+    @abstractmethod
+    def candidates(self) -> list[str] | None:
+        """The answers every row chooses from, or None when each row has its own."""
+
+    def image_path(self, split: str, index: int) -> Path | None:
+        """The file `load_image` decodes, where it is one of its own: such a file is checked once (see damaged.py)."""
+        return None
+
+    def missing(self) -> list[str]:
+        """One line per missing file: what it is, where to put it, where it is published."""
+        return []
+
+    # ---- rows -----------------------------------------------------------------------------------------------------
+    def setup(self, stage: str | None = None) -> None:
+        """Raises: FileNotFoundError naming every missing file."""
+        lines = self.missing()
+        if lines:
+            raise FileNotFoundError("\n  ".join([f"No {self.name} data in '{self.root}'. Expected:", *lines]))
+
+    def rows(self, split: str) -> list[Row]:
+        """The rows of a split as used (train after `n_train`), cached."""
+        return self._table(split).rows
+
+    def n(self, split: str) -> int:
+        return len(self.rows(split))
+
+    def left_out(self, split: str) -> list[LeftOut]:
+        """The rows that `max_corrupt` let go, in order; none by default."""
+        self._table(split)
+        return self._left_out[split]
+
+    def subset_positions(self, split: str, n: int | float | None) -> list[int]:
+        """Positions in `rows(split)` of the fixed sub-sample of n rows (all of them in their own order for None).
+
+        Rows come in order of sha256("{split_seed}:{id}"), taking turns over (group, label) where rows share
+        candidates, so that every prefix is balanced and a smaller sub-sample is the beginning of a larger one.
+        """
+        return self._positions(self.rows(split), n, f"{self.name} '{split}'")
+
+    def subset(self, split: str, n: int | float | None) -> list[Row]:
+        """The rows of the fixed sub-sample, in its order."""
+        return self._table(split).take(self.subset_positions(split, n)).rows
+
+    def _positions(self, rows: list[Row], n: int | float | None, what: str) -> list[int]:
+        size = sample_size(n, len(rows), what)
+        if n is None:
+            return list(range(size))
+        shared = self.candidates is not None
+        classes = [(row.group, row.label) if shared else None for row in rows]
+        return balanced_order([row.id for row in rows], classes, self.split_seed)[:size]
+
+    def _table(self, split: str) -> Table:
+        expect("split", split, SPLITS)
+        if split not in self._tables:
+            self._tables[split], self._left_out[split] = self._leave_out(split, self._whole_table(split))
+        return self._tables[split]
+
+    def _whole_table(self, split: str) -> Table:
+        if split not in self._whole:
+            self._whole[split] = self._build_table(split)
+        return self._whole[split]
+
+    def _build_table(self, split: str) -> Table:
+        if split == "val" and self.val == "official":
+            test = self._whole_table("test")  # the reference's draw, whatever is left out of test
+            return test.take(official_sample([row.label for row in test.rows]))
+        self.setup()
+        rows = self.build_rows(split)
+        check_rows(rows, self.candidates, f"{self.name} '{split}'")
+        table = Table(rows, [(split, i) for i in range(len(rows))])
+        return table.take(self._train_positions(rows)) if split == "train" else table
+
+    def _train_positions(self, rows: list[Row]) -> list[int]:
+        if self.shots is not None:
+            return few_shot([row.id for row in rows], [row.answer for row in rows], self.shots, self.split_seed)
+        return self._positions(rows, self.n_train, f"{self.name} 'train'")
+
+    def _leave_out(self, split: str, table: Table) -> tuple[Table, list[LeftOut]]:
+        """The table without rows whose image cannot be read, and those; as it is (nothing is read) by default.
+
+        Train rows are chosen first (`n_train` then gives fewer); sub-samples of val and test are of what is left.
+        Raises: ValueError when more images than `max_corrupt`, or all, cannot be read.
+        """
+        if not self.max_corrupt:
+            return table, []
+        reasons, images = find_unreadable(dict.fromkeys(table.sources), self.image_path, self.load_image)
+        gone = [i for i, source in enumerate(table.sources) if source in reasons]
+        named: dict[object, str] = {}  # one line an image: several rows may ask about it
+        for i in gone:
+            source = table.sources[i]
+            named.setdefault(self.image_path(*source) or source, f"{table.rows[i].id}: {reasons[source]}")
+        limit = allowed_images(self.max_corrupt, images)
+        if len(named) > limit or len(gone) == len(table.rows):
+            raise too_many(list(named.values()), images, limit, f"{self.name} '{split}'")
+        kept = [i for i in range(len(table.rows)) if table.sources[i] not in reasons]
+        return table.take(kept), [LeftOut(table.rows[i].id, reasons[table.sources[i]]) for i in gone]

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.parts import ArrayPictures, Part
+from datamodules.labelled_pictures import ArrayPictures, Part
 from datamodules.recognition import PublishedRecognition
 
 FOLDER = "svhn"

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.base import TASKS, Row
-from datamodules.files import ImageFiles, read_json, read_jsonl, take_field
+from datamodules.image_files import ImageFiles, read_json, read_jsonl, take_field
 from datamodules.rows import expect
 from datamodules.splits import holdout, three_way
 

@@ -44,8 +44,8 @@ def main(argv: Sequence[str]) -> int:
     from rich.console import Console
     from rich.progress import track
 
+    from lightning_modules.apply_prompt import FITS
     from lightning_modules.artefact import load_prompt
-    from lightning_modules.pictures import FITS
 
     if options["fit"] not in FITS:
         raise ValueError(f"Unknown fit '{options['fit']}'. Available: {', '.join(FITS)}.")
@@ -61,8 +61,8 @@ def main(argv: Sequence[str]) -> int:
 
 def put_on(prompt: Prompt, source: Path, target: Path, *, fit: str) -> bool:
     """Write the prompted picture; False, with the reason on stderr, when `source` cannot be read."""
+    from lightning_modules.apply_prompt import load_picture
     from lightning_modules.atomic import replace_file
-    from lightning_modules.pictures import load_picture
 
     try:
         photo = load_picture(source)

@@ -58,8 +58,8 @@ def main(argv: Sequence[str]) -> int:
         raise ValueError(f"Unknown style '{options['style']}'. Available: {', '.join(STYLES)}.")
     from rich.console import Console
 
+    from lightning_modules.apply_prompt import load_picture
     from lightning_modules.artefact import load_prompt, read_manifest
-    from lightning_modules.pictures import load_picture
     from model_zoo.registry import load_mllm
 
     prompt, manifest = load_prompt(options["prompt"], reading=options["reading"]), read_manifest(options["prompt"])
@@ -84,7 +84,7 @@ def build_inputs(prompt: Prompt, photo: Any, *, fit: str) -> tuple[list[str], Te
     """Names and frames (N, 3, frame, frame): full picture, black border (pad prompts), prompted."""
     import torch
 
-    from lightning_modules.pictures import fit_picture
+    from lightning_modules.apply_prompt import fit_picture
 
     def fitted(size: int) -> Tensor:
         return pil_to_tensor(fit_picture(photo, size, fit=fit))[None]

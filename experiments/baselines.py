@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.many import run_roles, run_scores
+from experiments.run.folder import run_roles, run_scores
 from lightning_modules.controls import CONTROLS
 from lightning_modules.intervals import mean_interval, t_interval
 from lightning_modules.metrics import Scores, estimate, per_sample
@@ -91,7 +91,7 @@ def _short(value: object) -> dict:
 # ---- tables ----------------------------------------------------------------------------------------------------------
 def controls_table(data: Mapping) -> str:
     """Every model without any prompt: the four controls."""
-    from experiments.summary import NAMES, markdown
+    from experiments.run.summary import NAMES, markdown
 
     rows = []
     for name, controls in data["controls"].items():
@@ -102,7 +102,7 @@ def controls_table(data: Mapping) -> str:
 
 def comparison_table(data: Mapping, control: str = "black") -> str:
     """Methods x models: prompted score, and the gain over one control with its interval and spread over seeds."""
-    from experiments.summary import NAMES, markdown
+    from experiments.run.summary import NAMES, markdown
 
     models = list(data["roles"])
     rows = []
@@ -120,7 +120,7 @@ def comparison_table(data: Mapping, control: str = "black") -> str:
 
 def differences_table(data: Mapping) -> str:
     """TVP minus the baselines, paired on the same test images."""
-    from experiments.summary import markdown
+    from experiments.run.summary import markdown
 
     models: Sequence[str] = [*data["roles"], "mean_targets"]
     rows = []

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.cli import flat_options, run_command
-from experiments.many import Cell, ensure_all
+from experiments.run.ensure import Cell, ensure_all
 from experiments.tune import EPOCHS, choose, trial_cells, trial_table
 from lightning_modules.atomic import replace_file
 
@@ -73,7 +73,7 @@ def method_cells(exp: str, seeds: Sequence[int], chosen: Mapping[str, dict]) -> 
 
 def provenance(folder: Path) -> dict:
     """Commit, versions and fingerprints the comparison was made with."""
-    from experiments.run_folder import read_status
+    from experiments.run.folder import read_status
     from lightning_modules.records import read_rows
 
     status = read_status(folder)

@@ -45,10 +45,10 @@ def main(argv: Sequence[str]) -> int:
 
     config = load_experiment(words.pairs)
     if "--dry-run" in words.flags:
-        from experiments.plan import print_plan
+        from experiments.run.memory_plan import print_plan
 
         return print_plan(config)
-    from experiments.run import start_run
+    from experiments.run.start import start_run
 
     start_run(config)
     return 0
@@ -69,7 +69,7 @@ def _resume(folder: str, others: list[tuple[str, str]]) -> int:
             f"A resumed run keeps its configuration; got {' '.join('='.join(pair) for pair in others)} beside resume=. "
             "Leave them out, or start a new run."
         )
-    from experiments.run import resume_run
+    from experiments.run.start import resume_run
 
     resume_run(folder)
     return 0

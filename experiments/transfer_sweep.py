@@ -177,7 +177,7 @@ def _status(own: dict[str, Any]) -> int:
 
 
 def _plan(own: dict[str, Any], others: list[tuple[str, str]]) -> int:
-    from experiments.sweep.planning import print_plan
+    from experiments.sweep.plan import print_plan
     from experiments.sweep.recipe import load_sweep
 
     return print_plan(load_sweep(own["sweep"], others), own)

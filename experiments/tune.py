@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.cli import flat_options, parse_words, run_command
-from experiments.many import Cell, ensure_all
+from experiments.run.ensure import Cell, ensure_all
 from lightning_modules.atomic import replace_file
 
 USAGE = """

@@ -149,7 +149,7 @@ def _own_entries(prompt: Prompt, delta: Tensor, decoded: Tensor, files: Mapping[
 
 
 def _preprocessing(prompt: Prompt) -> dict[str, Any]:
-    """The contract of `lightning_modules.pictures.apply_prompt`, for readers without this code."""
+    """The contract of `lightning_modules.apply_prompt.apply_prompt`, for readers without this code."""
     size, frame, pad = prompt.image_size, prompt.frame, prompt.pad
     put = {
         "pad": f"Paste it at ({pad}, {pad}) on prompt.png.",

@@ -74,7 +74,7 @@ def _free() -> None:
 
 def _too_small(mllm: Any, batch: Any, problem: str) -> str:
     from model_zoo.listing import gib
-    from model_zoo.room import free_room
+    from model_zoo.memory.free import free_room
 
     weights = sum(p.numel() * p.element_size() for p in mllm.parameters())
     room = free_room(str(mllm.device))

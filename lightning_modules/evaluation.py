@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lightning_modules.backoff import RowLimit, in_pieces, take_rows
-from lightning_modules.drift import DRIFT_ROWS, FeatureDrift
+from lightning_modules.features import DRIFT_ROWS, FeatureDrift
 from lightning_modules.metrics import Scores, merge_scores
 
 ToFrames = Callable[[Tensor], Tensor]

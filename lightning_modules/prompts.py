@@ -73,11 +73,11 @@ class Prompt(nn.Module, ABC):
     def __call__(self, images: Any, **fit: Any) -> Any:
         """Frames for a batch tensor (B,3,S,S); for one PIL image, numpy array or (3,H,W) tensor, the same kind back.
 
-        Single pictures may have any size: see `lightning_modules.pictures.apply_prompt` for `fit=`.
+        Single pictures may have any size: see `lightning_modules.apply_prompt.apply_prompt` for `fit=`.
         """
         if isinstance(images, Tensor) and images.ndim == 4:
             return super().__call__(images)
-        from lightning_modules.pictures import apply_prompt
+        from lightning_modules.apply_prompt import apply_prompt
 
         return apply_prompt(self, images, **fit)
 

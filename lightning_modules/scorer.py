@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from lightning_modules.answers import candidate_numbers
+from lightning_modules.answer_parser import candidate_numbers
+from lightning_modules.answer_scoring import Answers, answer_metrics
 from lightning_modules.artefact import prompt_sha256
 from lightning_modules.backoff import RowLimit
 from lightning_modules.controls import CONTROLS, SCORER, Control, ControlStore, all_controls, templates_digest
-from lightning_modules.drift import FeatureDrift, drift_metrics
 from lightning_modules.evaluation import ModelSpec, gather_scores, score_in_process, score_inputs
-from lightning_modules.generation import Answers, answer_metrics
+from lightning_modules.features import FeatureDrift, drift_metrics
 from lightning_modules.metrics import Scores, group_metrics, paired_gain, point, primary_metric, task_metrics
 from lightning_modules.prompts import Prompt
 from lightning_modules.ranks import GpuPool, from_rank_zero, is_rank_zero, other_gpus, rank_and_world

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.backoff import take_rows
-from lightning_modules.clean_features import encode_clean, fca_tokens
+from lightning_modules.features import encode_clean, fca_tokens
 from lightning_modules.losses import fca_distances
 from lightning_modules.optim import build_optimizer, build_schedule
 from lightning_modules.prompts import Prompt

@@ -1,13 +1,6 @@
 """Frozen multimodal LLMs behind one interface. `load_mllm(name)` is the way in; nothing heavy is imported before it."""
 
-from model_zoo.registry import (
-    get_entry,
-    list_mllms,
-    load_mllm,
-    missing_files,
-    model_fingerprint,
-    weight_files,
-)
+from model_zoo.registry import get_entry, list_mllms, load_mllm, missing_files, model_fingerprint, weight_files
 
 __all__ = [
     "MLLM",

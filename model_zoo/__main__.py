@@ -80,7 +80,7 @@ def _list(name: str | None, weights: Path, batch: str) -> int:
 
 
 def _check(name: str, weights: Path) -> int:
-    from model_zoo.verdict import check_all
+    from model_zoo.check import check_all
 
     findings = check_all(name, weights, show=lambda finding: print(_line(finding), flush=True))
     bad = [finding for finding in findings if finding.state in ("WRONG", "MISSING")]
@@ -104,7 +104,7 @@ def _convert(name: str, weights: Path, options: dict[str, str]) -> int:
 
     if get_entry(name).embedded:
         raise ValueError(f"'{name}' ships with the package as safetensors. There is nothing to convert.")
-    from model_zoo.weights.folder import convert
+    from model_zoo.weights.convert import convert
 
     folder = convert(canonical(name), weights, Path(options["to"]))
     print(f"Wrote {folder}.")

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from model_zoo.base import MLLM, Visual
-from model_zoo.budget import budget_of, plan_rounds
 from model_zoo.connectors import QFormerConnector
 from model_zoo.decoder import SCORERS
 from model_zoo.generation import generate_texts
-from model_zoo.packing import Scorer, score_packed
-from model_zoo.scoring import encode_candidates, finish
-from model_zoo.scoring_naive import score_naive
+from model_zoo.scoring.budget import budget_of, plan_rounds
+from model_zoo.scoring.candidates import encode_candidates, finish, score_naive
+from model_zoo.scoring.packing import Scorer, score_packed
+from model_zoo.scoring.t5 import decode_packed
 from model_zoo.sequences import (
     TextEncoder,
     additive_mask,
@@ -25,7 +25,6 @@ from model_zoo.sequences import (
     require_texts,
     special_id,
 )
-from model_zoo.t5_decoder import decode_packed
 from model_zoo.templates import TEMPLATES, Template, render
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +11,6 @@ from torch import Tensor, nn
 from model_zoo.base import CLIP_MEAN, CLIP_STD, resize_square
 
 MAX_SCALE = math.log(100)
-"""CLIP's cap on logit_scale (before exp)."""
 
 
 class ClipScorer(nn.Module):
@@ -94,66 +92,6 @@ def build_clip(tensors: Mapping[str, Tensor], *, quick_gelu: bool = True) -> Cli
     unused = ("input_resolution", "context_length", "vocab_size", "attn_mask")
     model.load_state_dict({key: value.float() for key, value in tensors.items() if key not in unused})
     return ClipScorer(model, SimpleTokenizer(context_length=context), size)
-
-
-def load_clip(name_or_path: str | Path, weights: str | Path = "weights", *, quick_gelu: bool = True) -> ClipScorer:
-    """The CLIP for TSE: `embedded` (ships with the package), `ViT-B-32` (a file in `weights`), or a path.
-
-    A file holds plain tensors in OpenAI's layout: .safetensors, or a .pt/.pth/.bin state dict. OpenAI's own download is
-    a TorchScript archive and is refused: take the same tensors from timm/vit_base_patch32_clip_224.openai.
-    """
-    if str(name_or_path) == "embedded":
-        from model_zoo.embedded.build import load_embedded_clip
-
-        return load_embedded_clip()
-    from model_zoo.weights.safe import load_tensors
-
-    path = find_clip(name_or_path, weights)
-    tensors = load_tensors(path)
-    if "visual.proj" not in tensors or "text_projection" not in tensors:
-        raise ValueError(
-            f"{path} is no CLIP ViT in OpenAI's layout. Expected keys such as visual.proj, text_projection."
-        )
-    return build_clip(tensors, quick_gelu=quick_gelu)
-
-
-def find_clip(name_or_path: str | Path, weights: str | Path = "weights") -> Path:
-    """The file of a CLIP by path, or by name in the weights directory.
-
-    Raises FileNotFoundError that lists where it was looked for.
-    """
-    tried = [Path(name_or_path)]
-    tried += [Path(weights) / "clip" / f"{name_or_path}.{end}" for end in ("safetensors", "pt")]
-    for path in tried:
-        if path.is_file():
-            return path
-    listing = ", ".join(map(str, tried))
-    raise FileNotFoundError(
-        f"No CLIP '{name_or_path}'. Looked for {listing}. Expected open_clip_model.safetensors of "
-        'timm/vit_base_patch32_clip_224.openai (hub) under that name, or use `embedded`. See README, "Weights".'
-    )
-
-
-def clip_fingerprint(name_or_path: str | Path, weights: str | Path = "weights") -> str:
-    """sha256 over the tensors of the file `load_clip` would read. Raises FileNotFoundError as `find_clip`."""
-    from model_zoo.weights.fingerprint import fingerprint
-
-    if str(name_or_path) == "embedded":
-        from model_zoo.embedded.build import WEIGHTS
-
-        return fingerprint([Path(WEIGHTS) / "clip.safetensors"])
-    return fingerprint([find_clip(name_or_path, weights)])
-
-
-def missing_clip(name_or_path: str | Path, weights: str | Path = "weights") -> list[str]:
-    """What `load_clip` would miss, as lines for a message; empty when it would find its file."""
-    if str(name_or_path) == "embedded":
-        return []
-    try:
-        find_clip(name_or_path, weights)
-    except FileNotFoundError as error:
-        return [str(error)]
-    return []
 
 
 def _layers(tensors: Mapping[str, Tensor], prefix: str) -> int:

@@ -11,20 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from model_zoo.base import MLLM, Visual
-from model_zoo.budget import budget_of, plan_rounds
 from model_zoo.cache_argument import cache_argument
 from model_zoo.generation import generate_texts
-from model_zoo.packing import CAUSAL, Scorer, score_packed
-from model_zoo.scoring import encode_candidates, finish
-from model_zoo.scoring_naive import score_naive
-from model_zoo.sequences import (
-    TextEncoder,
-    embed_rows,
-    log_softmax_pick,
-    pad_rows,
-    positions_of,
-    require_texts,
-)
+from model_zoo.scoring.budget import budget_of, plan_rounds
+from model_zoo.scoring.candidates import encode_candidates, finish, score_naive
+from model_zoo.scoring.packing import CAUSAL, Scorer, score_packed
+from model_zoo.sequences import TextEncoder, embed_rows, log_softmax_pick, pad_rows, positions_of, require_texts
 from model_zoo.templates import Template
 
 SCORERS = ("packed", "naive")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from model_zoo.activations import BYTES
-from model_zoo.layouts import complete_layout
-from model_zoo.memory import source_need, target_need
-from model_zoo.published import PUBLISHED, WeightFile
+from model_zoo.memory.activations import BYTES
+from model_zoo.memory.need import source_need, target_need
+from model_zoo.memory.sizes import PUBLISHED_SIZES, Sizes
 from model_zoo.registry import canonical, get_entry, list_mllms, missing_files, weight_files
-from model_zoo.sizes import PUBLISHED_SIZES, Sizes
+from model_zoo.weights.catalogue import PUBLISHED, WeightFile
 from model_zoo.weights.index import shard_names
+from model_zoo.weights.layouts import complete_layout
 
 CHOICES = (("float32", None), ("bfloat16", None), ("bfloat16", "8bit"), ("bfloat16", "4bit"))
 EVAL_BATCH = 64

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from model_zoo.packing import Layout
+from model_zoo.scoring.packing import Layout
 from model_zoo.sequences import additive_mask, positions_of
 
 

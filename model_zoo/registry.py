@@ -7,24 +7,24 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from model_zoo.layouts import layout_files, missing_in_layouts
-from model_zoo.published import PUBLISHED, WeightFile, raise_missing
+from model_zoo.weights.catalogue import PUBLISHED, WeightFile, raise_missing
+from model_zoo.weights.layouts import layout_files, missing_in_layouts
 
 if TYPE_CHECKING:
     from model_zoo.base import MLLM
+    from model_zoo.clip import ClipScorer
 
 EMBEDDED_FACTORY = "model_zoo.embedded.build:load_embedded"
-PUBLISHED_FACTORY = "model_zoo.loaders:load_published"
+PUBLISHED_FACTORY = "model_zoo.weights.load:load_published"
 
 ALIASES = {"blip2_t5": "blip2"}
-"""Other names of registered MLLMs."""
 
 
 class MLLMEntry(NamedTuple):
     """How to build one MLLM.
 
     factory: "module:function", called with name, weights, dtype, official and the options.
-    parameters: how many it has, tied ones once (tests/test_model_zoo_real_sizes.py counts them).
+    parameters: how many it has, tied ones once (tests/test_model_zoo_memory_sizes.py counts them).
     files: what must lie in the weights directory; empty for models whose weights ship inside the package.
     """
 
@@ -112,15 +112,15 @@ def load_mllm(
     if entry.embedded:
         weights = None  # their files ship inside the package, see `weight_files`
     if quant:
-        import_module("model_zoo.quant").require_quant(quant)  # before any weight is read
+        import_module("model_zoo.layer_options").require_quant(quant)  # before any weight is read
     factory = getattr(import_module(module), function)
     model = factory(name=canonical(name), weights=weights, dtype=dtype, official=official, **options)
     if quant:
-        import_module("model_zoo.quant").quantise_(model, quant)
+        import_module("model_zoo.layer_options").quantise_(model, quant)
     if compile:
-        import_module("model_zoo.compiling").compile_layers_(model)
+        import_module("model_zoo.layer_options").compile_layers_(model)
     if checkpointing:
-        import_module("model_zoo.checkpointing").checkpoint_layers_(model)
+        import_module("model_zoo.layer_options").checkpoint_layers_(model)
     return model
 
 
@@ -159,3 +159,79 @@ def model_fingerprint(name: str, weights: str | Path = "weights") -> str:
 
 def _embedded_files(name: str) -> list[Path]:
     return [Path(path) for path in import_module("model_zoo.embedded.build").embedded_files(name)]
+
+
+def dry_load(name: str, weights: Path) -> MLLM:
+    """What `load_mllm` would return, through the same converters, with tensors mapped from their files.
+
+    Raises what `load_mllm` raises.
+    """
+    from model_zoo.weights.layouts import find_layout
+    from model_zoo.weights.load import build_adapter, load_parts
+
+    pass
+
+    if get_entry(name).embedded:
+        return load_mllm(name)  # a megabyte: nothing to save
+    return build_adapter(name, load_parts(name, find_layout(name, weights), None))
+
+
+def load_clip(name_or_path: str | Path, weights: str | Path = "weights", *, quick_gelu: bool = True) -> ClipScorer:
+    """The CLIP for TSE: `embedded` (ships with the package), `ViT-B-32` (a file in `weights`), or a path.
+
+    A file holds plain tensors in OpenAI's layout: .safetensors, or a .pt/.pth/.bin state dict. OpenAI's own download is
+    a TorchScript archive and is refused: take the same tensors from timm/vit_base_patch32_clip_224.openai.
+    """
+    if str(name_or_path) == "embedded":
+        from model_zoo.embedded.build import load_embedded_clip
+
+        return load_embedded_clip()
+    from model_zoo.clip import build_clip
+    from model_zoo.weights.safe import load_tensors
+
+    path = find_clip(name_or_path, weights)
+    tensors = load_tensors(path)
+    if "visual.proj" not in tensors or "text_projection" not in tensors:
+        raise ValueError(
+            f"{path} is no CLIP ViT in OpenAI's layout. Expected keys such as visual.proj, text_projection."
+        )
+    return build_clip(tensors, quick_gelu=quick_gelu)
+
+
+def find_clip(name_or_path: str | Path, weights: str | Path = "weights") -> Path:
+    """The file of a CLIP by path, or by name in the weights directory.
+
+    Raises FileNotFoundError that lists where it was looked for.
+    """
+    tried = [Path(name_or_path)]
+    tried += [Path(weights) / "clip" / f"{name_or_path}.{end}" for end in ("safetensors", "pt")]
+    for path in tried:
+        if path.is_file():
+            return path
+    listing = ", ".join(map(str, tried))
+    raise FileNotFoundError(
+        f"No CLIP '{name_or_path}'. Looked for {listing}. Expected open_clip_model.safetensors of "
+        'timm/vit_base_patch32_clip_224.openai (hub) under that name, or use `embedded`. See README, "Weights".'
+    )
+
+
+def clip_fingerprint(name_or_path: str | Path, weights: str | Path = "weights") -> str:
+    """sha256 over the tensors of the file `load_clip` would read. Raises FileNotFoundError as `find_clip`."""
+    from model_zoo.weights.fingerprint import fingerprint
+
+    if str(name_or_path) == "embedded":
+        from model_zoo.embedded.build import WEIGHTS
+
+        return fingerprint([Path(WEIGHTS) / "clip.safetensors"])
+    return fingerprint([find_clip(name_or_path, weights)])
+
+
+def missing_clip(name_or_path: str | Path, weights: str | Path = "weights") -> list[str]:
+    """What `load_clip` would miss, as lines for a message; empty when it would find its file."""
+    if str(name_or_path) == "embedded":
+        return []
+    try:
+        find_clip(name_or_path, weights)
+    except FileNotFoundError as error:
+        return [str(error)]
+    return []

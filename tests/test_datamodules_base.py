@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 import torch
-from toy_data import Toy, ids
+from support.toy_data import Toy, ids
 
 from datamodules.base import Batch, Row
 from datamodules.splits import hash_key

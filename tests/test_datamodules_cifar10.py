@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from cifar_files import FOLDER, python2_pickle, write_batch, write_cifar10
 from PIL import Image
+from support.cifar_files import FOLDER, python2_pickle, write_batch, write_cifar10
 
 from datamodules import load_datamodule
 from datamodules.cifar10 import CIFAR10, MD5, read_batch

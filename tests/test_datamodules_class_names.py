@@ -4,7 +4,7 @@ import hashlib
 import json
 
 import pytest
-from data_files import write_cifar10, write_svhn
+from support.data_files import write_cifar10, write_svhn
 
 from datamodules import load_datamodule
 from datamodules.class_names import CLASS_NAMES, class_names, match_class_names

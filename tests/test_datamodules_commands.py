@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from command_line import run
+from support.command_line import run
 
 import datamodules.__main__ as program
-from datamodules.published import PUBLISHED
+from datamodules.prepare.catalogue import PUBLISHED
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -7,10 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import data_files
 import pytest
 import torch
-import vqa_files
+from support import data_files, vqa_files
 
 from datamodules import load_datamodule
 from datamodules.base import SPLITS

@@ -5,11 +5,11 @@ import shutil
 from itertools import pairwise
 from pathlib import Path
 
-import data_files
 import numpy as np
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter
+from support import data_files
 
 from datamodules import load_datamodule
 from datamodules.corruption_functions import plasma_fractal

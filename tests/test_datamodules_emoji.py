@@ -5,9 +5,9 @@ import hashlib
 import pytest
 import torch
 
-from datamodules import emoji
-from datamodules.emoji_art import NAMES, STYLES, load_sprites
-from datamodules.scenes import GRID, MAX_OBJECTS, SIZE, World, render_scenes
+from datamodules.emoji import questions as emoji
+from datamodules.emoji.art import NAMES, STYLES, load_sprites
+from datamodules.emoji.scenes import GRID, MAX_OBJECTS, SIZE, World, render_scenes
 
 ALL = (emoji.EmojiRecognition, emoji.EmojiCounting, emoji.EmojiPresence, emoji.EmojiMatching)
 BUSY = World(objects=(1, 4))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from vqa_files import picture, write_pope
+from support.vqa_files import picture, write_pope
 
 import datamodules.base as base
 from datamodules import load_datamodule

@@ -4,7 +4,7 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from toy_data import Toy, epoch_of, ids
+from support.toy_data import Toy, epoch_of, ids
 
 
 class Recorder(L.LightningModule):

@@ -5,7 +5,7 @@ from multiprocessing.reduction import ForkingPickler
 
 import pytest
 import torch
-from toy_data import Toy, epoch_of, ids, same
+from support.toy_data import Toy, epoch_of, ids, same
 
 from datamodules.sampling import EpochBatchSampler
 

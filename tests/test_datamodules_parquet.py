@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from data_files import (
+from support.data_files import (
     CLASS_NAMES,
     picture,
     png,

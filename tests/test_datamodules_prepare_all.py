@@ -7,17 +7,16 @@ import shutil
 from functools import partial
 from pathlib import Path
 
-import data_files
 import pytest
-import vqa_files
+from support import data_files, vqa_files
 
 import datamodules.pope_questions
 import datamodules.registry
 from datamodules.__main__ import main
-from datamodules.disk import STATE
-from datamodules.install import count_of
-from datamodules.publication import Archive, Count
-from datamodules.published import PUBLISHED
+from datamodules.prepare.catalogue import PUBLISHED
+from datamodules.prepare.catalogue_entry import Archive, Count
+from datamodules.prepare.disk import STATE
+from datamodules.prepare.install import count_of
 
 WRITERS = {
     **{

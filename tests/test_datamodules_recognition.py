@@ -4,12 +4,12 @@ import hashlib
 from collections import Counter
 from pathlib import Path
 
-import data_files
 import pytest
 import torch
 import torchvision
-from cifar_files import python2_pickle
 from scipy.io import savemat
+from support import data_files
+from support.cifar_files import python2_pickle
 
 from datamodules import load_datamodule
 from datamodules.cifar100 import MD5 as CIFAR100_MD5

@@ -6,15 +6,7 @@ from collections import Counter
 
 import pytest
 
-from datamodules.splits import (
-    balanced_order,
-    few_shot,
-    hash_order,
-    holdout,
-    official_sample,
-    sample_size,
-    three_way,
-)
+from datamodules.splits import balanced_order, few_shot, hash_order, holdout, official_sample, sample_size, three_way
 
 IDS = [f"row-{i}" for i in range(100)]
 CLASSES = [i % 4 for i in range(100)]

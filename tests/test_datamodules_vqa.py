@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from vqa_files import KINDS, vqa_lines, write_clevr, write_hateful_memes, write_pope, write_vqa_jsonl
+from support.vqa_files import KINDS, vqa_lines, write_clevr, write_hateful_memes, write_pope, write_vqa_jsonl
 
 from datamodules import load_datamodule
 from datamodules.hateful_memes import clean_text

@@ -11,9 +11,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from experiments import bench
-from experiments.bench_gpu import NO_GPU, device_peak, flops, gpu_calls, llm_tokens
-from experiments.bench_models import (
+from experiments.bench import __main__ as bench
+from experiments.bench.__main__ import bench_text
+from experiments.bench.gpu import NO_GPU, device_peak, flops, gpu_calls, llm_tokens
+from experiments.bench.measure import FIELDS, TOLERANCE, measure, rank_group, train_group
+from experiments.bench.models import (
     ARCHITECTURES,
     MICRO,
     bench_inputs,
@@ -21,11 +23,9 @@ from experiments.bench_models import (
     build_bench_clip,
     build_bench_model,
 )
-from experiments.bench_naive import fresh_cache, naive_scores
-from experiments.bench_rows import FIELDS, TOLERANCE, measure, rank_group, train_group
-from experiments.bench_rss import rss_row
-from experiments.bench_table import bench_text
-from experiments.bench_tasks import PATHS
+from experiments.bench.naive import fresh_cache, naive_scores
+from experiments.bench.peak_memory import rss_row
+from experiments.bench.tasks import PATHS
 from model_zoo.cache_argument import cache_argument, cache_of
 
 TRAINED = [path for path in PATHS if path != "rank"]
@@ -114,7 +114,7 @@ def test_a_naive_side_that_computes_something_else_is_not_timed():
 
 @pytest.mark.slow
 def test_a_whole_run_has_every_row_and_every_field(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("experiments.bench_rss.rss_row", lambda name, **_: RSS | {"architecture": name})
+    monkeypatch.setattr("experiments.bench.peak_memory.rss_row", lambda name, **_: RSS | {"architecture": name})
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     out = tmp_path / "new" / "bench.json"
     assert bench.main([f"out={out}", "repeats=1", "batch=2"], size="MICRO") == 0
@@ -148,7 +148,7 @@ def check_row(row):
 
 @pytest.mark.parametrize("only", ["train_plain", "instructblip"])
 def test_only_leaves_the_rest_out(only, tmp_path, monkeypatch):
-    monkeypatch.setattr("experiments.bench_rss.rss_row", lambda name, **_: RSS | {"architecture": name})
+    monkeypatch.setattr("experiments.bench.peak_memory.rss_row", lambda name, **_: RSS | {"architecture": name})
     out = tmp_path / "bench.json"
     bench.main([f"out={out}", "repeats=1", f"only={only}"], size="MICRO")
     result = json.loads(out.read_text())
@@ -165,7 +165,7 @@ def test_wrong_options_are_refused_before_any_work():
 
 
 def test_slow_naive_sides_are_timed_once(monkeypatch):
-    monkeypatch.setattr("experiments.bench_rows.PATIENCE", 0.0)
+    monkeypatch.setattr("experiments.bench.measure.PATIENCE", 0.0)
     model, passes = build_bench_model("minigpt4", MICRO), []
     task = rank_group(model, 2, MICRO)[0]
     counting = task._replace(naive=lambda: [passes.append(1), task.naive()][1])
@@ -226,8 +226,8 @@ def test_the_gpu_variant_needs_only_torch_and_transformers():
 import sys
 for name in BLOCKED: sys.modules[name] = None
 from experiments import bench
-from experiments.bench_gpu import flops, gpu_calls
-from experiments.bench_models import ARCHITECTURES, MICRO, bench_inputs, build_bench_model
+from experiments.bench.gpu import flops, gpu_calls
+from experiments.bench.models import ARCHITECTURES, MICRO, bench_inputs, build_bench_model
 bench.check({"batch": 0, "repeats": 1, "only": "gpu"})
 model = build_bench_model("instructblip", MICRO)
 print(*[path for path, _, call in gpu_calls(model, bench_inputs(2, MICRO), MICRO) if flops(call) > 0])

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from vqa_files import picture
+from support.vqa_files import picture
 
-from experiments.run_folder import read_status
+from experiments.run.folder import read_status
 from experiments.train import main
 from lightning_modules.records import read_rows
 
@@ -61,8 +61,8 @@ def test_within_the_threshold_it_runs_without_them_and_says_so_everywhere(words,
 
 
 def test_keys_of_single_data_sets_reach_them_and_only_where_they_are_set(tmp_path):
-    from experiments.build import build_datamodule
     from experiments.recipes import load_experiment
+    from experiments.run.build import build_datamodule
 
     def build(*pairs):
         return build_datamodule(load_experiment([("exp", "smoke"), ("data.root", str(tmp_path)), *pairs]))

@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from recorded_run import offline, rank_environment, record_run, tiny_sweep
+from support.recorded_run import offline, rank_environment, record_run, tiny_sweep
 
-from experiments.dashboards.__main__ import as_json, main
+from experiments.dashboards import as_json, main
 from experiments.tracking import log_sweep
 from experiments.tracking.keys import KEYS, matching_key
-from experiments.tracking.recorded import logged_keys
+from experiments.tracking.logger import logged_keys
 
 ROOT = Path(__file__).parent.parent
 pytestmark = [
@@ -159,7 +159,7 @@ def test_wrong_words_are_answered_with_the_right_ones():
 
 
 def test_help_needs_no_wandb():
-    code = "import sys; from experiments.dashboards.__main__ import main; main(['--help']); print(set(sys.modules))"
+    code = "import sys; from experiments.dashboards import main; main(['--help']); print(set(sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=rank_environment()
     )

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from experiments.bench_data import main
-from experiments.build import build_datamodule
+from experiments.bench.data import main
 from experiments.recipes import load_experiment
+from experiments.run.build import build_datamodule
 
 
 def build(*words, name="cifar10"):

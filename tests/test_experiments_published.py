@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from golden import FORCED, golden_root
+from support.golden import FORCED, golden_root
 from test_golden import HERE as FOLDERS
 
 from experiments.train import main

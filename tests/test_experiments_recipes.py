@@ -33,7 +33,7 @@ def test_every_recipe_resolves_and_says_what_it_is(name):
 @pytest.mark.parametrize("data", TEN)
 def test_every_data_set_has_a_recipe_that_is_built_without_weights_or_data(data, source, tmp_path, monkeypatch):
     """The module and the data set come to life in an empty folder; files are asked for when a run needs them."""
-    from experiments.build import build_datamodule, build_module
+    from experiments.run.build import build_datamodule, build_module
 
     monkeypatch.chdir(tmp_path)
     config = load(exp=f"{data}_{source}")

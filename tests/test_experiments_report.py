@@ -10,16 +10,17 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from sweep_files import METHODS, MODELS, write_sweep
+from support.sweep_files import METHODS, MODELS, write_sweep
 
-from experiments.report import main, tables
-from experiments.report.charts import scatter
-from experiments.report.configs import common, without_path
-from experiments.report.curves import average_curves, drift_rows, gain_points
-from experiments.report.examples import lead, regressions
-from experiments.report.prompts import spectrum
-from experiments.report.svg import new_axes, to_svg
-from experiments.report.words import EMBEDDED, verdicts
+from experiments.report import tables
+from experiments.report.charts import new_axes, scatter, to_svg
+from experiments.report.command import main
+from experiments.report.gain_curves import average_curves, drift_rows, gain_points
+from experiments.report.markdown import result_section
+from experiments.report.sections.examples import lead, regressions
+from experiments.report.sections.prompts import spectrum
+from experiments.report.settings import common, without_path
+from experiments.report.verdict import EMBEDDED, verdicts
 from lightning_modules.metrics import Scores
 
 FAILED = [f"embedded_llava-emoji_recognition-vp-s{seed}" for seed in range(3)]
@@ -292,7 +293,7 @@ def test_a_difference_counts_only_when_it_survives_the_correction(statistics):
 
 
 def test_the_readme_section_has_controls_scores_gains_differences_and_alarms(statistics):
-    text = tables.result_section(statistics, label="`sweep=invented`")
+    text = result_section(statistics, label="`sweep=invented`")
     assert text.startswith("`sweep=invented`: 3 sources × 3 targets") and EMBEDDED in text
     for words in (
         "| method | over full image",

@@ -12,9 +12,9 @@ import os
 from pathlib import Path
 
 import pytest
-from sweep_files import write_sweep
+from support.sweep_files import write_sweep
 
-from experiments.report import main
+from experiments.report.command import main
 
 CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
 WIDTHS, SCHEMES = (1280, 390), ("light", "dark")

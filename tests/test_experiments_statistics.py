@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from statistics_data import data_set, scores
+from support.statistics_data import data_set, scores
 
 from experiments.statistics.averages import balanced, measure
 from experiments.statistics.outcomes import image_counts, outcomes, weighted_auroc
-from experiments.statistics.pooling import agreement, priors
-from experiments.statistics.rows import cell_gain
+from experiments.statistics.pairs import cell_gain
 from experiments.statistics.sharing import shared
 from experiments.statistics.significance import bootstrap_p, holm, mcnemar, worse
-from experiments.statistics.two_way import (
+from experiments.statistics.two_way import (  # fmt: skip
     Images,
     Measured,
     Prior,
+    agreement,
     half_width,
     mean_of,
     p_value,
     parts,
+    priors,
     seeds_half_width,
     summary,
-)  # fmt: skip
+)
 from lightning_modules.intervals import percentiles, t_interval
 from lightning_modules.metrics import Scores, auroc, paired_gain
 

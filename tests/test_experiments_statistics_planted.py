@@ -9,13 +9,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.stats import norm
-from statistics_data import data_set
+from support.statistics_data import data_set
 
 from experiments.statistics.averages import average, measure
 from experiments.statistics.outcomes import DataSet, image_counts, weighted_auroc
-from experiments.statistics.pooling import priors
-from experiments.statistics.rows import cell_test, judge, pair_gain
-from experiments.statistics.two_way import summary
+from experiments.statistics.pairs import cell_test, judge, pair_gain
+from experiments.statistics.two_way import priors, summary
 
 pytestmark = pytest.mark.slow
 DRAWS, SEEDS, N = 1000, 3, 256

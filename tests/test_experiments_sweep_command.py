@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-import sweep_runs
-from sweep_runs import sweep_cell
+from support import sweep_runs
+from support.sweep_runs import sweep_cell
 from test_experiments_sweep_worker import task_of
 
-from experiments import many, transfer_sweep
+from experiments import transfer_sweep
+from experiments.run import ensure as many
 from experiments.sweep import collect, engines, worker
 from experiments.sweep.folder import SweepFolder
 
@@ -165,7 +166,7 @@ def test_status_without_a_sweep_is_a_message(tmp_path):
 
 @pytest.mark.slow
 def test_plan_counts_cells_time_and_memory_and_executes_nothing(tmp_path, capsys, monkeypatch):
-    from experiments.sweep import planning
+    from experiments.sweep import plan as planning
 
     monkeypatch.setattr(planning, "identified", lambda cells: ([c._replace(id=c.label) for c in cells], []))
     out = tmp_path / "out"
@@ -184,7 +185,7 @@ def test_plan_of_what_is_not_here_says_what_is_missing(tmp_path, capsys, monkeyp
 
 
 def test_predictions_come_from_finished_cells_of_the_nearest_kind():
-    from experiments.sweep.predict import predicted
+    from experiments.sweep.plan import predicted
 
     cells = [sweep_cell(c, method=m, source=s) for c, m, s in (("a", "tvp", "m"), ("b", "tvp", "t"), ("c", "evp", "t"))]
     states = {cells[1].id: {"state": "finished", "seconds": 40}, cells[2].id: {"state": "finished", "seconds": 7}}

@@ -1,9 +1,9 @@
-"""A real sweep, killed and restarted, ends with the bytes of an undisturbed one (short form of tests/kill_sweep.py)."""
+"""A real sweep, killed and restarted, ends with an undisturbed one's bytes (short form of support/kill_sweep.py)."""
 
 from __future__ import annotations
 
-import kill_sweep
 import pytest
+from support import kill_sweep
 
 
 @pytest.mark.slow

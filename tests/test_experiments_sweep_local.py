@@ -8,10 +8,11 @@ import signal
 import time
 
 import pytest
-from sweep_runs import sweep_cell
+from support.sweep_runs import sweep_cell
 
-from experiments.sweep import local
+from experiments.sweep import slots
 from experiments.sweep.display import Display, clock, remaining
+from experiments.sweep.engines import local
 from experiments.sweep.folder import SweepFolder
 from experiments.sweep.leases import read_leases
 from experiments.sweep.worker import THREADS
@@ -53,7 +54,7 @@ for cell in cells:
 def sweep(tmp_path, monkeypatch):
     monkeypatch.setattr(local, "WORKER", ("-c", WORKER))
     monkeypatch.setattr(local, "LOOK", 0.02)
-    monkeypatch.setattr(local, "visible_gpus", list)
+    monkeypatch.setattr(slots, "visible_gpus", list)
 
     def make(*methods):
         cells = [cell._replace(method=m) for cell, m in zip(CELLS, methods, strict=False)]
@@ -133,12 +134,12 @@ def test_workers_die_with_their_parent(sweep, tmp_path):
 
 
 def test_slots_are_gpus_or_single_threads(monkeypatch):
-    monkeypatch.setattr(local, "visible_gpus", lambda: ["0", "GPU-b"])
-    assert local.local_slots(0, 9) == [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "GPU-b"}]
-    assert [s["CUDA_VISIBLE_DEVICES"] for s in local.local_slots(3, 9)] == ["0", "GPU-b", "0"]
-    monkeypatch.setattr(local, "visible_gpus", list)
-    assert local.local_slots(2, 9) == [dict.fromkeys(THREADS, "1")] * 2
-    assert len(local.local_slots(8, 3)) == 3 and len(local.local_slots(0, 99)) >= 1
+    monkeypatch.setattr(slots, "visible_gpus", lambda: ["0", "GPU-b"])
+    assert slots.local_slots(0, 9) == [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "GPU-b"}]
+    assert [s["CUDA_VISIBLE_DEVICES"] for s in slots.local_slots(3, 9)] == ["0", "GPU-b", "0"]
+    monkeypatch.setattr(slots, "visible_gpus", list)
+    assert slots.local_slots(2, 9) == [dict.fromkeys(THREADS, "1")] * 2
+    assert len(slots.local_slots(8, 3)) == 3 and len(slots.local_slots(0, 99)) >= 1
 
 
 # ---- what is shown ---------------------------------------------------------------------------------------------------

@@ -9,14 +9,15 @@ import time
 from pathlib import Path
 
 import pytest
-from sweep_engines import results, tiny_sweep
-from sweep_runs import sweep_cell
+from support.sweep_engines import results, tiny_sweep
+from support.sweep_runs import sweep_cell
 
-from experiments.sweep import engines, slurm, slurm_options
+from experiments.sweep import engines
+from experiments.sweep.engines import slurm, slurm_options
+from experiments.sweep.engines.local import run_local
+from experiments.sweep.engines.slurm_options import gpu_parameters, read_options
 from experiments.sweep.folder import SweepFolder
 from experiments.sweep.leases import process_mark, read_leases
-from experiments.sweep.local import run_local
-from experiments.sweep.slurm_options import gpu_parameters, read_options
 
 OPTIONS = {"jobs": "1", "gpus": "1", "address": "", "slurm": "cluster=local,timeout_min=60"}
 

@@ -9,10 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
-import sweep_runs
-from sweep_runs import sweep_cell
+from support import sweep_runs
+from support.sweep_runs import sweep_cell
 
-from experiments import many
+from experiments.run import ensure as many
+from experiments.run.folder import run_roles, run_scores
 from experiments.sweep import collect, leases, worker
 from experiments.sweep.folder import SweepFolder
 from experiments.sweep.samples import read_samples
@@ -25,7 +26,7 @@ def task_of(run, cell):
     """keep_samples builds the data set to know its task; the stand-ins have none."""
     from experiments.sweep.samples import Record, write_samples
 
-    roles, scores = many.run_roles(run), many.run_scores(run)
+    roles, scores = run_roles(run), run_scores(run)
     names = {"source": cell.source, "data": cell.data, "method": cell.method, "seed": cell.seed}
     names |= {"task": "recognition", "metric": "top1"}
     write_samples(run / collect.SAMPLES, [Record(target=t, role=roles[t], scores=scores[t], **names) for t in scores])

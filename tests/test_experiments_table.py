@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import many, table, tune
+from experiments import table, tune
 from experiments.baselines import compare, comparison_table
-from experiments.many import Cell
 from experiments.recipes import load_experiment
-from experiments.summary import baseline_text
+from experiments.run import ensure as many
+from experiments.run.ensure import Cell
+from experiments.run.summary import baseline_text
 from lightning_modules.controls import CONTROLS, write_scores
 from lightning_modules.metrics import Scores
 from lightning_modules.records import FIELDS, ResultLog
@@ -63,7 +64,7 @@ def test_scores_gains_and_differences_follow_from_the_samples(tmp_path):
 
 
 def test_a_summary_shows_sub_tests_apart_where_there_are_several(capsys):
-    from experiments.summary import group_rows, show_records
+    from experiments.run.summary import group_rows, show_records
 
     right = np.arange(N) < 30
     prompted = record(right)._replace(groups=["a"] * 20 + ["b"] * 20)
@@ -78,7 +79,7 @@ def test_a_summary_shows_sub_tests_apart_where_there_are_several(capsys):
 
 
 def test_curves_and_trials_read_the_pooled_rows_only(tmp_path):
-    from experiments.report import curve_rows
+    from experiments.report.gain_curves import curve_rows
 
     row = {"split": "val", "input": "prompt", "metric": "top1", "mllm": "m", "epoch": 0}
     rows = [row | {"group": "", "value": 0.5}, row | {"group": "a", "value": 0.9}]
@@ -111,27 +112,27 @@ def test_the_best_validation_score_wins_and_ties_go_to_the_cheaper_setting():
 
 
 def test_finished_cells_are_skipped_and_other_settings_refused(tmp_path, monkeypatch):
-    from experiments.run_folder import create_run_folder
+    from experiments.run.folder import create_run_folder
 
     words = [("exp", "smoke"), ("seed", "3")]
     config = load_experiment([*words, ("out", str(tmp_path / "cell"))])
     folder = create_run_folder(config)
     folder.write_status("finished")
     folder.release()
-    monkeypatch.setattr("experiments.run.start_run", lambda config: pytest.fail("a finished cell ran again"))
-    monkeypatch.setattr("experiments.run.resume_run", lambda path: pytest.fail("a finished cell was resumed"))
+    monkeypatch.setattr("experiments.run.start.start_run", lambda config: pytest.fail("a finished cell ran again"))
+    monkeypatch.setattr("experiments.run.start.resume_run", lambda path: pytest.fail("a finished cell was resumed"))
     assert many.ensure_all([Cell("cell", words)], tmp_path) == {"cell": tmp_path / "cell"}
     with pytest.raises(ValueError, match=r"run of other settings \(different: seed\)"):
         many.ensure_all([Cell("cell", [("exp", "smoke"), ("seed", "4")])], tmp_path)
 
 
 def test_a_cell_that_was_cut_short_is_continued(tmp_path, monkeypatch):
-    from experiments.run_folder import create_run_folder
+    from experiments.run.folder import create_run_folder
 
     words = [("exp", "smoke")]
     create_run_folder(load_experiment([*words, ("out", str(tmp_path / "cell"))])).release()
     resumed = []
-    monkeypatch.setattr("experiments.run.resume_run", resumed.append)
+    monkeypatch.setattr("experiments.run.start.resume_run", resumed.append)
     many.ensure_run(Cell("cell", words), tmp_path)
     assert resumed == [tmp_path / "cell"]
 

@@ -12,15 +12,13 @@ import threading
 from pathlib import Path
 
 import pytest
-from recorded_run import offline, rank_environment, tiny_sweep
+from support.recorded_run import offline, rank_environment, tiny_sweep
 
 from experiments.tracking import log_sweep
-from experiments.tracking.build import build_loggers, shows_samples
-from experiments.tracking.heatmap import colour_of, heat_maps
-from experiments.tracking.logger import WandbRun, closing
-from experiments.tracking.recorded import history, last_step, logged_keys, records, sessions, summary
+from experiments.tracking.logger import WandbRun, closing, history, last_step, logged_keys, records, sessions, summary
+from experiments.tracking.loggers import build_loggers, shows_samples
 from experiments.tracking.session import stable_id, wandb_mode
-from experiments.tracking.sweep import numbers, sweep_group, tables
+from experiments.tracking.sweep import colour_of, heat_maps, numbers, sweep_group, tables
 
 ROOT = Path(__file__).parent.parent
 
@@ -291,7 +289,7 @@ class Proxy:
 LOG_ONE = """
 import sys
 from pathlib import Path
-from experiments.tracking.build import build_loggers
+from experiments.tracking.loggers import build_loggers
 from experiments.tracking.logger import closing
 from experiments.recipes import load_experiment
 folder = Path(sys.argv[1])

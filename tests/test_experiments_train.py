@@ -16,14 +16,14 @@ import torch
 from PIL import Image
 
 from experiments.evaluate import main as evaluate
-from experiments.report import main as report
-from experiments.run_folder import read_status
+from experiments.report.command import main as report
+from experiments.run.folder import read_status
 from experiments.train import main
 from lightning_modules import atomic
 from lightning_modules.artefact import load_prompt, read_manifest
-from lightning_modules.checkpoints import AtomicCheckpointIO
 from lightning_modules.controls import CONTROLS
 from lightning_modules.records import read_rows
+from lightning_modules.trainer_callbacks import AtomicCheckpointIO
 
 ROOT = Path(__file__).parent.parent
 MODELS = {"embedded_minigpt4": "source", "embedded_instructblip": "select", "embedded_llava": "heldout"}
@@ -150,7 +150,7 @@ def test_resuming_a_finished_run_prints_its_table_and_changes_nothing(run, capsy
 def test_two_runs_never_write_the_same_folder(run, tmp_path):
     with pytest.raises(FileExistsError, match=r"already holds files.*resume="):
         smoke(run)
-    from experiments.run_folder import open_run_folder
+    from experiments.run.folder import open_run_folder
 
     held, _ = open_run_folder(run)
     with pytest.raises(FileExistsError, match="Another process is writing"):
@@ -159,7 +159,7 @@ def test_two_runs_never_write_the_same_folder(run, tmp_path):
 
 
 def test_tuning_never_reads_test(cache, tmp_path, monkeypatch):
-    from datamodules.emoji import EmojiRecognition
+    from datamodules.emoji.questions import EmojiRecognition
 
     scenes = EmojiRecognition.scenes
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
-from tiny_models import tiny_mllm
+from support.tiny_models import tiny_mllm
 
 import model_zoo.registry
 from experiments import apply, ask, import_prompt

@@ -7,8 +7,8 @@ copy in tests/data/golden is used. Everything else (sizes, files, texts, which q
 from __future__ import annotations
 
 import pytest
-from golden import FOLDERS, FORCED, Golden, golden_root, load_golden
-from golden_checks import INPUTS, close, find_check, recorded, value_of
+from support.golden import FOLDERS, FORCED, Golden, golden_root, load_golden
+from support.golden_checks import INPUTS, close, find_check, recorded, value_of
 
 from lightning_modules.optim import NormalizedSGD
 from model_zoo.templates import IMAGE_MARK, TEMPLATES

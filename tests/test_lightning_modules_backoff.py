@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from support.tiny_models import tiny_mllm
+from support.toy_data import Toy
 from test_lightning_modules_scorer import FRAME, PAD, Spec, make_prompt, make_scorer
-from tiny_models import tiny_mllm
-from toy_data import Toy
 
 from lightning_modules import ranks, scorer
 from lightning_modules.backoff import RowLimit, in_pieces, is_out_of_memory

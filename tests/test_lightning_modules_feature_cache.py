@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.tiny_models import TINY, tiny_mllm
 from test_lightning_modules_tvp import FRAME, PAD, fit, make_batch, make_module
-from tiny_models import TINY, tiny_mllm
 
 from lightning_modules import feature_cache
-from lightning_modules.clean_features import CachedFeatures, encode_clean
 from lightning_modules.feature_cache import FeatureCache
+from lightning_modules.features import CachedFeatures, encode_clean
 from lightning_modules.prompts import OverlayPrompt, PadPrompt
 
 pytestmark = [
@@ -122,7 +122,7 @@ def test_any_changed_part_of_the_key_misses(change):
 
 
 def test_numerics_and_versions_and_templates_are_part_of_the_key(monkeypatch):
-    from lightning_modules import clean_features
+    from lightning_modules import features as clean_features
     from model_zoo.templates import Template
 
     before = key()
@@ -155,7 +155,7 @@ def test_an_overlaid_and_a_padded_frame_differ_though_the_pictures_agree():
 
 
 def test_augmentations_named_alike_by_the_data_module_share_an_entry_and_others_do_not():
-    from toy_data import Toy
+    from support.toy_data import Toy
 
     data, model, made = Toy(count=3), tiny_mllm("minigpt4"), cached("unused")
     by_id: dict[str, set] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lightning_modules.answers import candidate_numbers
+from lightning_modules.answer_parser import candidate_numbers
 from lightning_modules.intervals import count_draws, index_draws, t_interval
 from lightning_modules.metrics import (
     MEAN,

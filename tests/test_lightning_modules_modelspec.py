@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 import model_zoo.registry as registry
-from experiments.build import source_specs, target_specs
 from experiments.recipes import load_experiment
+from experiments.run.build import source_specs, target_specs
 from lightning_modules.controls import Control, ControlStore
 from lightning_modules.evaluation import ModelSpec
 

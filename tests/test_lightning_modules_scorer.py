@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny_models import tiny_mllm
-from toy_data import Toy
+from support.tiny_models import tiny_mllm
+from support.toy_data import Toy
 
 import lightning_modules.evaluation as evaluation
 from lightning_modules.controls import CONTROLS, ControlStore

@@ -5,7 +5,7 @@ from __future__ import annotations
 import lightning as L
 import pytest
 import torch
-from tiny_models import tiny_mllm
+from support.tiny_models import tiny_mllm
 from torch import nn
 from torch.utils.data import DataLoader
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_models import ANSWERS, CANDIDATES, IMAGE_SIZE, N_QUERY, QUESTIONS, TINY, tiny_images, tiny_mllm
+from support.tiny_models import ANSWERS, CANDIDATES, IMAGE_SIZE, N_QUERY, QUESTIONS, TINY, tiny_images, tiny_mllm
 
 from model_zoo.base import MLLM, resize_square
 

@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from golden import golden_root
+from support.golden import golden_root
 
-import model_zoo.quant as quant
+import model_zoo.layer_options as quant
 from model_zoo.__main__ import main
-from model_zoo.published import PUBLISHED
 from model_zoo.registry import load_mllm
+from model_zoo.weights.catalogue import PUBLISHED
 
 EVA = "hub/checkpoints/eva_vit_g.pth"
 QFORMER = "hub/checkpoints/blip2_pretrained_flant5xxl.pth"
@@ -257,9 +257,9 @@ def test_quant_without_its_extra_is_refused_before_files_are_looked_at(monkeypat
 
 
 def test_a_run_that_cannot_fit_is_refused_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    import model_zoo.room as room
-    from experiments.plan import NotEnoughMemoryError, check_memory
+    import model_zoo.memory.free as room
     from experiments.recipes import load_experiment
+    from experiments.run.memory_plan import NotEnoughMemoryError, check_memory
 
     monkeypatch.setattr(room, "free_ram", lambda: room.Room(2**30, "of RAM"))
     words = {"exp": "cifar10_minigpt4", "source.weights": "nowhere", "train.accelerator": "cpu"}

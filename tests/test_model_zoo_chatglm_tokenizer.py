@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ice_text import MARKS, write_ice_text
+from support.ice_text import MARKS, write_ice_text
 
 from model_zoo.chatglm_tokenizer import ChatGLMTokenizer, decode_spaces, encode_spaces, load_tokenizer
 

@@ -8,13 +8,13 @@ import time
 from pathlib import Path
 
 import pytest
-from golden import golden_root
+from support.golden import golden_root
 
 import model_zoo.__main__ as program
 from model_zoo.__main__ import main
-from model_zoo.published import PUBLISHED
+from model_zoo.memory.sizes import PUBLISHED_SIZES
 from model_zoo.registry import REGISTRY
-from model_zoo.sizes import PUBLISHED_SIZES
+from model_zoo.weights.catalogue import PUBLISHED
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import reinitialise_, tiny_images
+from support.tiny_models import reinitialise_, tiny_images
 
-from model_zoo.clip import ClipScorer, build_clip, find_clip, load_clip
+from model_zoo.clip import ClipScorer, build_clip
+from model_zoo.registry import find_clip, load_clip
 
 CAPTIONS = ["this is a photo of a cat", "this is a photo of a dog", "this is a photo of a cat"]
 
@@ -102,7 +103,7 @@ def test_another_models_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_caption_s_features_do_not_depend_on_the_captions_beside_it():
-    from model_zoo.clip import load_clip
+    from model_zoo.registry import load_clip
 
     together, alone = load_clip("embedded"), load_clip("embedded")
     captions = [f"this is a photo of a {name}" for name in ("cat", "slice of pizza", "alarm clock", "dog", "car")]

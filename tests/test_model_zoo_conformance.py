@@ -6,14 +6,7 @@ import copy
 
 import pytest
 import torch
-from tiny_models import (
-    ANSWERS,
-    CANDIDATES,
-    IMAGE_SIZE,
-    QUESTIONS,
-    registered_mllm,
-    tiny_images,
-)
+from support.tiny_models import ANSWERS, CANDIDATES, IMAGE_SIZE, QUESTIONS, registered_mllm, tiny_images
 from torch import Tensor, nn
 
 from lightning_modules.prompts import PadPrompt

@@ -7,12 +7,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from datamodules import lessons
-from datamodules.emoji import RECOGNITION, EmojiRecognition
-from datamodules.emoji_art import NAMES
-from datamodules.scenes import World, render_scenes
-from model_zoo.clip import load_clip
-from model_zoo.embedded import train
+from datamodules.emoji.art import NAMES
+from datamodules.emoji.questions import RECOGNITION, EmojiRecognition
+from datamodules.emoji.scenes import World, render_scenes
+from experiments.embedded_zoo import __main__ as train
+from experiments.embedded_zoo import lessons
+from experiments.embedded_zoo.models import Asked, from_cache, laid_out, tower_features
 from model_zoo.embedded.build import (
     WEIGHTS,
     build_embedded,
@@ -23,8 +23,7 @@ from model_zoo.embedded.build import (
     read_config,
 )
 from model_zoo.embedded.text import ClipTokenizer, build_tokenizer, train_tokenizer
-from model_zoo.embedded.train_models import Asked, from_cache, laid_out, tower_features
-from model_zoo.registry import load_mllm, weight_files
+from model_zoo.registry import load_clip, load_mllm, weight_files
 
 MODELS = embedded_names()
 ON_VIT = [name for name in MODELS if model_config(name)["tower"] == "vit"]
@@ -146,7 +145,7 @@ def test_unknown_name_lists_the_models():
 
 
 def test_missing_file_says_how_to_get_it(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"No vit\.safetensors in .*python -m model_zoo\.embedded\.train vit"):
+    with pytest.raises(FileNotFoundError, match=r"No vit\.safetensors in .*python -m experiments\.embedded_zoo vit"):
         load_embedded("embedded_bliva", folder=tmp_path)
 
 

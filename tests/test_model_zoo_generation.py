@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_models import QUESTIONS, tiny_images, tiny_mllm
+from support.tiny_models import QUESTIONS, tiny_images, tiny_mllm
 from torch import Tensor
 
 from model_zoo.base import MLLM

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_models import PUBLISHED_TINY, tiny_images, tiny_mllm
+from support.tiny_models import PUBLISHED_TINY, tiny_images, tiny_mllm
 from torch import Tensor
 
 from model_zoo.base import CLIP_MEAN, CLIP_STD, MLLM

@@ -11,10 +11,10 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
-from tiny_models import ANSWERS, QUESTIONS, tiny_images, tiny_mllm
+from support.tiny_models import ANSWERS, QUESTIONS, tiny_images, tiny_mllm
 from torch import nn
 
-import model_zoo.quant as quant
+import model_zoo.layer_options as quant
 from model_zoo.registry import load_mllm
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_models import ANSWERS, CANDIDATES, QUESTIONS, tiny_chatglm, tiny_images, tiny_mllm
+from support.tiny_models import ANSWERS, CANDIDATES, QUESTIONS, tiny_chatglm, tiny_images, tiny_mllm
 from torch import Tensor
 
 from model_zoo.base import MLLM
 from model_zoo.chatglm import ChatGLMConfig, inverse_frequencies, rotary_tables, rotate
-from model_zoo.checkpointing import checkpoint_layers_
-from model_zoo.packing import block_mask, score_packed
+from model_zoo.layer_options import checkpoint_layers_
 from model_zoo.prefix_lm import PREFIX_LM, glm_positions, glm_rows, prefix_seen
+from model_zoo.scoring.packing import block_mask, score_packed
+from model_zoo.scoring.trie import build_trie
 from model_zoo.sequences import IMAGE, embed_rows, pad_rows
-from model_zoo.trie import build_trie
 
 
 @pytest.fixture(scope="module")

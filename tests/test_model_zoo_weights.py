@@ -10,14 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from golden import golden_root
+from support.golden import golden_root
 
-from model_zoo.registry import (
-    get_entry,
-    load_mllm,
-    missing_files,
-    weight_files,
-)
+from model_zoo.registry import get_entry, load_mllm, missing_files, weight_files
 from model_zoo.weights import filling
 from model_zoo.weights.eva import convert_eva
 from model_zoo.weights.headers import read_headers

@@ -1,6 +1,6 @@
 """`python -m experiments.report`."""
 
 from experiments.cli import run_command
-from experiments.report import main
+from experiments.report.command import main
 
 run_command(main)

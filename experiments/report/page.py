@@ -6,17 +6,16 @@ from html import escape
 from pathlib import Path
 from string import Template
 
-from experiments.report import tables
-from experiments.report.curve_sections import curves_section, drift_section
-from experiments.report.examples import examples_section, regression_table, regressions_section
-from experiments.report.heatmap import heatmap
-from experiments.report.html import paragraph
-from experiments.report.material import Material
-from experiments.report.pictures import Gallery
-from experiments.report.prompts import prompts_section
-from experiments.report.runs import missing_section, runs_section
-from experiments.report.sections import alarms_section, headline_section, reading_section
-from experiments.report.words import EMBEDDED, about, verdicts
+from experiments.report.load import Material
+from experiments.report.markup import paragraph
+from experiments.report.sections.curves import curves_section, drift_section
+from experiments.report.sections.examples import examples_section, regressions_section
+from experiments.report.sections.gallery import Gallery
+from experiments.report.sections.headline import alarms_section, headline_section, reading_section
+from experiments.report.sections.matrix import heatmap
+from experiments.report.sections.prompts import prompts_section
+from experiments.report.sections.runs import missing_section, runs_section
+from experiments.report.verdict import EMBEDDED, about, verdicts
 
 HERE = Path(__file__).parent
 
@@ -85,24 +84,3 @@ def _intros(material: Material, gallery: Gallery) -> dict[str, str]:
         "regressions": "Chosen because they are the worst; they are not typical. Samples: right with the black border, "
         f"wrong with the prompt, the largest loss of the right answer's lead first.{where}",
     }
-
-
-def report_markdown(material: Material) -> str:
-    """report.md: the verdict in words and every table of numbers."""
-    statistics = material.statistics
-    named = [
-        ("Average gains", tables.headline(statistics)),
-        ("On the source itself", tables.headline(statistics, "source")),
-        ("Paired differences", tables.differences(statistics)),
-        ("Negative transfer", tables.alarms(statistics)),
-        *((f"Targets: {data}", tables.by_target(statistics, data)) for data in material.data_sets()),
-        ("By what source and target share", tables.shared(statistics)),
-        ("Without a learned prompt", tables.controls(statistics)),
-        ("Worst regressions", regression_table(material)),
-        ("Missing or failed", tables.missing(statistics)),
-    ]
-    parts = [f"# Transfer report: {material.name}", *([material.label] if material.label else []), about(statistics)]
-    parts += ["\n".join(f"* {text}" for text in verdicts(statistics))]
-    parts += ["Curves, pictures and the matrix with intervals: [report.html](report.html)."]
-    parts += [f"## {title}\n\n{tables.markdown_table(content).strip()}" for title, content in named]
-    return "\n\n".join(parts) + "\n"

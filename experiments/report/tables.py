@@ -2,96 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
-CONTROL_NAMES = {
-    "full": "full image",
-    "black": "black border",
-    "constant": "best constant border",
-    "replicate": "replicate padding",
-}
-METHOD_ORDER = ("none", "vp", "evp", "tvp")
-
-
-class Table(NamedTuple):
-    """caption: what the numbers are, with n, seeds and interval. rows: text, the first column names the row."""
-
-    caption: str
-    header: list[str]
-    rows: list[list[str]]
-
-
-def markdown_table(table: Table) -> str:
-    """The table with its caption below, or a line that says there is nothing."""
-    if not table.rows:
-        return f"{table.caption} None.\n"
-    lines = [f"| {' | '.join(table.header)} |", "|---" + "|---:" * (len(table.header) - 1) + "|"]
-    rows = [" | ".join(cell.replace("|", "\\|") for cell in row) for row in table.rows]
-    return "\n".join([*lines, *(f"| {row} |" for row in rows), "", table.caption]) + "\n"
-
-
-# ---- numbers as people read them -------------------------------------------------------------------------------------
-def score(value: float) -> str:
-    """A fraction in %."""
-    return f"{100 * value:.1f}"
-
-
-def change(value: float) -> str:
-    """A difference of fractions in points, with a true minus sign; nothing is -0.0."""
-    text = f"{100 * value:+.1f}"
-    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
-
-
-def with_interval(entry: Mapping) -> str:
-    return f"{change(entry['value'])} [{change(entry['low'])}, {change(entry['high'])}]"
-
-
-def p_text(value: float | None) -> str:
-    if value is None:
-        return "–"
-    return "<0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def short(name: str) -> str:
-    """`embedded_llava` -> `llava`: tables say once that the models are the embedded ones."""
-    return name.removeprefix("embedded_")
-
-
-def method_order(methods: Iterable[str]) -> list[str]:
-    """none, vp, evp, tvp, then others by name."""
-    known = {name: i for i, name in enumerate(METHOD_ORDER)}
-    return sorted(set(methods), key=lambda name: (known.get(name, len(known)), name))
-
-
-def main_method(statistics: Mapping) -> str:
-    """tvp where it was run, else the last method that learns something, else `none`."""
-    methods = method_order(cell["method"] for cell in statistics["cells"])
-    return "tvp" if "tvp" in methods else methods[-1] if methods else ""
-
-
-def is_embedded(statistics: Mapping) -> bool:
-    return any(cell[key].startswith("embedded_") for cell in statistics["cells"] for key in ("source", "target"))
-
-
-def interval_kind(entries: Iterable[Mapping]) -> str:
-    """What the intervals of these numbers are over: several seeds, or one."""
-    kinds = sorted({entry["interval"] for entry in entries})
-    return f"95 % interval over {' or '.join(kinds) or 'test images'}".replace("over images", "over test images")
-
-
-def is_own(entry: Mapping) -> bool:
-    """The target is what the prompt was learned on (one of several, for an ensemble): no transfer."""
-    return entry["role"] == "source" or entry["source"] == entry["target"]
-
-
-def counts(entry: Mapping) -> str:
-    return f"{entry['pairs']} pairs × {_seeds(entry)} seeds, n {entry['n']}"
-
-
-def _seeds(entry: Mapping) -> int:
-    seeds = entry["seeds"]
-    return seeds if isinstance(seeds, int) else len(seeds)
+from experiments.report.numbers import (
+    CONTROL_NAMES,
+    Table,
+    change,
+    counts,
+    interval_kind,
+    is_own,
+    method_order,
+    p_text,
+    score,
+    seed_count,
+    short,
+    with_interval,
+)
 
 
 # ---- the tables ------------------------------------------------------------------------------------------------------
@@ -134,7 +60,7 @@ def alarms(statistics: Mapping) -> Table:
         [
             f"{short(e['source'])} → {short(e['target'])}",
             *(with_interval(e), CONTROL_NAMES[e["control"]], p_text(e["p_holm"]), e["method"], e["data"]),
-            str(_seeds(e)),
+            str(seed_count(e)),
         ]
         for e in sorted(statistics["alarms"], key=lambda e: e["value"])
     ]
@@ -176,8 +102,8 @@ def by_target(statistics: Mapping, data: str, control: str = "") -> Table:
     caption = (
         f"{data}: prompted {metric} in % (gain in points over {names}), mean over "
         f"{_range({len({p['source'] for p in pairs if p['target'] == t}) for t in targets})} other sources and "
-        f"{_range({_seeds(p) for p in pairs})} seeds, n {_range({p['n'] for p in pairs})} test images; intervals of "
-        "every pair are in the report."
+        f"{_range({seed_count(p) for p in pairs})} seeds, n {_range({p['n'] for p in pairs})} test images; intervals "
+        "of every pair are in the report."
     )
     return Table(caption, ["method", *map(short, targets)], rows)
 
@@ -221,25 +147,3 @@ def missing(statistics: Mapping) -> Table:
         label = f"{short(entry['source'])}-{entry['data']}-{entry['method']}-s{entry['seed']}"
         rows.append([label, entry["status"], " ".join(str(entry["error"] or "–").split())])
     return Table("Cells of the sweep without a result.", ["cell", "status", "error"], rows)
-
-
-def result_section(statistics: dict, *, label: str) -> str:
-    """README's text on a sweep: what it is, the verdict in words, the headline tables, one table a data set, alarms.
-
-    label: what the sweep is called in the text, e.g. `sweep=embedded`.
-    """
-    from experiments.report.words import about, verdicts
-
-    data_sets = sorted({cell["data"] for cell in statistics["cells"]})
-    parts = [f"{label}: {about(statistics)}", "\n".join(f"* {text}" for text in verdicts(statistics))]
-    parts += [markdown_table(headline(statistics)), markdown_table(headline(statistics, "source"))]
-    parts += [markdown_table(differences(statistics))]
-    parts += [markdown_table(by_target(statistics, data)) for data in data_sets]
-    parts += [markdown_table(controls(statistics)), markdown_table(_few(alarms(statistics), 10))]
-    return "\n\n".join(part.strip() for part in parts)
-
-
-def _few(table: Table, most: int) -> Table:
-    left = len(table.rows) - most
-    more = f" The {most} largest losses; {left} more are in the report." if left > 0 else ""
-    return table._replace(caption=table.caption + more, rows=table.rows[:most])

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from experiments.statistics.averages import difference_rows, method_rows, shared_rows
 from experiments.statistics.outcomes import gather
-from experiments.statistics.rows import ALPHA, cell_rows, pair_rows
+from experiments.statistics.pairs import ALPHA, cell_rows, pair_rows
 from experiments.sweep.samples import Record, all_records
 from lightning_modules.atomic import replace_file
 from lightning_modules.controls import CONTROLS

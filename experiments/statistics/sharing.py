@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from model_zoo.published import PUBLISHED
 from model_zoo.registry import canonical, get_entry
+from model_zoo.weights.catalogue import PUBLISHED
 
 MODEL, BOTH = "same model", "same tower weights and architecture"
 TOWER, ARCHITECTURE, NOTHING = "same tower weights", "same architecture", "nothing"

@@ -29,7 +29,7 @@ the interval just reaches zero, so both always agree.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -157,3 +157,52 @@ def mean_of(measured: Sequence[Measured]) -> Measured:
     images = [Images(of.covariance / count**2, of.n) for m in measured for of in m.images]
     means, draws = (np.mean([m[part] for m in measured], axis=0) for part in (0, 2))
     return Measured(means, tuple(images), draws)
+
+
+FEWEST = 3
+
+
+def priors(variances: Sequence[tuple[str, float, int]], n: int) -> dict[str, Prior]:
+    """source -> what the pairs of all other sources say about its variance over seeds.
+
+    variances: (source, variance over its seeds, number of seeds) of each pair of one method and data set. n: images;
+    the metric is known to 1/n, so a variance below that of the rounding, 1 / (12 n^2), counts as that.
+    """
+    known = [(source, max(variance, 1 / (12 * n**2)), count) for source, variance, count in variances if count > 1]
+    return {source: _prior([of for of in known if of[0] != source]) for source in {of[0] for of in variances}}
+
+
+def _prior(others: Sequence[tuple[str, float, int]]) -> Prior:
+    if len(others) < FEWEST:
+        return NO_PRIOR
+    variances, df = np.array([of[1] for of in others]), np.array([of[2] - 1 for of in others])
+    independent = sum(_by_source(others).values())
+    trusted = min(agreement(variances, df), independent / 2)
+    return Prior(float(variances.mean()), trusted)
+
+
+def _by_source(pairs: Iterable[tuple[str, float, int]]) -> dict[str, int]:
+    """Degrees of freedom of each source's seeds: its pairs share the prompts."""
+    found: dict[str, int] = {}
+    for source, _, count in pairs:
+        found[source] = max(found.get(source, 0), count - 1)
+    return found
+
+
+def agreement(variances: np.ndarray, df: np.ndarray) -> float:
+    """Degrees of freedom that one pair's variance is known with from others: how much the true ones agree.
+
+    The variance of log s^2 is trigamma(df / 2) from sampling plus trigamma(d0 / 2) from true variances drawn as
+    scaled inverse chi-squared with d0 degrees of freedom; this is d0, infinite where sampling explains everything.
+    """
+    from scipy.optimize import brentq
+    from scipy.special import polygamma
+
+    half = df / 2
+    logs = np.log(variances) - polygamma(0, half) + np.log(half)
+    excess = float(logs.var(ddof=1) - polygamma(1, half).mean())
+    if excess <= polygamma(1, 1e4):
+        return float("inf")
+    if excess >= polygamma(1, 1e-3):
+        return 0.0
+    return 2 * float(brentq(lambda x: float(polygamma(1, x)) - excess, 1e-3, 1e4))

@@ -13,6 +13,11 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("model_zoo", "datamodules", "lightning_modules")
+# What lies there and cannot change a score: getting data, listing and checking files, planning memory.
+NO_SOURCES = (
+    *("datamodules/prepare/", "datamodules/__main__.py"),
+    *("model_zoo/__main__.py", "model_zoo/listing.py", "model_zoo/check.py", "model_zoo/memory/"),
+)
 # Words that change where and how fast a cell is computed, never what comes out. Weights and data are in by fingerprint.
 VOLATILE = (
     *("out", "resume", "log", "source.weights", "data.root", "data.workers", "data.cache", "targets.residency"),
@@ -145,11 +150,15 @@ def settled(config: DictConfig) -> dict:
 def code_version() -> str:
     """sha256 over the sources of the three packages that decide a result; a commit that touches none changes nothing.
 
-    Text files (.py, .json, .yaml) by path below the repository; shipped weights count by their own fingerprints.
+    Text files (.py, .json, .yaml) by path below the repository, but for `NO_SOURCES`; shipped weights count by their
+    own fingerprints.
     """
     digest = hashlib.sha256()
     for path in _files(ROOT / name for name in SOURCES):
-        digest.update(f"{path.relative_to(ROOT).as_posix()}\0".encode())
+        name = path.relative_to(ROOT).as_posix()
+        if name.startswith(NO_SOURCES):
+            continue
+        digest.update(f"{name}\0".encode())
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:16]
 
@@ -168,7 +177,7 @@ class Fingerprints:
 
     def missing(self, config: DictConfig) -> list[str]:
         """Blocks of text for missing weights and data of one cell."""
-        from experiments.run import missing_things
+        from experiments.run.preflight import missing_things
 
         models = (config.source.name, *config.targets.names, *(source.name for source in config.sources))
         key = (models, config.source.weights, bool(config.method.tse), config.method.clip, _data_key(config))
@@ -189,7 +198,7 @@ class Fingerprints:
         return found | ({"clip": self._clip(config)} if config.method.tse else {})
 
     def _clip(self, config: DictConfig) -> str:
-        from model_zoo.clip import clip_fingerprint
+        from model_zoo.registry import clip_fingerprint
 
         key = (f"clip {config.method.clip}", config.source.weights)
         if key not in self._weights:
@@ -198,7 +207,7 @@ class Fingerprints:
 
     def data(self, config: DictConfig) -> dict[str, str]:
         """split -> fingerprint of its rows and pictures."""
-        from experiments.build import build_datamodule
+        from experiments.run.build import build_datamodule
 
         key = _data_key(config)
         if key not in self._data:

@@ -23,9 +23,8 @@ def keep_samples(run: Path, cell: SweepCell) -> None:
     """Write RUN/samples.parquet from the scores of a finished run."""
     from omegaconf import OmegaConf
 
-    from experiments.build import build_datamodule
-    from experiments.many import run_roles, run_scores
-    from experiments.run_folder import CONFIG
+    from experiments.run.build import build_datamodule
+    from experiments.run.folder import CONFIG, run_roles, run_scores
     from lightning_modules.metrics import primary_metric
 
     task = build_datamodule(OmegaConf.load(run / CONFIG)).task

@@ -35,7 +35,7 @@ def work(out: Path, plan: str, name: str, *, stop: Callable[[], bool] = lambda: 
         ValueError: this host's sources are not those the plan was made with.
         OSError: the disk is full.
     """
-    from experiments.caches import kept_source
+    from experiments.run.shared_source import kept_source
 
     folder = SweepFolder(out)
     cells, made = folder.read_plan(plan)
@@ -91,9 +91,9 @@ def compute(folder: SweepFolder, leases: Leases, cell: SweepCell) -> bool:
     A failure that concerns the cell is recorded and does not stop the worker. Ctrl-C and a full disk do; the run keeps
     what it has and is continued by whoever takes the cell next.
     """
-    from experiments.caches import keep_sources
-    from experiments.many import Cell, ensure_run
-    from experiments.progress import watching
+    from experiments.run.ensure import Cell, ensure_run
+    from experiments.run.progress import watching
+    from experiments.run.shared_source import keep_sources
     from experiments.sweep.collect import keep_samples
 
     started, run = time.time(), folder.cells / cell.folder

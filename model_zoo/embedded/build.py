@@ -132,7 +132,7 @@ def _fill_(model: nn.Module, path: Path, prefix: str) -> None:
     if not path.is_file():
         raise FileNotFoundError(
             f"No {path.name} in '{path.parent}'. It ships with the package: reinstall it, or train it with "
-            f"python -m model_zoo.embedded.train {path.stem} out={path.parent}"
+            f"python -m experiments.embedded_zoo {path.stem} out={path.parent}"
         )
     tensors = {prefix + key: t.float() for key, t in load_file(path).items()}
     unknown = model.load_state_dict(tensors, strict=False).unexpected_keys

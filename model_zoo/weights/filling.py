@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,6 @@ from model_zoo.weights.headers import read_headers
 from model_zoo.weights.safe import load_tensors, own, put_
 
 Convert = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
-"""One file's tensors (on any device) by the names of the module they go to; what is not used is left out."""
 
 
 class Feed(NamedTuple):
@@ -66,3 +65,12 @@ def merged_headers(paths: Iterable[Path]) -> dict[str, Tensor]:
     for path in paths:
         header |= read_headers(path)
     return header
+
+
+class Parts(NamedTuple):
+    """What every layout of a model's files comes down to; an adapter is built from these."""
+
+    connector: nn.Module
+    llm: nn.Module
+    tokenizer: Any
+    qformer_tokenizer: Any = None

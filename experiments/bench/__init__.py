@@ -1,0 +1,1 @@
+"""Times scoring and training against the naive protocol: `python -m experiments.bench`."""

@@ -1,0 +1,144 @@
+"""The GPU variant: ours at the published shapes with random bfloat16 weights, in tokens/s, TFLOP/s and bytes.
+
+Imports nothing beyond torch, transformers and our own modules, so that a bare machine can run it.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from experiments.bench.models import ARCHITECTURES, MEDIUM, Inputs, Size, bench_inputs, bench_names, build_bench_model
+from experiments.bench.timing import first_layers
+
+NO_GPU = "no GPU"
+PEAKS = (("H200", 989), ("H100 PCIe", 756), ("H100", 989), ("A100", 312), ("L40S", 362), ("RTX 4090", 165))
+"""Dense bfloat16 TFLOP/s by a part of the device's name, from the makers' data sheets; the first that fits counts."""
+
+VISION, QFORMER = (1408, 39, 16, 6144), (768, 12, 12, 3072)
+SEVEN_B = MEDIUM._replace(vision=VISION, qformer=QFORMER, llm=(4096, 32, 32, 11008), vocab=32000)
+PUBLISHED: dict[str, Size] = {
+    **dict.fromkeys(ARCHITECTURES, SEVEN_B),
+    "blip2_t5": SEVEN_B._replace(llm=(2048, 24, 32, 5120), vocab=32128),  # FlanT5-XL
+    "blip2_opt": SEVEN_B._replace(llm=(4096, 32, 32, 10923), vocab=50272),  # feed-forward 16384
+    "visualglm": SEVEN_B._replace(llm=(4096, 28, 32, 10923), vocab=130528),
+}
+
+
+def gpu_rows(*, batch: int = 0, repeats: int = 5) -> Iterator[dict[str, Any]]:
+    """Rows of all architectures as they are ready: ranking with 10 and 100 candidates, training with FCA.
+
+    batch 0: 16. No TSE: CLIP needs open_clip.
+    """
+    for architecture in ARCHITECTURES:
+        size = PUBLISHED[architecture]
+        model = build_bench_model(architecture, size, device="cuda", dtype=torch.bfloat16)
+        inputs = bench_inputs(batch or 16, size)
+        for path, candidates, call in gpu_calls(model, inputs, size):
+            yield gpu_row(model, path, candidates, len(inputs.images), repeats, call)
+        del model, call
+        torch.cuda.empty_cache()
+
+
+def gpu_calls(model: Any, inputs: Inputs, size: Size) -> list[tuple[str, int | None, Callable[[], Any]]]:
+    """(path, candidates, pass) of one model, on its device."""
+    frames = F.pad(inputs.images, [size.pad] * 4).to(model.device)
+
+    def rank(n: int) -> Callable[[], Tensor]:
+        return torch.inference_mode()(lambda: model.score(frames, inputs.questions, bench_names(n)))
+
+    return [
+        ("rank", 10, rank(10)),
+        ("rank", 100, rank(100)),
+        ("train_fca", None, lambda: _train(model, frames, inputs)),
+    ]
+
+
+def _train(model: Any, frames: Tensor, inputs: Inputs) -> None:
+    """Task loss and FCA of a prompt that is a constant shade, forward and backward."""
+    from lightning_modules.losses import fca_loss
+
+    delta = torch.full_like(frames[0], 0.1).requires_grad_()
+    prompted = frames + delta
+    visual = model.encode_image(prompted, inputs.questions)
+    nats, tokens = model.answer_loss(prompted, inputs.questions, inputs.answers, visual=visual)
+    with torch.no_grad():
+        reference = model.encode_image(frames, inputs.questions)
+    (nats.sum() / tokens.sum() + 0.005 * fca_loss(visual.tokens, reference.tokens)).backward()
+
+
+def gpu_row(
+    model: Any, path: str, candidates: int | None, batch: int, repeats: int, call: Callable[[], Any]
+) -> dict[str, Any]:
+    """Median seconds of a pass, LLM tokens a second, TFLOP/s done, share of the device's peak, peak bytes."""
+    torch.cuda.reset_peak_memory_stats()
+    with llm_tokens(model) as tokens:
+        work = flops(call)
+    times = [_gpu_seconds(call) for _ in range(repeats + 1)][1:]
+    taken, name = statistics.median(times), torch.cuda.get_device_name()
+    values = {
+        "architecture": model.name, "path": path, "candidates": candidates, "batch": batch, "repeats": repeats,
+        "ours_s": taken, "tokens_per_s": sum(tokens) / taken, "tflops_per_s": work / taken / 1e12,
+        "peak_bytes": torch.cuda.max_memory_allocated(),
+    }  # fmt: skip
+    peak = device_peak(name)
+    return values | ({"share_of_peak": values["tflops_per_s"] / peak} if peak else {})
+
+
+def _gpu_seconds(call: Callable[[], Any]) -> float:
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    call()
+    torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def flops(call: Callable[[], Any]) -> int:
+    """Floating-point operations of the matrix products, convolutions and attention a call really does.
+
+    A product of (m, k) and (k, n) counts 2 m k n.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()
+
+
+@contextmanager
+def llm_tokens(model: Any) -> Iterator[list[int]]:
+    """Entries (batch times length) of each LLM forward made inside the `with`; T5's encoder and decoder both count."""
+    seen: list[int] = []
+
+    def add(_: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        seen.append(hidden.shape[0] * hidden.shape[1])
+
+    handles = [layer.register_forward_pre_hook(add, with_kwargs=True) for layer in first_layers(model.llm)]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def device_peak(name: str) -> int | None:
+    """Dense bfloat16 TFLOP/s of a device by its name, or None where `PEAKS` does not know it."""
+    return next((peak for part, peak in PEAKS if part in name), None)
+
+
+def gpu_line(row: dict[str, Any]) -> str:
+    """One row as a line of text."""
+    share = f", {row['share_of_peak']:.0%} of peak" if "share_of_peak" in row else ""
+    return (
+        f"{row['architecture']:13} {row['path']:10} {row['candidates'] or '':>4}  {row['ours_s']:7.3f} s  "
+        f"{row['tokens_per_s']:9,.0f} tokens/s  {row['tflops_per_s']:6.1f} TFLOP/s{share}  "
+        f"{row['peak_bytes'] / 2**30:5.1f} GiB"
+    )

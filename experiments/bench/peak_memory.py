@@ -1,0 +1,90 @@
+"""Peak memory of packed ranking beside that of the prefix alone, each measured in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.cli import flat_options, run_command
+
+USAGE = """
+python -m experiments.bench.peak_memory architecture=NAME side=prefix|packed [batch=4] [candidates=100] [size=MEDIUM]
+
+One process of `experiments.bench`: prints its own peak resident bytes, weights included, after one pass. `prefix` is
+one vision encode and one prefix forward; `packed` scores the candidates too.
+"""
+DEFAULTS: dict[str, Any] = {"architecture": ..., "side": ..., "batch": 4, "candidates": 100, "size": "MEDIUM"}
+SIDES = ("prefix", "packed")
+
+
+def main(argv: Sequence[str]) -> int:
+    options: Any = flat_options(argv, DEFAULTS, usage=USAGE)
+    if options is None:
+        return 0
+    if options["side"] not in SIDES:
+        raise ValueError(f"Unknown side '{options['side']}'. Available: {', '.join(SIDES)}.")
+    run_once(**options)
+    print(peak_bytes())
+    return 0
+
+
+def run_once(architecture: str, side: str, batch: int, candidates: int, size: str) -> None:
+    """One pass of a side over a random model; `size` names one of `bench_models`."""
+    import torch.nn.functional as F
+
+    from experiments.bench import models as bench_models
+    from experiments.bench.floor import rank_floor
+    from experiments.bench.tasks import rank_task
+
+    numbers = getattr(bench_models, size)
+    model, inputs = (
+        bench_models.build_bench_model(architecture, numbers),
+        bench_models.bench_inputs(batch, numbers),
+    )
+    frames = F.pad(inputs.images, [numbers.pad] * 4)
+    if side == "prefix":
+        rank_floor(model, frames)()
+    else:
+        rank_task(model, frames, inputs.questions, bench_models.bench_names(candidates)).ours()
+
+
+def peak_bytes() -> int:
+    """Peak resident bytes of this process.
+
+    Linux: VmHWM. `getrusage` will not do there: a child's peak begins at its parent's size at the fork.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
+        if "VmHWM" in lines:
+            return 1024 * int(lines["VmHWM"].split()[0])
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def rss_row(architecture: str, *, batch: int = 4, candidates: int = 100, size: str = "MEDIUM") -> dict[str, Any]:
+    """{architecture, candidates, batch, prefix_bytes, packed_bytes, ratio}; ratio = packed / prefix.
+
+    Raises RuntimeError with the process's own words where one fails.
+    """
+    peaks = {f"{side}_bytes": _measured(architecture, side, batch, candidates, size) for side in SIDES}
+    ratio = peaks["packed_bytes"] / peaks["prefix_bytes"]
+    return {"architecture": architecture, "candidates": candidates, "batch": batch, **peaks, "ratio": ratio}
+
+
+def _measured(architecture: str, side: str, batch: int, candidates: int, size: str) -> int:
+    words = [f"architecture={architecture}", f"side={side}", f"batch={batch}", f"candidates={candidates}"]
+    command = [sys.executable, "-m", "experiments.bench.peak_memory", *words, f"size={size}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command[1:])} ended with code {done.returncode}: {done.stderr.strip()[-500:]}")
+    return int(done.stdout.split()[-1])
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,1 +1,0 @@
-"""W&B dashboards as code: one workspace for a run, one for a sweep (extra `dashboards`)."""

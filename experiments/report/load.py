@@ -1,0 +1,221 @@
+"""What a report is made of: statistics of a folder, and the run folders behind them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments.report.gain_curves import Point, drift_rows, gain_points
+from experiments.report.numbers import main_method
+
+SCHEMA = 1
+
+
+class Cell(NamedTuple):
+    """What was trained once: (source, data, method, seed)."""
+
+    source: str
+    data: str
+    method: str
+    seed: int
+
+    @property
+    def label(self) -> str:
+        return f"{self.source}-{self.data}-{self.method}-s{self.seed}"
+
+
+class Run(NamedTuple):
+    """A cell's run folder as the report reads it. link: relative to the page. drifts: mllm -> feature drift."""
+
+    cell: Cell
+    folder: Path
+    link: str
+    state: str
+    config: dict[str, Any]
+    points: list[Point]
+    drift: str
+    drifts: dict[str, float]
+
+
+class Material(NamedTuple):
+    """name: what the sweep or run is called. label: what its recipe says of it. method: whose prompts are shown.
+    control: which one is shown first.
+    """
+
+    name: str
+    label: str
+    folder: Path
+    statistics: dict[str, Any]
+    runs: dict[Cell, Run]
+    method: str
+    control: str
+    examples: int
+
+    def cells(self) -> list[Cell]:
+        return sorted({cell_of(entry) for entry in self.statistics["cells"]})
+
+    def data_sets(self) -> list[str]:
+        return sorted({cell["data"] for cell in self.statistics["cells"]})
+
+
+def cell_of(entry: dict) -> Cell:
+    return Cell(entry["source"], entry["data"], entry["method"], entry["seed"])
+
+
+def sweep_material(folder: Path, *, control: str, method: str, examples: int) -> Material:
+    """Raises: ValueError (damaged file, unknown control or method), FileNotFoundError (nothing finished)."""
+    statistics = read_statistics(folder)
+    cells = sorted({cell_of(entry) for entry in statistics["cells"]})
+    folders = run_folders(folder)
+    runs = {cell: read_run(cell, folders[cell.label], folder, statistics) for cell in cells if cell.label in folders}
+    return _material(
+        _name(folder),
+        str(latest_plan(folder).get("label") or ""),
+        folder,
+        statistics,
+        runs,
+        control=control,
+        method=method,
+        examples=examples,
+    )
+
+
+def _material(
+    name: str, label: str, folder: Path, statistics: dict, runs: dict, *, control: str, method: str, examples: int
+) -> Material:
+    method = _known("method", method or main_method(statistics), {c["method"] for c in statistics["cells"]})
+    return Material(
+        name, label, folder, statistics, runs, method, _known("control", control, statistics["controls"]), examples
+    )
+
+
+def run_material(folder: Path, *, control: str, method: str, examples: int) -> Material:
+    """A single finished run as a sweep of one cell."""
+    from experiments.run.folder import CONFIG, run_roles, run_scores
+    from experiments.statistics import analyse
+    from experiments.sweep.samples import Record
+    from lightning_modules.records import read_rows
+
+    row = next(row for row in read_rows(folder / "results.jsonl") if row["split"] == "test")
+    cell = Cell(row["source"], row["data"], row["method"], row["seed"])
+    metric, roles = row["metric"], run_roles(folder)
+    task = {"auroc": "reasoning", "top1": "recognition"}.get(metric, "counting")
+    records = [
+        Record(cell.source, target, cell.data, cell.method, cell.seed, task, metric, roles[target], scores)
+        for target, scores in run_scores(folder).items()
+    ]
+    statistics = checked(analyse(records), folder / CONFIG)
+    runs = {cell: read_run(cell, folder, folder, statistics)}
+    return _material(
+        folder.resolve().name, "", folder, statistics, runs, control=control, method=method, examples=examples
+    )
+
+
+# ---- statistics ----------------------------------------------------------------------------------------------------
+def read_statistics(folder: Path) -> dict[str, Any]:
+    """statistics.json, made anew where it is absent or some samples are newer.
+
+    Raises:
+        FileNotFoundError: no samples yet. ValueError: damaged, or of another version.
+    """
+    path, samples = folder / "statistics.json", sorted((folder / "samples").glob("*.parquet"))
+    if not samples and not path.is_file():
+        raise FileNotFoundError(
+            f"Nothing has finished in '{folder}' yet: expected samples/*.parquet. Continue the sweep with "
+            f"`python -m experiments.transfer_sweep out={folder}`, or look at it with `... status out={folder}`."
+        )
+    newest = max((sample.stat().st_mtime for sample in samples), default=0.0)
+    if not path.is_file() or path.stat().st_mtime < newest:
+        from experiments.statistics import write_statistics
+
+        write_statistics(folder)
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(
+            f"'{path}' is damaged ({error}). Delete it and make the report again: it is rebuilt."
+        ) from None
+    statistics = checked(content, path)
+    if not statistics["cells"]:
+        raise FileNotFoundError(
+            f"Nothing has finished in '{folder}' yet ({len(statistics['missing'])} cells missing or failed). Continue "
+            f"the sweep with `python -m experiments.transfer_sweep out={folder}`."
+        )
+    return statistics
+
+
+def checked(content: Any, path: Path) -> dict[str, Any]:
+    """Raises: ValueError when `content` is no statistics of the version this report reads."""
+    needed = {"schema", "alpha", "controls", "metrics", "cells", "pairs", "methods", "shared", "differences", "alarms"}
+    lacking = sorted((needed | {"missing"}) - set(content)) if isinstance(content, dict) else ["everything"]
+    if lacking or content["schema"] != SCHEMA:
+        found = f"lacks {', '.join(lacking)}" if lacking else f"has schema {content['schema']}"
+        raise ValueError(f"'{path}' {found}. Expected schema {SCHEMA}. Delete it and make the report again.")
+    return content
+
+
+def _known(what: str, value: str, available: Any) -> str:
+    from experiments.cli import suggest
+
+    if value not in available:
+        names = sorted(available)
+        raise ValueError(f"No {what} '{value}' here.{suggest(value, names)} Available: {', '.join(names)}.")
+    return value
+
+
+def _name(folder: Path) -> str:
+    try:
+        return str(json.loads((folder / "sweep.json").read_text())["sweep"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return folder.resolve().name
+
+
+# ---- run folders ---------------------------------------------------------------------------------------------------
+def run_folders(folder: Path) -> dict[str, Path]:
+    """Label -> run folder below OUT/cells: of several with one label, one that a plan names, then the latest finished.
+
+    Several arise when code or data changed between two sweeps into the same folder.
+    """
+    from experiments.run.folder import read_status
+
+    planned = set(_planned(folder))
+    best: dict[str, tuple[tuple, Path]] = {}
+    for path in sorted((folder / "cells").glob("*-????????")):
+        status = read_status(path)
+        rank = (status.get("state") == "finished", path.name in planned, status.get("updated", 0.0))
+        label = path.name[:-9]
+        if label not in best or rank > best[label][0]:
+            best[label] = (rank, path)
+    return {label: path for label, (_, path) in best.items()}
+
+
+def latest_plan(folder: Path) -> dict[str, Any]:
+    """The sweep's latest plan, which OUT/plan names; empty where there is none that can be read."""
+    try:
+        digest = (folder / "plan").read_text().strip()
+        plan = json.loads((folder / "plans" / f"{digest}.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return plan if isinstance(plan, dict) else {}
+
+
+def _planned(folder: Path) -> Iterator[str]:
+    """Names of the run folders of the latest plan."""
+    for cell in latest_plan(folder).get("cells", []):
+        yield f"{cell.get('label')}-{str(cell.get('id'))[:8]}"
+
+
+def read_run(cell: Cell, folder: Path, page: Path, statistics: dict) -> Run:
+    """Everything small the page needs of a run; what is missing or damaged is empty."""
+    from experiments.report.settings import read_config
+    from experiments.run.folder import read_status
+    from lightning_modules.records import read_rows
+
+    rows: Sequence[dict] = [row for row in read_rows(folder / "results.jsonl") if "split" in row and "metric" in row]
+    drift, drifts = drift_rows(rows)
+    state = read_status(folder).get("state", "unknown")
+    points = gain_points(rows, statistics["metrics"][cell.data])
+    link = folder.relative_to(page).as_posix()
+    return Run(cell, folder, link, state, read_config(folder), points, drift, drifts)

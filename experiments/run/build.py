@@ -1,0 +1,228 @@
+"""From a resolved configuration to objects: data, module, callback, loggers, trainer. The only place that knows all."""
+
+from __future__ import annotations
+
+import math
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from experiments.run.folder import RunFolder
+from experiments.run.shared_source import load_source
+from experiments.tracking.loggers import build_loggers, shows_samples
+
+# Which only some data sets have: given where they are set, `half=false` too.
+OPTIONAL_DATA_KEYS = ("shots", "names", "corruption", "cache", "max_corrupt", "half", "task")
+
+
+def build_datamodule(config: DictConfig) -> Any:
+    """The data set at the size the prompt needs; one Lightning batch holds all of a rank's micro-batches."""
+    from datamodules.registry import load_datamodule
+
+    data, train = config.data, config.train
+    datamodule = load_datamodule(
+        data.name,
+        root=data.root,
+        image_size=data.image_size,
+        batch_size=train.batch_size * train.accumulate,
+        eval_batch_size=train.eval_batch_size,
+        n_train=data.n_train,
+        workers=data.workers,
+        seed=config.seed,
+        split_seed=data.split_seed,
+        val=data.val,
+        official=data.official,
+        augment=data.augment,
+        **{key: data[key] for key in OPTIONAL_DATA_KEYS if data[key] or (key == "half" and data[key] is False)},
+    )
+    datamodule.n_val, datamodule.n_test = config.targets.n, data.n_test
+    return datamodule
+
+
+def source_specs(config: DictConfig) -> list[Any]:
+    """What to load as sources; `sources: [...]` is an ensemble, the first of which is scored as the source."""
+    from lightning_modules.evaluation import ModelSpec
+
+    kinds = {"checkpointing": config.train.checkpointing, "compile": config.train.compile}
+    return [
+        ModelSpec(s.name, "source", s.weights, s.dtype, s.official, quant=s.quant, **kinds)
+        for s in (config.sources or [config.source])
+    ]
+
+
+def target_specs(config: DictConfig) -> list[Any]:
+    from lightning_modules.evaluation import ModelSpec
+
+    targets, source = config.targets, config.source
+    roles = {name: "select" if name in targets.select else "heldout" for name in targets.names}
+    return [
+        ModelSpec(name, role, source.weights, targets.dtype, source.official, quant=targets.quant)
+        for name, role in roles.items()
+    ]
+
+
+def build_module(config: DictConfig, steps_per_epoch: int) -> Any:
+    """TVPModule with an initialised prompt; frozen models are loaded later, by `configure_model`."""
+    from lightning_modules.prompts import build_prompt
+    from lightning_modules.tvp import TVPModule
+
+    method, geometry = config.method, config.prompt
+    kind = "overlay" if method.name == "vp" else "pad"
+    prompt = build_prompt(kind, frame=geometry.frame, pad=geometry.pad, bounds=geometry.bounds)
+    prompt.init_(geometry.init, std=geometry.init_std, seed=config.seed)
+    specs = source_specs(config)
+    epochs, steps = run_length(config, steps_per_epoch)
+    return TVPModule(
+        prompt,
+        lambda: [load_source(spec) for spec in specs],
+        lambda: load_clip_scorer(config),
+        clean_features=build_clean_features(config, specs),
+        fca=method.fca,
+        tse=method.tse,
+        fca_relative=method.fca_relative,
+        optimizer=method.optimizer,
+        lr=method.lr,
+        momentum=method.momentum,
+        schedule=method.schedule,
+        warmup_steps=method.warmup_steps,
+        sources_reduction=method.sources,
+        accumulate=config.train.accumulate,
+        total_epochs=epochs,
+        total_steps=steps,
+    )
+
+
+def load_clip_scorer(config: DictConfig) -> Any:
+    from model_zoo.registry import load_clip
+
+    return load_clip(config.method.clip, weights=config.source.weights)
+
+
+def run_length(config: DictConfig, steps_per_epoch: int) -> tuple[int, int]:
+    """(epochs, updates) of the whole run; the shorter of train.epochs and train.max_steps counts."""
+    steps = config.train.epochs * steps_per_epoch
+    if config.train.max_steps > 0:
+        steps = min(steps, config.train.max_steps)
+    return math.ceil(steps / steps_per_epoch), steps
+
+
+def build_scorer(config: DictConfig, datamodule: Any) -> Any:
+    from lightning_modules.scorer import PromptScorer
+
+    return PromptScorer(
+        datamodule,
+        control_store(),
+        frame=config.prompt.frame,
+        pad=config.prompt.pad,
+        sizes={"val": config.targets.n, "test": config.data.n_test},
+        residency=config.targets.residency,
+    )
+
+
+def build_callback(config: DictConfig, datamodule: Any, folder: RunFolder) -> Any:
+    from lightning_modules.records import ResultLog
+    from lightning_modules.transfer_callback import TransferCallback
+
+    context = {
+        "run": folder.path.name,
+        "seed": config.seed,
+        "method": config.method.name,
+        "source": "+".join(spec.name for spec in source_specs(config)),
+        "official": config.official,
+        "bounds": config.prompt.bounds,
+    }
+    return TransferCallback(
+        source_specs(config)[0],
+        target_specs(config),
+        build_scorer(config, datamodule),
+        ResultLog(folder.results),
+        context=context,
+        scores_folder=folder.scores,
+    )
+
+
+def monitor_key(config: DictConfig, metric: str) -> str:
+    """The logged key that picks the best checkpoint.
+
+    Raises:
+        ValueError: it reads a held-out target, which must steer nothing.
+    """
+    key = f"val/{metric}/{config.source.name}" if config.monitor == "source" else config.monitor
+    held = [name for name in config.targets.heldout if key.endswith(f"/{name}")]
+    if held:
+        raise ValueError(
+            f"monitor={key} reads the held-out target '{held[0]}', which no choice may read. Put it into "
+            "targets.select, or monitor the source or val/gain/black/mean_select."
+        )
+    if key.endswith("/mean_select") and not config.targets.select:
+        raise ValueError(f"monitor={key} needs targets.select, which is empty. Name the targets that may steer.")
+    return key
+
+
+def build_trainer(config: DictConfig, folder: RunFolder, callback: Any, monitor: str) -> Any:
+    import lightning as L
+
+    from experiments.run.progress import Progress
+    from experiments.tracking.run import PictureCallback
+    from lightning_modules.trainer_callbacks import AtomicCheckpointIO, build_checkpoints, speed_callbacks
+
+    train = config.train
+    loggers = build_loggers(config, folder.path)
+    pictures = PictureCallback(callback, samples=shows_samples(config, loggers))
+    checkpoints = build_checkpoints(folder.checkpoints, monitor=monitor, every=train.checkpoint_every)
+    return L.Trainer(
+        accelerator=train.accelerator,
+        devices=train.devices,
+        strategy=train.strategy,
+        precision=train.precision,
+        max_epochs=train.epochs,
+        max_steps=train.max_steps,
+        check_val_every_n_epoch=train.val_every,
+        plugins=[AtomicCheckpointIO()],
+        callbacks=[callback, pictures, *checkpoints, *speed_callbacks(train.tf32), Progress(), *_progress(config)],
+        logger=loggers,
+        log_every_n_steps=config.log.every,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_progress_bar=config.log.progress,
+        enable_model_summary=False,
+        default_root_dir=folder.path,
+    )
+
+
+def _progress(config: DictConfig) -> list[Any]:
+    from lightning.pytorch.callbacks import TQDMProgressBar
+
+    return [TQDMProgressBar(refresh_rate=5)] if config.log.progress else []
+
+
+def control_store() -> Any:
+    """Scores of controls are shared by all runs: `cache/controls`, or below TVP_CACHE."""
+    from lightning_modules.controls import ControlStore
+
+    return ControlStore(Path(os.environ.get("TVP_CACHE", "cache")) / "controls")
+
+
+def build_clean_features(config: DictConfig, specs: list[Any]) -> list[Any] | None:
+    """A cached encoder of clean frames per source, all in one folder; None where none is wanted."""
+    from lightning_modules.feature_cache import FeatureCache, feature_folder
+    from lightning_modules.features import CachedFeatures
+
+    kind = config.train.feature_cache
+    if kind == "off" or not config.method.fca:
+        return None
+    cache = FeatureCache(feature_folder(), dtype=kind, limit_gib=config.train.feature_cache_gib)
+    return [CachedFeatures(cache, partial(_identity, spec)) for spec in specs]
+
+
+def _identity(spec: Any) -> dict[str, Any]:
+    """What names a model in a cache of what it computes; the fingerprint is read when it is first needed."""
+    return {
+        "model": spec.fingerprint(),
+        "mllm": spec.name,
+        "dtype": spec.precision,
+        "options": repr(sorted(spec.options.items())),
+    }

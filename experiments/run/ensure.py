@@ -1,0 +1,106 @@
+"""Many ordinary runs in one folder: each is made once, continued when it was cut short, skipped when finished."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import redirect_stderr, redirect_stdout
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+from experiments.run.folder import CONFIG, STATUS, read_status
+
+
+class Cell(NamedTuple):
+    """One run of a comparison: its folder name and the `key=value` words that make it."""
+
+    name: str
+    words: Sequence[tuple[str, str]]
+
+
+def state_of(folder: Path) -> str:
+    """`absent`, or the state in run.json."""
+    return read_status(folder).get("state", "absent") if (folder / STATUS).exists() else "absent"
+
+
+def ensure_run(cell: Cell, out: Path) -> Path:
+    """Finish the run of a cell, whatever state it is in, and return its folder.
+
+    Raises:
+        ValueError: the folder holds a run of other settings.
+    """
+    from experiments.recipes import load_experiment
+    from experiments.run.start import resume_run, start_run
+
+    folder = out / cell.name
+    config = load_experiment([*cell.words, ("out", str(folder))])
+    if not (folder / CONFIG).exists():
+        _remove_empty(folder)
+        return start_run(config)
+    _check_same(config, folder)
+    if state_of(folder) != "finished":
+        resume_run(folder)
+    return folder
+
+
+def _remove_empty(folder: Path) -> None:
+    """A run killed before it wrote its configuration leaves a lock file at most."""
+    if folder.is_dir() and {p.name for p in folder.iterdir()} <= {".lock"}:
+        (folder / ".lock").unlink(missing_ok=True)
+        folder.rmdir()
+
+
+def _check_same(config: object, folder: Path) -> None:
+    from omegaconf import OmegaConf
+
+    made = OmegaConf.to_container(OmegaConf.load(folder / CONFIG))
+    wanted = OmegaConf.to_container(config, resolve=True)
+    different = [key for key in wanted if key not in ("out", "log", "resume") and wanted[key] != made.get(key)]
+    if different:
+        raise ValueError(
+            f"'{folder}' holds a run of other settings (different: {', '.join(different)}). Choose another out=DIR, or "
+            "remove that run to make it again."
+        )
+
+
+def ensure_all(cells: Iterable[Cell], out: Path, *, jobs: int = 1) -> dict[str, Path]:
+    """Every cell, `jobs` at a time, with a line as each is done; what a cell prints goes to OUT/<cell>.log.
+
+    Each job is a process with one thread, so that results do not depend on how many run or on the machine's cores.
+    Ctrl-C lets the running cells stop; the same call continues them.
+    """
+    cells = list(cells)
+    todo = [cell for cell in cells if not (state_of(out / cell.name) == "finished" and _same(cell, out))]
+    print(f"{len(cells) - len(todo)} of {len(cells)} runs in '{out}' are finished.", flush=True)
+    out.mkdir(parents=True, exist_ok=True)
+    if todo:
+        pool = ProcessPoolExecutor(min(jobs, len(todo)), mp_context=get_context("spawn"), initializer=_one_thread)
+        with pool:
+            running = {pool.submit(_ensure_logged, cell, out): cell for cell in todo}
+            try:
+                for i, done in enumerate(as_completed(running), 1):
+                    done.result()
+                    print(f"[{i}/{len(todo)}] {running[done].name} finished", flush=True)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+    return {cell.name: out / cell.name for cell in cells}
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _ensure_logged(cell: Cell, out: Path) -> None:
+    with open(out / f"{cell.name}.log", "a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
+        ensure_run(cell, out)
+
+
+def _same(cell: Cell, out: Path) -> bool:
+    from experiments.recipes import load_experiment
+
+    _check_same(load_experiment([*cell.words, ("out", str(out / cell.name))]), out / cell.name)
+    return True

@@ -1,0 +1,251 @@
+"""What a run would load and how much memory it needs, before it is loaded: `--dry-run`, and the check of `train`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
+
+from experiments.run.build import source_specs, target_specs
+from model_zoo.listing import gib
+from model_zoo.memory.activations import USUAL
+from model_zoo.memory.need import CUDA_CONTEXT, FRAGMENTATION, Need, overhead, source_need, target_need
+from model_zoo.memory.sizes import PUBLISHED_SIZES, Sizes
+
+ASSUMED = (
+    f"{USUAL.text} text, {USUAL.answer} answer and {USUAL.candidates} candidate tokens an image; "
+    f"{FRAGMENTATION:.0%} lost by the allocator; a GPU's driver takes {gib(CUDA_CONTEXT)}"
+)
+
+
+class NotEnoughMemoryError(ValueError):
+    """A run that cannot fit; raised before anything is loaded."""
+
+
+class Plan(NamedTuple):
+    """Bytes a run needs at its peak on the device of each rank, and in the host's RAM, with lines that explain them."""
+
+    device: int
+    host: int
+    lines: list[str]
+
+
+def check_memory(config: DictConfig, *, resumed: bool = False) -> None:
+    """Print the plan of a run with published models and compare it with the memory that is free.
+
+    A resumed run is only warned: its configuration, `train.memory_check` too, cannot be changed any more.
+
+    Raises:
+        NotEnoughMemoryError: it does not fit and `train.memory_check` is `refuse`; says what would.
+    """
+    if config.train.memory_check == "off" or not any(map(_is_planned, _specs(config))):
+        return
+    plan = memory_plan(config)
+    print("\n".join(["# Memory, planned", *plan.lines]))
+    problem = shortage(config, plan)
+    if problem and config.train.memory_check == "refuse" and not resumed:
+        raise NotEnoughMemoryError(problem)
+    if problem:
+        print(f"WARNING: {problem}")
+
+
+def shortage(config: DictConfig, plan: Plan) -> str:
+    """What does not fit, with numbers and what to change; empty when all fits or the system does not say."""
+    from model_zoo.memory.free import free_ram, free_room
+
+    device, room, ram = device_of(config), free_room(device_of(config)), free_ram()
+    needed = plan.device if device == "cuda" else plan.device * config.train.devices
+    if room.free is not None and needed > room.free:
+        ways = _ways_out(config, room.free)
+        return (
+            f"This run needs {gib(needed)}, but {gib(room.free)} are free {room.where}. {ways} "
+            "train.memory_check=warn tries anyway."
+        )
+    if device == "cuda" and ram.free is not None and plan.host > ram.free:
+        return (
+            f"Loading passes {gib(plan.host)} through RAM, but {gib(ram.free)} are free {ram.where}. Use "
+            "source.dtype=bfloat16 targets.dtype=bfloat16, fewer train.devices, or a larger machine. "
+            "train.memory_check=warn tries anyway."
+        )
+    return ""
+
+
+def _ways_out(config: DictConfig, free: int) -> str:
+    """Changes in the order of their cost to the result, each on top of those before, until the run would fit."""
+    changes, words = OmegaConf.create(OmegaConf.to_container(config)), []
+    for word, change in _changes(config):
+        changes = OmegaConf.merge(changes, OmegaConf.from_dotlist(change))
+        total = memory_plan(changes).device
+        words.append(f"{word} ({gib(total)})")
+        if total <= free:
+            return f"It would fit with {', then '.join(words)}."
+    return f"Even {', then '.join(words)} would not fit: use a larger device or a smaller model."
+
+
+def _changes(config: DictConfig) -> list[tuple[str, list[str]]]:
+    train, choices = config.train, []
+    if config.targets.residency == "keep" and config.targets.names:
+        choices.append(("targets.residency=sequential", ["targets.residency=sequential"]))
+    if not train.checkpointing and config.method.name != "none":
+        choices.append(("train.checkpointing=true", ["train.checkpointing=true"]))
+    if train.batch_size > 1 and config.method.name != "none":
+        more = f"train.batch_size=1 train.accumulate={train.accumulate * train.batch_size}"
+        choices.append((more, more.split()))
+    if train.eval_batch_size > 4:
+        choices.append(("train.eval_batch_size=4", ["train.eval_batch_size=4"]))
+    if "float32" in (config.source.dtype, config.targets.dtype) and not config.sources:
+        half = "source.dtype=bfloat16 targets.dtype=bfloat16"
+        choices.append((half, half.split()))
+    if device_of(config) == "cuda" and not config.sources:
+        quant = "source.quant=8bit targets.quant=8bit"
+        choices.append((quant, quant.split()))
+    return choices
+
+
+def memory_plan(config: DictConfig) -> Plan:
+    """The peak over training, scoring and loading; models that ship with the package count by their weights."""
+    device = device_of(config)
+    sources = [(spec, _need(spec, config, device)) for spec in source_specs(config)]
+    targets = [(spec, _need(spec, config, device)) for spec in target_specs(config)]
+    lines = [_line(spec, need, config) for spec, need in (*sources, *targets)]
+    resident, training = _training([need for _, need in sources], config, device)
+    scoring = _scoring([_own_scoring(config, device), *(need for _, need in targets)], resident, config, device)
+    host = config.train.devices * max([resident, *(need.weights for _, need in targets)])
+    lines.append(f"assumed  {ASSUMED}")
+    lines.append(
+        f"peak     {gib(max(training, scoring))} on {device} (training {gib(training)}, scoring {gib(scoring)})"
+    )
+    if device == "cuda":
+        lines.append(f"loading  {gib(host)} of RAM for a while")
+    return Plan(max(training, scoring), host, lines)
+
+
+def _training(needs: Sequence[Need], config: DictConfig, device: str) -> tuple[int, int]:
+    """(bytes of weights that stay, peak of a training step): all sources' graphs live until backward."""
+    resident = sum(need.weights for need in needs)
+    if config.method.name == "none":
+        return resident, overhead(resident, device) + resident
+    counted = resident + sum(need.kept for need in needs) + max(need.work for need in needs)
+    return resident, counted + overhead(counted, device)
+
+
+def _scoring(needs: Sequence[Need], resident: int, config: DictConfig, device: str) -> int:
+    """Peak while the source itself and the targets are scored beside the resident sources."""
+    largest = max(need.weights + need.work for need in needs)
+    if config.targets.residency == "keep":
+        largest = sum(need.weights for need in needs) + max(need.work for need in needs)
+    further = CUDA_CONTEXT if config.targets.residency == "process" and device == "cuda" else 0
+    return resident + largest + further + overhead(resident + largest, device)
+
+
+def _own_scoring(config: DictConfig, device: str) -> Need:
+    """What scoring the first source takes besides its weights, which are resident."""
+    spec = source_specs(config)[0]
+    if (sizes := _sizes(spec)) is None:
+        return Need(0, 0, 0, 0)
+    work = target_need(sizes, config.train.eval_batch_size, spec.dtype, quant=spec.quant, device=device).work
+    return Need(0, 0, work, 0)
+
+
+def _need(spec: Any, config: DictConfig, device: str) -> Need:
+    sizes = _sizes(spec)
+    if sizes is None:
+        from model_zoo.registry import get_entry
+
+        return Need(get_entry(spec.name).parameters * 4, 0, 0, 0)
+    if spec.role != "source":
+        return target_need(sizes, config.train.eval_batch_size, spec.dtype, quant=spec.quant, device=device)
+    first = spec.name == source_specs(config)[0].name
+    options = {"quant": spec.quant, "checkpointing": spec.checkpointing, "clip": bool(config.method.tse) and first}
+    return source_need(sizes, config.train.batch_size, spec.dtype, device=device, **options)
+
+
+def _sizes(spec: Any) -> Sizes | None:
+    return planned_sizes(spec.name, str(Path(spec.weights).resolve())) if _is_planned(spec) else None
+
+
+@lru_cache
+def planned_sizes(name: str, weights: str) -> Sizes:
+    """Sizes of a published model: read off its files where they are complete, else the published numbers."""
+    from model_zoo.registry import canonical, missing_files
+
+    if missing_files(name, weights):
+        return PUBLISHED_SIZES[canonical(name)]
+    from model_zoo.memory.sizes import sizes_of
+    from model_zoo.registry import dry_load
+
+    return sizes_of(dry_load(name, Path(weights)))
+
+
+def _is_planned(spec: Any) -> bool:
+    from model_zoo.registry import get_entry
+
+    return not get_entry(spec.name).embedded
+
+
+def _specs(config: DictConfig) -> list[Any]:
+    return [*source_specs(config), *target_specs(config)]
+
+
+def device_of(config: DictConfig) -> str:
+    """`cuda` or `cpu`, as Lightning will choose."""
+    if config.train.accelerator not in ("auto", "gpu", "cuda"):
+        return "cpu"
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _line(spec: Any, need: Need, config: DictConfig) -> str:
+    head = f"{spec.role:8} {spec.name}: {gib(need.weights)} of weights as {spec.precision}"
+    if not _is_planned(spec):
+        return head
+    if spec.role != "source":
+        return f"{head}, {gib(need.work)} to score {config.train.eval_batch_size} images ({config.targets.residency})"
+    how = ", checkpointed" if spec.checkpointing else ""
+    gradient = f"{gib(need.kept)} kept for the gradient of {config.train.batch_size} images{how}"
+    return f"{head}, {gradient}, {gib(need.work)} short-lived"
+
+
+def print_plan(config: DictConfig) -> int:
+    """Print the resolved configuration, models, files and memory; always 0: missing files are listed, not fatal."""
+    from model_zoo.registry import get_entry, missing_files
+
+    print(OmegaConf.to_yaml(config, resolve=True).rstrip())
+    print("\n# Would load")
+    for spec in _specs(config):
+        entry = get_entry(spec.name)
+        sizes = _sizes(spec)
+        print(f"{spec.role:8} {spec.name}: {entry.description}")
+        print(f"         {(sizes.parameters if sizes else entry.parameters) / 1e6:,.1f} M parameters")
+        for line in missing_files(spec.name, spec.weights):
+            print(f"         MISSING {line}")
+    plan = memory_plan(config)
+    print("\n".join(["", "# Memory, planned", *plan.lines, *_verdict(config, plan), "", "# Data"]))
+    _print_rest(config)
+    print("\nDry run: nothing was loaded or created.")
+    return 0
+
+
+def _verdict(config: DictConfig, plan: Plan) -> list[str]:
+    problem = shortage(config, plan)
+    return [f"DOES NOT FIT: {problem}"] if problem else []
+
+
+def _print_rest(config: DictConfig) -> None:
+    from experiments.run.build import build_datamodule
+
+    if config.method.tse:
+        from model_zoo.registry import missing_clip
+
+        print(f"clip     {config.method.clip} for the TSE loss")
+        for line in missing_clip(config.method.clip, config.source.weights):
+            print(f"         MISSING {line}")
+    print(f"data     {config.data.name} in '{config.data.root}', images {config.data.image_size} px")
+    for line in build_datamodule(config).missing():
+        print(f"         MISSING {line}")
+    global_batch = config.train.batch_size * config.train.accumulate * config.train.devices
+    print(f"update   {global_batch} images, {config.train.epochs} epochs, prompt {config.prompt.frame} px")

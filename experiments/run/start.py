@@ -1,0 +1,198 @@
+"""One run from configuration to artefact and table; also its resumption. Called by train, table and the sweep."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import warnings
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from experiments.recipes import resolve
+from experiments.run.build import (
+    build_callback,
+    build_datamodule,
+    build_module,
+    build_trainer,
+    monitor_key,
+    source_specs,
+)
+from experiments.run.folder import RunFolder, create_run_folder, open_run_folder, read_status
+from experiments.run.memory_plan import check_memory
+from experiments.run.preflight import read_images, require_everything
+from experiments.run.summary import write_summary
+from experiments.tracking.logger import closing
+from experiments.tracking.loggers import public_config, shows_samples
+from experiments.tracking.run import log_results
+from lightning_modules.artefact import load_prompt, save_artefact, update_manifest
+
+LICENCE = "the prompt inherits the terms of the data it was learned on; see the data set's entry in README"
+
+# Lightning's advice that is wrong or already followed here: frozen models are meant to stay in eval mode, data sets are
+# small or set `data.workers`, checkpoints after the update are what we want, and one warning is about its own code.
+NOT_FOR_USERS = (
+    ".*does not have many workers.*",
+    ".*module\\(s\\) in eval mode at the start of training.*",
+    ".*Using ModelCheckpoint with manual optimization.*",
+    ".*treespec, LeafSpec.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
+)
+
+
+def start_run(config: DictConfig) -> Path:
+    """Make a new run; everything missing is reported before the folder is created."""
+    require_everything(config)
+    check_memory(config)
+    folder = create_run_folder(config)
+    print(f"Run folder: {folder.path}   (continue it any time with resume={folder.path})")
+    return _guarded(config, folder)
+
+
+def resume_run(path: str | Path) -> Path:
+    """Continue a run where its last checkpoint was written; a finished run only prints its table again."""
+    folder, saved = open_run_folder(path)
+    status = read_status(folder.path)
+    if status.get("state") == "finished":
+        folder.release()
+        table = folder.path / "table.md"
+        print(f"'{folder.path}' is finished.\n{table.read_text() if table.exists() else ''}")
+        return folder.path
+    from experiments.schema import Experiment
+
+    config = resolve(OmegaConf.merge(OmegaConf.structured(Experiment), saved))
+    try:
+        require_everything(config)
+        check_memory(config, resumed=True)
+    except BaseException:
+        folder.release()
+        raise
+    where = "its last checkpoint" if folder.last_checkpoint else "the beginning (it has no checkpoint yet)"
+    print(f"Continuing {folder.path} from {where}.")
+    folder.write_status("running")
+    return _guarded(config, folder)
+
+
+def _guarded(config: DictConfig, folder: RunFolder) -> Path:
+    try:
+        execute(config, folder)
+    except BaseException as error:
+        if _is_interrupt(error):
+            folder.write_status("interrupted")
+            print(f"\nInterrupted; results so far are kept. Continue with resume={folder.path}")
+            raise KeyboardInterrupt from None
+        _try_status(folder, error)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OSError(
+                error.errno,
+                f"The disk is full ({error}). What was written before is whole; free some space and continue with "
+                f"resume={folder.path}",
+            ) from None
+        raise
+    finally:
+        folder.release()
+    return folder.path
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Ctrl-C, also where Lightning turned it into SystemExit or closing a logger failed while it was handled."""
+    while error is not None and not isinstance(error, KeyboardInterrupt | SystemExit):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def _try_status(folder: RunFolder, error: BaseException) -> None:
+    with suppress(OSError):  # a full disk must not hide the error that is being reported
+        folder.write_status("failed", error=f"{type(error).__name__}: {error}")
+
+
+def execute(config: DictConfig, folder: RunFolder) -> None:
+    """Train (unless the method is `none`), export, score on test once (never with data.n_test=0), summarise."""
+    quiet_lightning()
+    L.seed_everything(config.seed, verbose=False)
+    datamodule = build_datamodule(config)
+    module = build_module(config, steps_per_epoch(datamodule))
+    callback = build_callback(config, datamodule, folder)
+    monitor = monitor_key(config, callback.scorer.metric)
+    trainer = build_trainer(config, folder, callback, monitor)
+    with closing(trainer.loggers):
+        read_images(config, datamodule, folder.path if trainer.is_global_zero else None)
+        callback.chosen = train(config, trainer, module, datamodule, folder)
+        if trainer.is_global_zero:
+            export(config, module, datamodule, folder, steps=callback.chosen[1])
+        trainer.strategy.barrier()
+        if config.data.n_test != 0:
+            score_on_test(config, trainer, module, datamodule, callback, folder)
+        if trainer.is_global_zero:
+            shown = {"samples": shows_samples(config, trainer.loggers), "config": public_config(config)}
+            log_results(trainer, callback, folder.path, **shown)
+            folder.write_status("finished", device=str(module.device))
+        for logger in trainer.loggers:
+            logger.finalize("success")
+
+
+def score_on_test(
+    config: DictConfig, trainer: L.Trainer, module: Any, datamodule: Any, callback: Any, folder: RunFolder
+) -> None:
+    """The one reading of test: the float prompt and the PNG read back from disk, on every model; table and pictures."""
+    callback.test_prompts = {"png": load_prompt(folder.prompt, reading="png").to(module.device)}
+    trainer.test(module, datamodule=datamodule, verbose=False)
+    if trainer.is_global_zero:
+        scores = write_summary(config, folder, callback, module.prompt)
+        update_manifest(folder.prompt, {"scores": scores})
+
+
+def train(config: DictConfig, trainer: L.Trainer, module: Any, datamodule: Any, folder: RunFolder) -> tuple[int, int]:
+    """Fit from scratch or from the last checkpoint, then put the best prompt by validation into the module.
+
+    Returns:
+        (epoch, updates) of the prompt now in the module.
+    """
+    if config.method.name == "none":
+        trainer.validate(module, datamodule=datamodule, verbose=False)
+        return 0, 0
+    last = folder.last_checkpoint
+    trainer.fit(module, datamodule=datamodule, ckpt_path=last, weights_only=None if last is None else True)
+    if not (folder.checkpoints / "best.ckpt").is_file():  # train.max_steps ended before the first validation
+        trainer.validate(module, datamodule=datamodule, verbose=False)
+        return trainer.current_epoch, trainer.global_step
+    best = torch.load(folder.checkpoints / "best.ckpt", map_location="cpu", weights_only=True)
+    module.load_state_dict(best["state_dict"], strict=False)  # the prompt only: frozen models are never saved
+    return best["epoch"], best["global_step"]
+
+
+def steps_per_epoch(datamodule: Any) -> int:
+    return len(datamodule.train_dataloader())
+
+
+def export(config: DictConfig, module: Any, datamodule: Any, folder: RunFolder, *, steps: int) -> None:
+    """Write the prompt artefact of the run; its scores are added after the test."""
+    save_artefact(
+        module.prompt,
+        folder.prompt,
+        {
+            "method": config.method.name,
+            "mode": "official" if config.official else "default",
+            "task": datamodule.task,
+            "data": datamodule.name,
+            "source": [spec.name for spec in source_specs(config)],
+            "source_fingerprints": [spec.fingerprint() for spec in source_specs(config)],
+            "train_data_fingerprint": datamodule.fingerprint("train"),
+            "seed": config.seed,
+            "steps": steps,
+            "run": folder.path.name,
+            "licence": LICENCE,
+        },
+    )
+
+
+def quiet_lightning() -> None:
+    """Silence Lightning's advice that does not apply here; every other warning stays visible."""
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in NOT_FOR_USERS:
+        warnings.filterwarnings("ignore", message=message)

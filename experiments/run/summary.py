@@ -1,0 +1,154 @@
+"""What a finished run shows: its table beside the committed baselines, and its pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig
+
+from experiments.run.folder import RunFolder
+from experiments.run.preflight import left_out_text
+from lightning_modules.atomic import replace_file
+from lightning_modules.controls import CONTROLS
+from lightning_modules.drawing import examples
+from lightning_modules.metrics import Estimate, Scores, estimate, paired_gain
+from lightning_modules.prompts import Prompt
+
+RESULTS = Path(__file__).parents[1] / "results"
+NAMES = {
+    "full": "full image",
+    "black": "black border",
+    "constant": "best constant",
+    "replicate": "replicate pad",
+    "prompt": "prompted",
+    "png": "from PNG",
+}
+
+
+def points(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def gain_text(gain: Estimate) -> str:
+    return f"{100 * gain.value:+.1f} [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
+
+
+def model_rows(metric: str, records: Mapping[str, Mapping[str, Scores]], roles: Mapping[str, str]) -> list[list[str]]:
+    """One row per model: every input's score, and the gain over every control with its 95 % interval."""
+    rows = []
+    for name, of_input in records.items():
+        prompted = of_input["prompt"]
+        cells = [points(estimate(metric, of_input[i]).value) if i in of_input else "-" for i in NAMES]
+        gains = [gain_text(paired_gain(metric, prompted, of_input[c])) if c in of_input else "-" for c in CONTROLS]
+        rows.append([f"{name} ({roles[name]})", str(len(prompted.ids)), *cells, *gains])
+    return rows
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows]) + "\n"
+
+
+def write_summary(config: DictConfig, folder: RunFolder, callback: Any, prompt: Prompt) -> dict:
+    """Print and save the table, draw the pictures, return the scores for the artefact's manifest."""
+    records, metric = callback.latest["test"], callback.scorer.metric
+    roles = {spec.name: spec.role for spec in (callback.source, *callback.targets)}
+    title = (
+        f"{config.exp}: method {config.method.name}, seed {config.seed}, bounds {config.prompt.bounds}, test {metric} "
+        "in %, gains in points with 95 % paired intervals"
+    )
+    table = show_records(title, metric, records, roles)
+    table += "\n" + left_out_text(callback.scorer.datamodule, ("train", "val", "test"))
+    baselines = baseline_text(config.exp)
+    print(baselines)
+    replace_file(folder.path / "table.md", f"{table}\n{baselines}\n".encode())
+    draw_pictures(folder, callback, prompt)
+    print(f"Pictures and table: {folder.path}/pictures, {folder.path}/table.md; the prompt as a file: {folder.prompt}")
+    return {
+        name: {given: estimate(metric, scores)._asdict() for given, scores in of_input.items()}
+        for name, of_input in records.items()
+    } | {"metric": metric, "split": "test"}
+
+
+def show_records(title: str, metric: str, records: Mapping, roles: Mapping[str, str]) -> str:
+    """Print the table of scores and gains and the PNG's difference; return the same as Markdown."""
+    header = ["model", "n", *NAMES.values(), *(f"gain over {NAMES[control]}" for control in CONTROLS)]
+    rows = model_rows(metric, records, roles)
+    print_table(title, header, rows)
+    difference = png_difference(metric, records)
+    print(difference)
+    groups = group_rows(metric, records)
+    if groups:
+        by_group = markdown(["model: group", "n", *NAMES.values()], groups)
+        print(by_group)
+        difference = f"{difference}\n\n{by_group}"
+    return f"# {title}\n\n{markdown(header, rows)}\n{difference}\n"
+
+
+def group_rows(metric: str, records: Mapping[str, Mapping[str, Scores]]) -> list[list[str]]:
+    """One row per model and sub-test (POPE's random, popular, adversarial), where there are several: every score."""
+    rows = []
+    for name, of_input in records.items():
+        groups = sorted(set(of_input["prompt"].groups))
+        for group in groups if len(groups) > 1 else []:
+            at = np.array([i for i, own in enumerate(of_input["prompt"].groups) if own == group])
+            parts = {given: scores.take(at) for given, scores in of_input.items()}
+            cells = [points(estimate(metric, parts[i]).value) if i in parts else "-" for i in NAMES]
+            rows.append([f"{name}: {group or 'no group'}", str(len(at)), *cells])
+    return rows
+
+
+def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table for people: rich, one model a row, scores first and the gains below when the terminal is narrow."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if Console().is_terminal else 160)
+    cut = 2 + len(NAMES)
+    for part, columns in (("scores", range(0, cut)), ("gains", [0, *range(cut, len(header))])):
+        table = Table(title=title if part == "scores" else None, title_justify="left")
+        for column in columns:
+            table.add_column(header[column], justify="left" if column == 0 else "right")
+        for row in rows:
+            table.add_row(*(row[column] for column in columns))
+        console.print(table)
+
+
+def png_difference(metric: str, records: Mapping[str, Mapping[str, Scores]]) -> str:
+    """How far the score of the PNG read back from disk is from the float prompt's, per model."""
+    parts = []
+    for name, of_input in records.items():
+        if "png" in of_input:
+            gain = paired_gain(metric, of_input["png"], of_input["prompt"])
+            parts.append(f"{name} {100 * gain.value:+.2f}")
+    return "PNG read back from disk minus float prompt, in points: " + ", ".join(parts)
+
+
+def baseline_text(exp: str) -> str:
+    """The committed comparison this recipe belongs to, if there is one."""
+    path = RESULTS / f"{exp.split('_')[0]}.json"
+    if not path.exists():
+        return f"No committed baselines for '{exp}'."
+    from experiments.baselines import comparison_table
+
+    return "Committed baselines (mean over seeds; `make table` makes them):\n\n" + comparison_table(
+        json.loads(path.read_text())
+    )
+
+
+def draw_pictures(folder: RunFolder, callback: Any, prompt: Prompt) -> None:
+    """The border magnified, and a contact sheet of prompted test examples with the source's answers."""
+    from lightning_modules.drawing import contact_sheet, magnify
+
+    pictures = folder.path / "pictures"
+    pictures.mkdir(exist_ok=True)
+    magnify(prompt.delta.detach().cpu(), 512, signed=prompt.kind == "overlay").save(pictures / "prompt.png")
+    frames, before, after, truth = examples(callback, prompt)
+    sheet = contact_sheet(
+        frames, before, after, truth, title=f"{callback.source.name}: test examples", names=("black border", "prompted")
+    )
+    sheet.save(pictures / "examples.png")

@@ -1,0 +1,129 @@
+"""Reading a model by what it writes: generate, parse (answers.py), and set beside the likelihood reading.
+
+Metrics bear the names of the likelihood reading with `gen_` before them; an answer that names no candidate counts as
+wrong, as not yes, and in `unparsable`; `gen_mae` is over the parsed answers, its n says how many. `agreement` is the
+share of rows where the parsed answer is also the most likely candidate (an unparsable one never agrees). There is no
+generated ROC-AUC: a text has no score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from lightning_modules.answer_parser import parse_answer
+from lightning_modules.evaluation import ToFrames
+from lightning_modules.intervals import wilson
+from lightning_modules.metrics import METRICS, Estimate, Scores, estimate, group_places
+
+STYLES = {"recognition": "infer", "counting": "vqa", "reasoning": "vqa", "hallucination": "vqa"}  # vqa asks for short
+
+
+class Answers(NamedTuple):
+    """What one model wrote on one input, in the order of `ids`. parsed: (N,) index of the candidate, -1 for none."""
+
+    ids: list[str]
+    labels: np.ndarray
+    parsed: np.ndarray
+    texts: list[str]
+    groups: list[str]
+
+    def take(self, places: np.ndarray) -> Answers:
+        ids, texts, groups = ([column[i] for i in places] for column in (self.ids, self.texts, self.groups))
+        return Answers(ids, self.labels[places], self.parsed[places], texts, groups)
+
+    def as_scores(self) -> Scores:
+        """One-hot scores; an unparsable answer chooses a last candidate that is never right."""
+        width = 1 + int(max(self.labels.max(), self.parsed.max(), 1)) if len(self.ids) else 2
+        chosen = np.where(self.parsed < 0, width, self.parsed)
+        table = np.zeros((len(self.ids), width + 1), np.float32)
+        table[np.arange(len(self.ids)), chosen] = 1
+        return Scores(self.ids, self.labels, table, self.groups)
+
+
+@torch.inference_mode()
+def generate_batches(
+    mllm: Any,
+    batches: Iterable,
+    inputs: Mapping[str, ToFrames],
+    candidates: Sequence[str] | None,
+    *,
+    style: str,
+    **decoding: Any,
+) -> dict[str, Answers]:
+    """Answers of one model on every input of each batch, sorted by id like the records of `score_batches`."""
+    found: dict[str, list[tuple[str, int, int, str, str]]] = {name: [] for name in inputs}
+    for batch in batches:
+        images = batch.images.to(mllm.device)
+        options = batch.candidates or [candidates] * len(batch.ids)
+        for name, to_frames in inputs.items():
+            texts = mllm.generate(to_frames(images), batch.questions, style=style, **decoding)
+            parsed = [parse_answer(text, own) for text, own in zip(texts, options, strict=True)]
+            places = [-1 if k is None else k for k in parsed]
+            found[name] += zip(batch.ids, batch.labels.tolist(), places, texts, batch.groups, strict=True)
+    return {name: _joined(rows) for name, rows in found.items()}
+
+
+def _joined(rows: list[tuple[str, int, int, str, str]]) -> Answers:
+    rows = sorted(rows, key=lambda row: row[0])
+    ids, labels, parsed, texts, groups = ([row[k] for row in rows] for k in range(5))
+    return Answers(ids, np.array(labels, np.int64), np.array(parsed, np.int64), texts, groups)
+
+
+def generate_inputs(
+    mllm: Any,
+    datamodule: Any,
+    inputs: Mapping[str, tuple[int, ToFrames]],
+    *,
+    split: str,
+    n: int | None,
+    style: str | None = None,
+    **decoding: Any,
+) -> dict[str, Answers]:
+    """`score_inputs`, by generation. style: `infer` or `vqa`; None: short answers except for recognition."""
+    result: dict[str, Answers] = {}
+    for size in sorted({size for size, _ in inputs.values()}):
+        of_size = {name: to_frames for name, (s, to_frames) in inputs.items() if s == size}
+        loader = datamodule.with_image_size(size).loader(split, n=n)
+        chosen = style or STYLES[datamodule.task]
+        result |= generate_batches(mllm, loader, of_size, datamodule.candidates, style=chosen, **decoding)
+    return {name: result[name] for name in inputs}
+
+
+def answer_metrics(
+    task: str, answers: Answers, likelihood: Scores, numbers: np.ndarray | None = None
+) -> dict[str, dict[str, Estimate]]:
+    """By group ("" for all rows): every `gen_` metric of the task, `unparsable` and `agreement`.
+
+    likelihood: the record of the same model and input. numbers: see `task_metrics`.
+    Raises: ValueError when the two are not of the same samples.
+    """
+    if answers.ids != likelihood.ids:
+        raise ValueError("Answers and scores must be of the same samples in the same order; their ids differ.")
+    result = {}
+    for group, at in group_places(answers.groups).items():
+        some, likely = answers.take(at), likelihood.take(at)
+        own = None if numbers is None else numbers[at]
+        metrics = {f"gen_{name}": value for name, value in _generated(task, some, own).items()}
+        agree = (some.parsed == likely.predictions).sum()
+        result[group] = metrics | {
+            "unparsable": _share(int((some.parsed < 0).sum()), len(at)),
+            "agreement": _share(int(agree), len(at)),
+        }
+    return result
+
+
+def _generated(task: str, answers: Answers, numbers: np.ndarray | None) -> dict[str, Estimate]:
+    scores = answers.as_scores()
+    found = {name: estimate(name, scores) for name in METRICS[task] if name not in ("top5", "auroc", "mae")}
+    known = np.flatnonzero(answers.parsed >= 0)
+    if task == "counting" and numbers is not None and len(known):
+        found["mae"] = estimate("mae", scores.take(known), numbers[known])
+    return found
+
+
+def _share(hits: int, n: int) -> Estimate:
+    return Estimate(hits / n, *wilson(hits, n), "wilson", n)

@@ -1,0 +1,132 @@
+"""A converted folder: one MLLM as safetensors that load in one go, with every number its parts are built from.
+
+mllm.json                               format, name, architecture, where it came from
+model-0000n-of-0000m.safetensors, index tensors named connector.* and llm.*, each in its own dtype
+tokenizer/, qformer_tokenizer/          the published files
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from model_zoo.connectors import QFormerConnector
+from model_zoo.weights.catalogue import PUBLISHED
+from model_zoo.weights.eva import meta_vision
+from model_zoo.weights.filling import Blueprint, Feed, Parts, merged_headers
+from model_zoo.weights.hub import own_rows
+from model_zoo.weights.index import shard_paths
+from model_zoo.weights.layouts import MANIFEST, read_manifest
+from model_zoo.weights.llm import build_llm, finish_llm, load_tokenizer, resize_rows
+from model_zoo.weights.qformer import meta_linear, meta_qformer
+from model_zoo.weights.safe import check_fit
+
+CHATGLM = "chatglm_v1"
+
+
+def load_folder(
+    folder: Path,
+    dtype: torch.dtype | None,
+    *,
+    name: str | None = None,
+    padded: bool = False,
+    extra_rows: tuple[Tensor, Tensor] | None = None,
+) -> Parts:
+    """The parts of a model from its converted folder, filled shard by shard.
+
+    Args:
+        dtype: None keeps every tensor's own, mapped from its shard.
+        name: the model it must be of; any by default.
+        padded, extra_rows: what to do about LAVIS's row of `[PAD]`, see `weights.hub.plan_hub`.
+
+    Raises FileNotFoundError naming missing shards, ValueError for another model's folder and keys that do not fit.
+    """
+    manifest = read_manifest(folder, name)
+    tokenizer = tokenizer_loader(manifest["llm"])(folder / "tokenizer")
+    bert = folder / "qformer_tokenizer"
+    parts = plan_folder(folder, manifest, tokenizer, padded=padded, extra_rows=extra_rows).fill(dtype)
+    return Parts(parts["connector"], parts["llm"], tokenizer, load_tokenizer(bert) if bert.is_dir() else None)
+
+
+def plan_folder(
+    folder: Path,
+    manifest: Mapping[str, Any],
+    tokenizer: Any,
+    *,
+    padded: bool,
+    extra_rows: tuple[Tensor, Tensor] | None,
+) -> Blueprint:
+    """{connector, llm} of a converted folder on the meta device, checked against its shards' headers."""
+    config = llm_settings(manifest["llm"])
+    rows = config.vocab_size
+    if PUBLISHED[manifest["name"]].hub:  # only hub conversions come with rows of their own
+        rows = own_rows(config.model_type, rows, tokenizer, padded=padded and extra_rows is None)
+    config.vocab_size = rows + (0 if extra_rows is None else 1)
+    parts = nn.ModuleDict(
+        {"connector": meta_connector(manifest["connector"]), "llm": meta_llm(config, f"{folder}/{MANIFEST}")}
+    )
+    paths = shard_paths(folder)
+
+    def convert(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return resize_rows(dict(tensors), rows, extra_rows, "llm.")
+
+    check_fit(parts, convert(merged_headers(paths)), str(folder), manifest["ties"])
+    return Blueprint(parts, [Feed(path, convert) for path in paths], manifest["ties"], finish_llm)
+
+
+def meta_connector(numbers: Mapping[str, Any]) -> QFormerConnector:
+    """The connector of a manifest on the meta device."""
+    from transformers import Blip2VisionConfig
+
+    tower = meta_vision(Blip2VisionConfig.from_dict(dict(numbers["vision"])))
+    qformer = meta_qformer(numbers["qformer"], reads_text=numbers["reads_text"])
+    width, llm_width = qformer.config.hidden_size, numbers["llm_width"]
+    return QFormerConnector(
+        tower,
+        qformer,
+        torch.empty(1, numbers["n_query"], width, device="meta"),
+        meta_linear(width, llm_width),
+        meta_linear(tower.config.hidden_size, llm_width) if numbers["patches"] else None,
+        reads_text=numbers["reads_text"],
+    )
+
+
+def llm_settings(saved: Mapping[str, Any]) -> Any:
+    """The LLM's config from its saved values, each of them set: some classes derive a few from others (T5)."""
+    from transformers import CONFIG_MAPPING
+
+    kind = saved["model_type"]
+    if kind == CHATGLM:
+        from model_zoo.chatglm import ChatGLMConfig as config_class
+    elif kind in CONFIG_MAPPING:
+        config_class = CONFIG_MAPPING[kind]
+    else:
+        raise ValueError(f"Unknown LLM '{kind}' in {MANIFEST}. Expected a model_type of transformers; convert again.")
+    config = config_class.from_dict(dict(saved))
+    for key, value in saved.items():
+        if key != "model_type" and getattr(config, key, None) != value:
+            setattr(config, key, value)
+    return config
+
+
+def meta_llm(config: Any, source: str) -> nn.Module:
+    """The LLM of a config on the meta device."""
+    if config.model_type != CHATGLM:
+        return build_llm(config, source)
+    from model_zoo.chatglm import ChatGLMForCausalLM
+
+    with torch.device("meta"):
+        return ChatGLMForCausalLM(config)
+
+
+def tokenizer_loader(llm: Mapping[str, Any]) -> Callable[[Path], Any]:
+    """What loads the tokenizer of an LLM: transformers, or our own for ChatGLM."""
+    if llm["model_type"] != CHATGLM:
+        return load_tokenizer
+    from model_zoo.chatglm_tokenizer import load_tokenizer as load_chatglm_tokenizer
+
+    return load_chatglm_tokenizer

@@ -1,0 +1,140 @@
+"""From the files of a published MLLM, in whichever layout they are, to its adapter."""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model_zoo.base import MLLM
+from model_zoo.weights.catalogue import PUBLISHED, Published
+from model_zoo.weights.filling import Blueprint, Parts
+from model_zoo.weights.layouts import Layout, find_layout
+from model_zoo.weights.llm import load_tokenizer, plan_llm
+from model_zoo.weights.qformer import plan_connector
+from model_zoo.weights.safe import as_dtype
+from model_zoo.weights.sat import load_visualglm_parts
+from model_zoo.weights.structure import check_structure
+
+
+def load_published(
+    name: str,
+    weights: str | Path = "weights",
+    dtype: str | torch.dtype = "float32",
+    official: bool = False,
+    *,
+    vision_heads: int | None = None,
+    qformer_heads: int | None = None,
+    extra_rows: tuple[Tensor, Tensor] | None = None,
+    **options: Any,
+) -> MLLM:
+    """A frozen published MLLM.
+
+    Args:
+        weights: the root that holds the files of `PUBLISHED[name]`, or a converted folder; see `layouts.py`.
+        vision_heads, qformer_heads: what shapes do not tell; known for the published widths, else from a manifest.
+        extra_rows: one more row (1, D) of the LLM's input embedding and of its head, as LAVIS's InstructBLIP adds at
+            random for [PAD]; it enters every softmax. Absent by default (METHOD.md section 3).
+        options: go to the adapter (`scoring`, `max_nodes`, ...).
+
+    Raises FileNotFoundError that lists every missing file, ValueError for files that do not fit.
+    """
+    heads = {"vision_heads": vision_heads, "qformer_heads": qformer_heads}
+    layout, kind = find_layout(name, weights), as_dtype(dtype)
+    parts = load_parts(name, layout, kind, official=official, heads=heads, extra_rows=extra_rows)
+    return build_adapter(name, parts, official=official, **options)
+
+
+def load_parts(
+    name: str,
+    layout: Layout,
+    dtype: torch.dtype | None,
+    *,
+    official: bool = False,
+    heads: dict[str, int | None] | None = None,
+    extra_rows: tuple[Tensor, Tensor] | None = None,
+) -> Parts:
+    """The parts of a model from one layout of its files. dtype None keeps every tensor's own, mapped from its file.
+
+    `official` keeps the LLM row of `[PAD]` that the hub conversion of InstructBLIP has. Raises as `load_published`.
+    """
+    if layout.kind == "converted":
+        from model_zoo.weights.converted import load_folder
+
+        return load_folder(layout.folder, dtype, name=name, padded=official, extra_rows=extra_rows)
+    if layout.kind == "hub":
+        return read_hub(PUBLISHED[name], layout.folder, dtype, padded=official, extra_rows=extra_rows)
+    check_structure(name, layout.folder)
+    counts = head_counts(layout.folder, heads or {"vision_heads": None, "qformer_heads": None})
+    return read_parts(PUBLISHED[name], layout.folder, dtype, counts, extra_rows)
+
+
+def read_hub(known: Published, folder: Path, dtype: torch.dtype | None, **rows: Any) -> Parts:
+    """The parts of a model from its Hugging Face conversion; `rows`: padded, extra_rows of `plan_hub`."""
+    from model_zoo.weights.hub import plan_hub
+
+    tokenizer = load_tokenizer(folder)
+    bert = load_tokenizer(folder / "qformer_tokenizer") if known.bert else None
+    parts = plan_hub(folder, tokenizer, llm_config=known.llm_config, **rows).fill(dtype)
+    return Parts(parts["connector"], parts["llm"], tokenizer, bert)
+
+
+def read_parts(
+    known: Published,
+    root: Path,
+    dtype: torch.dtype | None,
+    heads: dict[str, int | None],
+    extra_rows: tuple[Tensor, Tensor] | None = None,
+) -> Parts:
+    """The parts of a model from its original files, every name and shape checked before the first weight is read."""
+    if known.vision is None:  # VisualGLM: one folder holds every part
+        return Parts(*load_visualglm_parts(root / known.llm.path, dtype, **heads))
+    connector, llm = plan_parts(known, root, heads, extra_rows)
+    bert = load_tokenizer((root / known.bert.path).parent) if known.bert else None
+    tokenizer = load_tokenizer(root / known.llm.path)
+    return Parts(connector.fill(dtype), llm.fill(dtype), tokenizer, bert)
+
+
+def plan_parts(
+    known: Published, root: Path, heads: dict[str, int | None], extra_rows: tuple[Tensor, Tensor] | None = None
+) -> tuple[Blueprint, Blueprint]:
+    """(connector, llm) on the meta device, checked against the headers of the original files; no data is read."""
+    connector = plan_connector(
+        root / known.vision.path,
+        [root / item.path for item in known.checkpoints],
+        known.projection,
+        reads_text=known.bert is not None,
+        patch_projection=known.patch_projection,
+        unused=known.unused,
+        **heads,
+    )
+    return connector, plan_llm(root / known.llm.path, extra_rows=extra_rows, **known.llm_config)
+
+
+def build_adapter(name: str, parts: Parts, **options: Any) -> MLLM:
+    """The adapter class of `name` around its parts, frozen."""
+    module, adapter = PUBLISHED[name].adapter.split(":")
+    modules = [part for part in parts if part is not None]
+    options = {"name": name, "image_size": parts.connector.vision.config.image_size, **options}
+    return getattr(import_module(module), adapter)(*modules, **options).freeze_()
+
+
+def head_counts(root: Path, given: dict[str, int | None]) -> dict[str, int | None]:
+    """`given` head counts, completed from a manifest.
+
+    A manifest is a config.json in the weights directory or beside it with vision.heads and
+    qformer.num_attention_heads, as small test checkpoints have. None leaves the published numbers.
+    """
+    for path in (root / "config.json", root.resolve().parent / "config.json"):
+        if path.is_file():
+            manifest = json.loads(path.read_text())
+            found = {
+                "vision_heads": manifest.get("vision", {}).get("heads"),
+                "qformer_heads": manifest.get("qformer", {}).get("num_attention_heads"),
+            }
+            return {key: given[key] or found[key] for key in given}
+    return given

@@ -1,0 +1,1 @@
+"""Fixtures, factories and checks that tests share."""
