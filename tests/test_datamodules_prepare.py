@@ -228,7 +228,7 @@ def test_a_full_disk_while_unpacking_leaves_the_archive_only(cifar, tmp_path, mo
 
     root = tmp_path / "data"
     with monkeypatch.context() as patch:
-        patch.setattr(datamodules.archives, "_write", full)
+        patch.setattr(datamodules.prepare.archives, "_write", full)
         said = run(capsys, "prepare", "cifar10", f"root={root}", code=2)
     assert "The disk is full" in said and "What was unpacked is removed and the archive is kept" in said
     assert tree(root) == [f"{STATE}/downloads", f"{STATE}/downloads/{cifar.name}"]
