@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -39,8 +40,14 @@ def write(name: str, root: Path) -> dict:
 
 
 @pytest.fixture(scope="module", params=(*TEN, "imagefolder", "vqa_jsonl"))
-def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict]:
-    return request.param, write(request.param, tmp_path_factory.mktemp(request.param))
+def written(request: pytest.FixtureRequest, tree_of) -> tuple[str, dict]:
+    return request.param, tree_of(request.param)
+
+
+@pytest.fixture(scope="module")
+def tree_of(tmp_path_factory: pytest.TempPathFactory):
+    """name -> the constructor's arguments of its fixture, which is written once."""
+    return cache(lambda name: write(name, tmp_path_factory.mktemp(name)))
 
 
 def load(written: tuple[str, dict], **options):
@@ -99,6 +106,7 @@ def test_a_seed_fixes_everything_and_another_changes_what_it_should(written) -> 
     assert {row.id for row in held.rows("test")} or written[0] in ("eurosat", "imagefolder", "vqa_jsonl")
 
 
+@pytest.mark.parametrize("written", ["cifar10", "dtd", "pope"], indirect=True)  # arrays, files, questions
 def test_workers_read_the_same_batches(written) -> None:
     alone, two = load(written), load(written, workers=2)
     assert all(same(a, b) for a, b in zip(alone.loader("test"), two.loader("test"), strict=True))
@@ -131,9 +139,9 @@ def test_official_validation_is_drawn_from_test_and_says_so(written) -> None:
         assert {row.id for row in rows} <= {row.id for row in data.rows("test")}
 
 
-def test_other_processes_and_hash_seeds_see_the_same_rows(tmp_path: Path) -> None:
+def test_other_processes_and_hash_seeds_see_the_same_rows(tree_of) -> None:
     names = (*TEN, "imagefolder", "vqa_jsonl")
-    cases = [(name, write(name, tmp_path / name)) for name in names]
+    cases = [(name, tree_of(name)) for name in names]
     code = (
         "import json, sys; from datamodules import load_datamodule\n"
         "print(json.dumps({n: [load_datamodule(n, **k).fingerprint(s) for s in ('train', 'val', 'test')]"

@@ -84,14 +84,14 @@ def test_unknown_style_is_refused_by_name():
         World(styles=("crayon",))
 
 
-def test_splits_share_no_scene(modules):
-    for data in modules.values():
-        seen: dict[str, set] = {}
-        for split in ("train", "val", "test"):
-            images = data.scenes(split).images
-            seen[split] = {hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in images}
-            assert len(seen[split]) == len(images) == emoji.SIZES[split]
-        assert not seen["train"] & seen["val"] and not (seen["train"] | seen["val"]) & seen["test"]
+@pytest.mark.parametrize("cls", [ALL[0], *(pytest.param(cls, marks=pytest.mark.slow) for cls in ALL[1:])])
+def test_splits_share_no_scene(modules, cls):
+    seen: dict[str, set] = {}
+    for split in ("train", "val", "test"):
+        images = modules[cls.name].scenes(split).images
+        seen[split] = {hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in images}
+        assert len(seen[split]) == len(images) == emoji.SIZES[split]
+    assert not seen["train"] & seen["val"] and not (seen["train"] | seen["val"]) & seen["test"]
 
 
 def test_labels_answers_and_scenes_agree(modules):

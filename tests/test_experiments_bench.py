@@ -80,6 +80,7 @@ def test_only_the_naive_clip_has_weight_gradients(clip, tmp_path):
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in frozen)
 
 
+@pytest.mark.slow
 def test_forward_calls_are_counted(clip, tmp_path):
     rows = {}
     for name in ("minigpt4", "blip2_t5", "visualglm"):

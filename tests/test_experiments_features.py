@@ -12,6 +12,7 @@ from lightning_modules.artefact import read_manifest
 from lightning_modules.tvp import TVPModule
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:.*in eval mode at the start of training"),
     pytest.mark.filterwarnings("ignore:.*ModelCheckpoint with manual optimization"),
 ]

@@ -119,7 +119,7 @@ class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("step", [1, 3, 4, 6])
+@pytest.mark.parametrize("step", [3, *(pytest.param(step, marks=pytest.mark.slow) for step in (1, 4, 6))])
 def test_a_run_cut_at_any_update_resumes_to_the_same_prompt(run, tmp_path, monkeypatch, step):
     from lightning_modules.tvp import TVPModule
 
@@ -173,6 +173,7 @@ def test_tuning_never_reads_test(cache, tmp_path, monkeypatch):
     assert read_status(out)["state"] == "finished" and (out / "prompt/prompt.png").is_file()
 
 
+@pytest.mark.slow
 def test_methods_without_training_or_on_the_full_image_run_too(cache, tmp_path):
     none = smoke(tmp_path / "none", "method=none")
     rows = [r for r in read_rows(none / "results.jsonl") if r["split"] == "test" and r["metric"] == "top1"]
@@ -247,6 +248,7 @@ def full_while(atomic, save):
     return saving
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_message_and_the_run_goes_on_once_there_is_room(run, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(AtomicCheckpointIO, "save_checkpoint", full_while(atomic, AtomicCheckpointIO.save_checkpoint))
@@ -333,10 +335,9 @@ def test_ctrl_c_keeps_results_and_says_how_to_go_on(run, cache, tmp_path):
     assert read_status(out)["state"] == "interrupted" and read_rows(out / "results.jsonl")
 
 
-@pytest.mark.slow
 def test_two_ranks_equal_one_rank_with_the_doubled_batch(cache, tmp_path):
-    common = ["exp=smoke", "train.max_steps=5", "train.epochs=5", "train.accelerator=cpu"]
-    common += ["data.n_train=40", "data.n_test=21", "targets.n=23"]
+    common = ["exp=smoke", "train.max_steps=5", "train.epochs=5", "train.accelerator=cpu", "targets.heldout=[]"]
+    common += ["data.n_train=40", "data.n_test=11", "targets.n=13"]
     smoke(tmp_path / "one", *common[1:], "train.batch_size=8")
     words = [*common, f"out={tmp_path / 'two'}", "train.batch_size=4", "train.devices=2", "train.strategy=ddp"]
     fresh = {"TVP_CACHE": str(tmp_path / "cache")}  # so that controls are scored by two ranks too
@@ -344,7 +345,7 @@ def test_two_ranks_equal_one_rank_with_the_doubled_batch(cache, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     assert torch.allclose(delta_of(tmp_path / "two"), delta_of(tmp_path / "one"), atol=1e-4)
     one, two = (read_rows(tmp_path / name / "results.jsonl") for name in ("one", "two"))
-    assert {(r["split"], r["n"]) for r in two} == {("val", 23), ("test", 21)}
+    assert {(r["split"], r["n"]) for r in two} == {("val", 13), ("test", 11)}
     key = ("split", "epoch", "mllm", "input", "metric")
     values = [{tuple(r[k] for k in key): r["value"] for r in rows if r["kind"] == "control"} for rows in (one, two)]
     assert values[0] == values[1]

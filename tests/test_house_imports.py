@@ -1,4 +1,4 @@
-"""Imports point down only (HOUSE.md), and what could run a stranger's code is not called."""
+"""Imports point down only and never in a circle, and what could run a stranger's code is not called."""
 
 from __future__ import annotations
 
@@ -16,8 +16,12 @@ ALLOWED = {
     "lightning_modules": {"lightning_modules", "model_zoo", "datamodules"},
     "experiments": {"experiments", "lightning_modules", "model_zoo", "datamodules"},
 }
-# The entry point that trains the embedded zoo on rendered scenes; nothing imports it.
-EXCEPTIONS = {"experiments/embedded_zoo/__main__.py": {"datamodules"}}
+# Inside experiments/, from top to bottom: every import goes from an earlier line to a later one, or stays in its room.
+FLOORS = (
+    *("train", "evaluate", "transfer_sweep", "tune", "apply", "ask", "import_prompt", "dashboards", "write_docs"),
+    *("__main__", "bench", "embedded_zoo", "report", "statistics", "sweep", "run", "tracking"),
+    *("recipes", "schema", "cli"),
+)
 TORCH_ONLY = {
     "lightning_modules/losses.py": {"torch"},
     "lightning_modules/optim.py": {"torch"},
@@ -72,15 +76,66 @@ def test_there_are_files_to_check():
 
 @pytest.mark.parametrize("path", FILES, ids=relative)
 def test_imports_point_down_only(path):
-    allowed = ALLOWED[relative(path).split("/")[0]] | EXCEPTIONS.get(relative(path), set())
-    assert imported(path) & set(ALLOWED) <= allowed
+    assert imported(path) & set(ALLOWED) <= ALLOWED[relative(path).split("/")[0]]
 
 
-def test_the_named_exceptions_are_imported_by_nobody():
-    names = {name[:-3].replace("/", ".") for name in EXCEPTIONS}
+def dotted(path: Path) -> str:
+    return relative(path).removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+
+
+def arrows() -> dict[str, set[str]]:
+    """Our modules that each of our modules imports anywhere: at the top, in functions, for types only."""
+    names = {dotted(path) for path in FILES}
+    found: dict[str, set[str]] = {}
     for path in FILES:
-        for node in ast.walk(tree(path)):
-            assert not names & set(modules(node, "")), relative(path)
+        ends = set()
+        for node in (node for node in ast.walk(tree(path)) if isinstance(node, ast.Import | ast.ImportFrom)):
+            for module in modules(node, relative(path).split("/")[0]):
+                inner = {f"{module}.{alias.name}" for alias in node.names}
+                ends |= (inner & names) or ({module} & names)
+        found[dotted(path)] = ends - {dotted(path)}
+    return found
+
+
+def circle(found: dict[str, set[str]]) -> list[str]:
+    """Modules that import each other in a round, the first one again at the end; empty where there is no round."""
+    done: set[str] = set()
+
+    def walk(name: str, trail: tuple[str, ...]) -> list[str]:
+        if name in trail:
+            return [*trail[trail.index(name) :], name]
+        rounds = [] if name in done else [r for end in sorted(found[name]) if (r := walk(end, (*trail, name)))]
+        done.add(name)
+        return rounds[0] if rounds else []
+
+    return next((r for name in sorted(found) if (r := walk(name, ()))), [])
+
+
+def test_no_two_files_import_each_other():
+    assert circle(arrows()) == []
+
+
+def test_a_circle_is_found_however_long_it_is():
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == ["b", "c", "b"]
+    assert circle({"a": {"b", "c"}, "b": {"d"}, "c": {"d"}, "d": set()}) == []
+
+
+def test_no_arrow_runs_up_inside_experiments():
+    floors = {name: i for i, name in enumerate(FLOORS)}
+    for start, ends in arrows().items():
+        rooms = {end.split(".")[1] for end in ends if end.startswith("experiments.")} - {start.split(".")[-1]}
+        if start.startswith("experiments.") and rooms:
+            room = start.split(".")[1]
+            up = {other for other in rooms - {room} if floors[other] <= floors[room]}
+            assert not up, f"{start} imports {', '.join(sorted(up))} from a floor above"
+
+
+def test_the_floors_are_all_of_experiments():
+    there = {
+        path.relative_to(ROOT / "experiments").parts[0].removesuffix(".py")
+        for path in (ROOT / "experiments").rglob("*.py")
+    }
+    assert there - {"__init__"} == set(FLOORS)
 
 
 @pytest.mark.parametrize("name", TORCH_ONLY)

@@ -48,8 +48,7 @@ def scored(model, limit=None, data=None):
     return score_inputs(model, data or toy(), BLACK, split="val", n=None, limit=limit)["black"]
 
 
-@pytest.mark.parametrize("error", ERRORS)
-@pytest.mark.parametrize("most", [1, 4, 20])
+@pytest.mark.parametrize(("error", "most"), [*zip(ERRORS, [1, 4, 20], strict=True)])
 def test_scores_ids_and_order_are_those_of_enough_memory(most, error, capsys):
     plain, small, limit = scored(Small(99)), Small(most, error), RowLimit()
     tight = scored(small, limit)

@@ -6,15 +6,15 @@ import copy
 
 import pytest
 import torch
+from support.every_mllm import EVERY_MLLM
 from support.tiny_models import ANSWERS, CANDIDATES, IMAGE_SIZE, QUESTIONS, registered_mllm, tiny_images
 from torch import Tensor, nn
 
 from lightning_modules.prompts import PadPrompt
 from model_zoo.base import MLLM, resize_square
-from model_zoo.registry import REGISTRY
 
 
-@pytest.fixture(scope="module", params=REGISTRY)
+@pytest.fixture(scope="module", params=EVERY_MLLM)
 def model(request: pytest.FixtureRequest) -> MLLM:
     return registered_mllm(request.param)
 
@@ -128,7 +128,7 @@ def test_its_state_is_plain_tensors_that_fit_back(model: MLLM) -> None:
     copy.deepcopy(model).load_state_dict(state)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow)], ids=str)
 def test_half_precision_runs_and_stays_close(model: MLLM, dtype: torch.dtype) -> None:
     half, frames = copy.deepcopy(model).to(dtype), tiny_images().requires_grad_()
     loss = loss_of(half, frames)
@@ -180,8 +180,7 @@ def test_frames_of_another_size_are_resized_and_out_of_range_values_pass(model: 
     assert torch.autograd.grad(loss, frames)[0].abs().min(dim=0).values.sum() > 0
 
 
-@pytest.mark.parametrize("style", ["infer", "vqa"])
-@pytest.mark.parametrize("beams", [1, 3], ids=["greedy", "beams"])
+@pytest.mark.parametrize(("style", "beams"), [("infer", 1), ("vqa", 3)], ids=["greedy", "beams"])
 def test_a_generated_batch_equals_its_single_images(model: MLLM, beams: int, style: str) -> None:
     """Questions of different length, so that rows are padded."""
     visual, decoding = model.encode_image(tiny_images(), QUESTIONS), {"num_beams": beams, "max_new_tokens": 5}

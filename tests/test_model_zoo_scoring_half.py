@@ -35,6 +35,7 @@ def ranked(name: str, rows: int = IMAGES, **options) -> Tensor:
     return load_mllm(name, **options).score(images[:rows], questions[:rows], candidates)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, entry in REGISTRY.items() if entry.embedded])
 def test_bfloat16_ranks_as_float32_within_the_margin(name: str) -> None:
     exact, half = ranked(name), ranked(name, dtype="bfloat16")

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from support.every_mllm import EVERY_MLLM, QUICK
 from support.tiny_models import CANDIDATES, QUESTIONS, registered_mllm, tiny_images
 from torch import Tensor, nn
 
@@ -22,13 +23,13 @@ from model_zoo.scoring.trie import build_trie, plan_tries
 from model_zoo.sequences import embed_rows, pad_rows
 
 LETTERS = "abcdo  éß日🙂"
-DECODERS = [name for name, entry in REGISTRY.items() if "T5" not in entry.description]
+DECODERS = [name for name in QUICK if "T5" not in REGISTRY[name].description]
 FEW = settings(
     max_examples=3, deadline=None, suppress_health_check=list(HealthCheck), phases=(Phase.explicit, Phase.generate)
 )
 
 
-@pytest.fixture(scope="module", params=REGISTRY)
+@pytest.fixture(scope="module", params=EVERY_MLLM)
 def model(request: pytest.FixtureRequest) -> MLLM:
     return registered(request.param)
 
