@@ -1,7 +1,7 @@
 """Plant one fault at a time in a copy of the product and see that `make test` goes red: is the suite still awake?
 
-`python tests/support/planted_faults.py [NAME ...]`; each fault runs the quick half of the test files named beside it (all of
-them part of `make test`) and must fail at least one test there. experiments/LOG.md has the list of who caught what.
+`python tests/support/planted_faults.py [NAME ...]`; each fault runs the quick half of the test files named beside it (a
+part of `make test`) and must fail at least one test there. experiments/LOG.md has the list of who caught what.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ FAULTS = {
     "a control cached under too short a key": Fault(
         "lightning_modules/controls.py",
         '"scorer": SCORER, **key,',
-        '"scorer": SCORER, **{k: v for k, v in key.items() if k != "data_fp"},',
+        '"scorer": SCORER, **{k: v for k, v in key.items() if k != 'data'},',
         ("lightning_modules_controls", "lightning_modules_scorer"),
     ),
     "validation stays in train": Fault(
