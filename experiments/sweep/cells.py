@@ -26,7 +26,11 @@ VOLATILE = (
 
 
 class SweepCell(NamedTuple):
-    """One prompt to train and score. id: 16 hex digits of `identity`; None while weights or data are missing."""
+    """One prompt to train and score.
+
+    label: names it to people. words: the `key=value` words of its run. id: names everything that can change its result
+    (see `cell_id`); empty while it is not known, or weights or data are missing.
+    """
 
     label: str
     source: str
@@ -34,7 +38,7 @@ class SweepCell(NamedTuple):
     method: str
     seed: int
     words: tuple[tuple[str, str], ...]
-    id: str | None = None
+    id: str = ""
 
     @property
     def folder(self) -> str:

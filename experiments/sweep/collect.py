@@ -41,9 +41,7 @@ def keep_samples(run: Path, cell: SweepCell) -> None:
 def collect(folder: SweepFolder, cells: Sequence[SweepCell]) -> dict[str, str]:
     """Bring samples/ and matrix.csv up to date with the cells that have ended; returns label -> status."""
     states = folder.states()
-    status = {
-        cell.label: states.get(cell.id, {}).get("state", "missing").replace("waiting", "missing") for cell in cells
-    }
+    status = {cell.label: states.of(cell).replace("waiting", "missing") for cell in cells}
     finished = [cell for cell in cells if status[cell.label] == "finished"]
     for cell in finished:
         if not (folder.cells / cell.folder / SAMPLES).is_file():  # deleted by hand: made again from scores/

@@ -13,7 +13,7 @@ import os
 import socket
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,11 @@ def boot_id() -> str:
     return ""
 
 
+def this_process() -> dict[str, Any]:
+    """host, boot, pid and mark, as leases name the process that holds them."""
+    return {"host": socket.gethostname(), "boot": boot_id(), "pid": os.getpid(), "mark": process_mark(os.getpid())}
+
+
 class Leases:
     """The leases below a folder, for one worker.
 
@@ -59,9 +64,8 @@ class Leases:
 
     def __init__(self, folder: Path, worker: str) -> None:
         self.folder, self.worker, self.token = folder, worker, uuid.uuid4().hex
-        self.me = {"host": socket.gethostname(), "boot": boot_id(), "pid": os.getpid()}
-        self.me |= {"mark": process_mark(os.getpid()), "worker": worker, "token": self.token}
-        self._held: str | None = None
+        self.me = this_process() | {"worker": worker, "token": self.token}
+        self._held = ""
         self._progress: dict[str, Any] = {}
         self._stop = threading.Event()
 
@@ -80,11 +84,11 @@ class Leases:
     def give_up(self) -> None:
         """Let go of the lease that is held, if it is still ours."""
         self._stop.set()
-        if self._held is not None:
+        if self._held:
             with self._locked():
                 if self._is_mine():
                     self._path(self._held).unlink(missing_ok=True)
-            self._held = None
+            self._held = ""
 
     @contextmanager
     def still_mine(self) -> Iterator[bool]:
@@ -156,11 +160,16 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def drop_leases(folder: Path, held: Callable[[dict[str, Any]], bool]) -> None:
-    """Free at once what a worker held that is known to be dead, wherever it ran. held: whether a lease is its."""
+def is_held_by(lease: Mapping[str, Any], worker: Mapping[str, Any]) -> bool:
+    """worker: what a lease of its says of it, all or some of `HOLDER`."""
+    return all(lease.get(key) == value for key, value in worker.items())
+
+
+def drop_leases(folder: Path, worker: Mapping[str, Any]) -> None:
+    """Free at once what a worker held that is known to be dead, wherever it ran."""
     with locked(folder):
         for key, lease in read_leases(folder).items():
-            if held(lease):
+            if is_held_by(lease, worker):
                 (folder / f"{key}.json").unlink(missing_ok=True)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from experiments.sweep.cells import SweepCell, build_cells, identified, resolved
 from experiments.sweep.display import clock
-from experiments.sweep.folder import MARKER, SweepFolder
+from experiments.sweep.folder import MARKER, States, SweepFolder
 
 HOW = {
     "measured": "from cells finished in this folder",
@@ -27,7 +27,7 @@ def print_plan(sweep: DictConfig, own: dict[str, Any]) -> int:
     from rich.table import Table
 
     cells, missing = identified(build_cells(sweep))
-    states = SweepFolder(own["out"]).states() if (Path(own["out"]) / MARKER).is_file() else {}
+    states = SweepFolder(own["out"]).states() if (Path(own["out"]) / MARKER).is_file() else States()
     table = Table(title=f"{sweep.sweep}: {len(cells)} cells", title_justify="left")
     for column in ("source", "data", "method", "cells", "one cell takes", "peak memory"):
         table.add_column(column, justify="left" if column in ("source", "data", "method") else "right")
@@ -52,8 +52,8 @@ def _groups(cells: list[SweepCell]) -> dict[tuple[str, str, str], list[SweepCell
     return groups
 
 
-def _states(cells: list[SweepCell], states: dict[str, dict]) -> Counter[str]:
-    return Counter("missing" if c.id is None else states.get(c.id, {}).get("state", "waiting") for c in cells)
+def _states(cells: list[SweepCell], states: States) -> Counter[str]:
+    return Counter(states.of(cell) if cell.id else "missing" for cell in cells)
 
 
 def _total(costs: list[Cost], jobs: int) -> str:
@@ -89,12 +89,11 @@ class Cost(NamedTuple):
     how: str
 
 
-def predicted(cell: SweepCell, config: DictConfig, cells: Sequence[SweepCell], states: Mapping[str, dict]) -> Cost:
+def predicted(cell: SweepCell, config: DictConfig, cells: Sequence[SweepCell], states: States) -> Cost:
     """The median of finished cells of the same kind, the nearest kind first; else counted work."""
     for kind in (("source", "data", "method"), ("data", "method"), ("method",)):
         same = [c for c in cells if all(getattr(c, key) == getattr(cell, key) for key in kind)]
-        took = [row["seconds"] for c in same if (row := states.get(c.id, {})).get("state") == "finished"]
-        if took:
+        if took := states.seconds(same):
             return Cost(median(took), "measured")
     return counted(config)
 
@@ -137,7 +136,3 @@ def memory(config: DictConfig) -> int:
     from experiments.run.memory_plan import memory_plan
 
     return memory_plan(config).device
-
-
-def total(costs: Sequence[Cost], slots: int) -> dict[str, Any]:
-    return {"seconds": sum(cost.seconds for cost in costs) / slots, "how": sorted({cost.how for cost in costs})}
