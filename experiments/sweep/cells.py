@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -175,51 +175,50 @@ class Fingerprints:
     """What cells of one sweep share, read once: which files are missing, hashes of weights and of data."""
 
     def __init__(self) -> None:
-        self._weights: dict[tuple[str, str], str] = {}
-        self._data: dict[str, dict[str, str]] = {}
-        self._missing: dict[tuple, list[str]] = {}
+        self._known: dict[tuple, Any] = {}
+
+    def _once(self, key: tuple, read: Callable[[], Any]) -> Any:
+        if key not in self._known:
+            self._known[key] = read()
+        return self._known[key]
 
     def missing(self, config: DictConfig) -> list[str]:
         """Blocks of text for missing weights and data of one cell."""
         from experiments.run.preflight import missing_things
 
-        models = (config.source.name, *config.targets.names, *(source.name for source in config.sources))
-        key = (models, config.source.weights, bool(config.method.tse), config.method.clip, _data_key(config))
-        if key not in self._missing:
-            self._missing[key] = missing_things(config)
-        return self._missing[key]
+        clip = (config.method.clip, config.source.weights) if config.method.tse else None
+        models = tuple((spec.name, spec.weights) for spec in _models(config))
+        return self._once(("missing", models, clip, _data_key(config)), lambda: missing_things(config))
 
     def weights(self, config: DictConfig) -> dict[str, str]:
-        """mllm (and `clip`, where TSE needs it) -> fingerprint."""
-        from model_zoo.registry import model_fingerprint
-
-        names = [config.source.name, *config.targets.names, *(source.name for source in config.sources)]
-        folder = config.source.weights
-        for name in names:
-            if (name, folder) not in self._weights:
-                self._weights[name, folder] = model_fingerprint(name, folder)
-        found = {name: self._weights[name, folder] for name in names}
-        return found | ({"clip": self._clip(config)} if config.method.tse else {})
-
-    def _clip(self, config: DictConfig) -> str:
+        """mllm (and `clip`, where TSE needs it) -> fingerprint, each read in the folder it is loaded from."""
         from model_zoo.registry import clip_fingerprint
 
-        key = (f"clip {config.method.clip}", config.source.weights)
-        if key not in self._weights:
-            self._weights[key] = clip_fingerprint(config.method.clip, config.source.weights)
-        return self._weights[key]
+        found = {m.name: self._once((m.name, m.weights), m.fingerprint) for m in _models(config)}
+        if config.method.tse:
+            clip, folder = config.method.clip, config.source.weights
+            found["clip"] = self._once(("clip", clip, folder), lambda: clip_fingerprint(clip, folder))
+        return found
 
     def data(self, config: DictConfig) -> dict[str, str]:
         """split -> fingerprint of its rows and pictures."""
-        from experiments.run.build import build_datamodule
+        return self._once(("data", _data_key(config)), lambda: _data_fingerprints(config))
 
-        key = _data_key(config)
-        if key not in self._data:
-            datamodule = build_datamodule(config)
-            datamodule.setup()
-            sizes = {"train": None, "val": config.targets.n, "test": config.data.n_test}
-            self._data[key] = {split: datamodule.fingerprint(split, n) for split, n in sizes.items() if n != 0}
-        return self._data[key]
+
+def _models(config: DictConfig) -> list[Any]:
+    """Every model of a run: `sources: [...]` name a weights folder each, targets are in that of `source`."""
+    from experiments.run.build import source_specs, target_specs
+
+    return [*source_specs(config), *target_specs(config)]
+
+
+def _data_fingerprints(config: DictConfig) -> dict[str, str]:
+    from experiments.run.build import build_datamodule
+
+    datamodule = build_datamodule(config)
+    datamodule.setup()
+    sizes = {"train": None, "val": config.targets.n, "test": config.data.n_test}
+    return {split: datamodule.fingerprint(split, n) for split, n in sizes.items() if n != 0}
 
 
 def _data_key(config: DictConfig) -> str:
