@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 from support import sweep_runs
 from support.sweep_runs import sweep_cell
-from test_experiments_sweep_worker import task_of
 
 from experiments import transfer_sweep
 from experiments.run import ensure as many
-from experiments.sweep import collect, engines, worker
+from experiments.sweep import engines, worker
 from experiments.sweep.folder import States, SweepFolder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,7 +29,6 @@ def in_process(folder, plan, options, watch):
 def sweep(tmp_path, monkeypatch):
     """The command on stand-in cells: nothing is trained, everything else is real."""
     monkeypatch.setattr(many, "ensure_run", sweep_runs.fake_ensure_run)
-    monkeypatch.setattr(collect, "keep_samples", task_of)
     monkeypatch.setattr(engines, "load_engine", lambda name: in_process)
     monkeypatch.setattr(transfer_sweep, "_explain_results", lambda folder, sweep: None)
     real = transfer_sweep._identified

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from experiments.sweep.samples import Record
+from experiments.sweep.samples import TransferRecord
 from lightning_modules.intervals import RESAMPLES
 from lightning_modules.metrics import Scores, per_sample
 
@@ -49,7 +49,7 @@ class _Raw:
     columns: dict[Key, dict[str, int]] = field(default_factory=dict)
     roles: dict[Key, str] = field(default_factory=dict)
 
-    def add(self, record: Record) -> None:
+    def add(self, record: TransferRecord) -> None:
         key = (record.source, record.target, record.method, record.seed)
         self.roles[key] = record.role
         self.columns[key] = {name: self._column(s) for name, s in record.scores.items() if s.ids}
@@ -63,7 +63,7 @@ class _Raw:
         return place
 
 
-def gather(records: Iterable[Record]) -> dict[str, DataSet]:
+def gather(records: Iterable[TransferRecord]) -> dict[str, DataSet]:
     """Data sets by name, sorted. Reads the records once, one at a time, and keeps outcomes only.
 
     Images that not every record of a data set has are left out for all of them.
