@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from experiments.cli import parse_words, run_command, suggest
 
@@ -109,7 +109,7 @@ def _open(own: dict[str, Any], sweep: Any, cells: list[Any]) -> tuple[Any, str]:
     from experiments.sweep.folder import SweepFolder
 
     folder = SweepFolder(own["out"], create=sweep.sweep)
-    return folder, folder.write_plan(cells, OmegaConf.to_container(sweep, resolve=True))
+    return folder, folder.write_plan(cells, cast(dict[str, Any], OmegaConf.to_container(sweep, resolve=True)))
 
 
 def _again(own: dict[str, Any], others: list[tuple[str, str]]) -> str:

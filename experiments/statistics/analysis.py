@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -79,7 +80,7 @@ def unfinished(matrix: Path) -> list[dict]:
     return [{key: row.get(key) or "" for key in MISSING} | {"seed": int(row["seed"])} for row in rows]
 
 
-def rounded(value: object) -> object:
+def rounded(value: Any) -> Any:
     """Floats to 6 decimals (no negative zero) everywhere in plain data."""
     if isinstance(value, float):
         return round(value, DIGITS) + 0.0

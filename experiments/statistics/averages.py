@@ -14,7 +14,7 @@ import numpy as np
 from experiments.statistics.outcomes import DataSet, prompts_of
 from experiments.statistics.sharing import STRONGEST_FIRST, members, shared
 from experiments.statistics.significance import holm
-from experiments.statistics.two_way import Images, Measured, mean_of, summary
+from experiments.statistics.two_way import ImageCovariance, Measured, mean_of, summary
 from lightning_modules.controls import CONTROLS
 
 Pair = tuple[str, str, str]
@@ -27,16 +27,18 @@ DIFFERENCES = (("tvp", "evp"), ("tvp", "vp"))
 
 def measure(data: DataSet, plus: np.ndarray, minus: np.ndarray | None) -> Measured:
     """Results of S seeds averaged over P pairs. plus, minus: (S, P) columns, minus subtracted."""
-    means, draws = data.points[plus].mean(1), data.draws[:, plus].mean(2)
-    values = None if data.values is None else data.values[:, plus].mean(2, dtype=np.float64)
-    if minus is not None:
-        means, draws = means - data.points[minus].mean(1), draws - data.draws[:, minus].mean(2)
-        values = None if values is None else values - data.values[:, minus].mean(2, dtype=np.float64)
-    sampled, scale = (draws, 1) if values is None else (values, data.n)
+
+    def averaged(table: np.ndarray) -> np.ndarray:
+        """(..., K) -> (..., S)."""
+        result = table[..., plus].mean(-1, dtype=np.float64)
+        return result if minus is None else result - table[..., minus].mean(-1, dtype=np.float64)
+
+    means, draws = averaged(data.points), averaged(data.draws)
+    sampled, scale = (draws, 1) if data.values is None else (averaged(data.values), data.n)
     covariance = (
         np.atleast_2d(np.cov(sampled, rowvar=False)) / scale if len(sampled) > 1 else np.zeros([len(means)] * 2)
     )
-    return Measured(means, (Images(covariance, data.n),), draws.mean(1))
+    return Measured(means, (ImageCovariance(covariance, data.n),), draws.mean(1))
 
 
 def balanced(seeds_of: Mapping[Pair, Iterable[int]]) -> tuple[list[Pair], list[int]]:
@@ -46,12 +48,13 @@ def balanced(seeds_of: Mapping[Pair, Iterable[int]]) -> tuple[list[Pair], list[i
     between methods. Pairs that share no seed: the largest complete rectangle.
     """
     sets = {pair: frozenset(seeds) for pair, seeds in seeds_of.items()}
+    # A failed run takes its seed from every pair: all models stay in the average, and only its interval grows.
     common = frozenset.intersection(*sets.values())
     if not common:
-        sizes = {
-            chosen: sum(chosen <= seeds for seeds in sets.values()) for chosen in sorted(set(sets.values()), key=sorted)
-        }
-        common = max(sizes, key=lambda chosen: len(chosen) * sizes[chosen])
+        # Nothing is shared by all, so some pairs must go: keep as many results (pairs x seeds) as can be complete.
+        # Sorted, because of two rectangles of one size the same one must be taken whatever the order of the files.
+        candidates = sorted(set(sets.values()), key=sorted)
+        common = max(candidates, key=lambda chosen: len(chosen) * sum(chosen <= seeds for seeds in sets.values()))
     return sorted(pair for pair, seeds in sets.items() if common <= seeds), sorted(common)
 
 

@@ -6,8 +6,9 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
+from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
@@ -54,15 +55,15 @@ class SweepCell(NamedTuple):
 
 
 def build_cells(sweep: DictConfig) -> list[SweepCell]:
-    """Every (source, data, method, seed) of a recipe, in that order, without ids; nothing is read or loaded."""
+    """Every (source, data, method, seed) of a recipe, in that order, without ids; nothing is read or loaded.
+
+    The source comes first, because a worker goes through the cells in this order and keeps the source it has loaded.
+    """
     cells = []
-    for source in sweep.sources:
-        for data in sweep.data:
-            for method in sweep.methods:
-                for seed in sweep.seeds:
-                    label = f"{source}-{data.name}-{method.name}-s{seed}"
-                    words = cell_words(sweep, source, data, method, seed)
-                    cells.append(SweepCell(label, source, data.name, method.name, seed, tuple(words)))
+    for source, data, method, seed in product(sweep.sources, sweep.data, sweep.methods, sweep.seeds):
+        label = f"{source}-{data.name}-{method.name}-s{seed}"
+        words = cell_words(sweep, source, data, method, seed)
+        cells.append(SweepCell(label, source, data.name, method.name, seed, tuple(words)))
     return cells
 
 
@@ -108,14 +109,14 @@ def identified(cells: Sequence[SweepCell]) -> tuple[list[SweepCell], list[str]]:
     Raises:
         ValueError: a cell's words make no valid run; names the cell.
     """
-    known, missing = Fingerprints(), {}
-    result = []
+    known = Fingerprints()
+    result, missing = [], []
     for cell in cells:
         config = resolved(cell)
         blocks = known.missing(config)
-        missing |= dict.fromkeys(blocks)
+        missing += blocks
         result.append(cell if blocks else cell._replace(id=cell_id(config, known)))
-    return result, list(missing)
+    return result, list(dict.fromkeys(missing))
 
 
 def resolved(cell: SweepCell) -> DictConfig:
@@ -139,9 +140,9 @@ def cell_id(config: DictConfig, known: Fingerprints) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def settled(config: DictConfig) -> dict:
+def settled(config: DictConfig) -> dict[str, Any]:
     """The resolved configuration without what is `VOLATILE`."""
-    plain = OmegaConf.to_container(config, resolve=True)
+    plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
     for key in VOLATILE:
         group, _, leaf = key.rpartition(".")
         (plain[group] if group else plain).pop(leaf)
@@ -162,6 +163,8 @@ def code_version() -> str:
         name = path.relative_to(ROOT).as_posix()
         if name.startswith(NO_SOURCES):
             continue
+        # The name counts beside the content: modules are found by name, so a renamed file is another program. A zero
+        # byte, which no name holds, and a digest of fixed length keep one file's end apart from the next one's start.
         digest.update(f"{name}\0".encode())
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:16]

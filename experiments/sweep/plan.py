@@ -103,21 +103,26 @@ def counted(config: DictConfig) -> Cost:
     from experiments.run.build import build_datamodule, run_length
     from model_zoo.registry import get_entry
 
+    # How many rows there are: counted where the data is here, else as it was published.
     datamodule = build_datamodule(config)
     if datamodule.missing():
         rows = _published_rows(config)
     else:
         rows = {split: len(datamodule.rows(split)) for split in ("train", "val", "test")}
+    # Training: as many updates as the run itself will do; `none` learns nothing and validates once.
     per_update = config.train.batch_size * config.train.accumulate
     epochs, updates = run_length(config, max(1, rows["train"] // per_update))
     updates = 0 if config.method.name == "none" else updates
     validations = max(1, epochs // config.train.val_every) if updates else 1
+    # Scoring: the controls are left out, as all cells of a sweep share their scores.
     scored = validations * min(config.targets.n or rows["val"], rows["val"])
     scored += 2 * min(config.data.n_test or rows["test"], rows["test"])  # the float prompt and the PNG
     models = [config.source.name, *config.targets.names]
     if all(get_entry(name).embedded for name in models):
+        # The tiny models were timed: seconds of an update of 16 images, and of a row.
         seconds = START + updates * UPDATE[config.method.name] * per_update / 16 + scored * ROW * len(models)
         return Cost(seconds, "counted")
+    # Published models were not timed here: two operations for each parameter and token, at an assumed rate.
     size = {name: get_entry(name).parameters for name in models}
     work = updates * per_update * PASSES[config.method.name] * size[config.source.name]
     work += scored * 2 * sum(size.values())
