@@ -72,7 +72,7 @@ class Leases:
     # ---- taking and giving up --------------------------------------------------------------------------------------
     def take(self, cell_id: str, **about: Any) -> bool:
         """Take a free lease; False where another live worker holds it. about: what others may read of the cell."""
-        with self._locked():
+        with locked(self.folder):
             if not self.is_free(cell_id):
                 return False
             self._held, self._progress = cell_id, {"before": self._left_by(cell_id), **about}
@@ -85,7 +85,7 @@ class Leases:
         """Let go of the lease that is held, if it is still ours."""
         self._stop.set()
         if self._held:
-            with self._locked():
+            with locked(self.folder):
                 if self._is_mine():
                     self._path(self._held).unlink(missing_ok=True)
             self._held = ""
@@ -93,7 +93,7 @@ class Leases:
     @contextmanager
     def still_mine(self) -> Iterator[bool]:
         """Whether the lease is still ours, held fixed while the block runs: for writing down a result exactly once."""
-        with self._locked():
+        with locked(self.folder):
             yield self._is_mine()
 
     def report(self, **progress: Any) -> None:
@@ -141,15 +141,10 @@ class Leases:
 
     def _refresh(self, stop: threading.Event) -> None:
         while not stop.wait(REFRESH):
-            with suppress(OSError), self._locked():  # a full disk must not end a cell that is nearly done
+            with suppress(OSError), locked(self.folder):  # a full disk must not end a cell that is nearly done
                 if stop.is_set() or not self._is_mine():
                     return
                 self._write()
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        with locked(self.folder):
-            yield
 
 
 @contextmanager

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -26,34 +27,27 @@ def print_plan(sweep: DictConfig, own: dict[str, Any]) -> int:
     from rich.console import Console
     from rich.table import Table
 
+    from experiments.run.memory_plan import memory_plan
+
     cells, missing = identified(build_cells(sweep))
     states = SweepFolder(own["out"]).states() if (Path(own["out"]) / MARKER).is_file() else States()
     table = Table(title=f"{sweep.sweep}: {len(cells)} cells", title_justify="left")
     for column in ("source", "data", "method", "cells", "one cell takes", "peak memory"):
         table.add_column(column, justify="left" if column in ("source", "data", "method") else "right")
     todo: list[Cost] = []
-    for key, group in _groups(cells).items():
-        config = resolved(group[0])
-        cost, states_of = predicted(group[0], config, cells, states), _states(group, states)
-        todo += [cost] * (states_of["waiting"] + states_of["missing"])
-        counted = ", ".join(f"{n} {state}" for state, n in states_of.items())
-        table.add_row(*key, counted, clock(cost.seconds), f"{memory(config) / 2**30:.1f} GiB")
+    for kind, group in groupby(cells, key=lambda cell: (cell.source, cell.data, cell.method)):
+        first, *rest = group
+        config = resolved(first)
+        cost = predicted(first, config, cells, states)
+        counts = Counter(states.of(cell) if cell.id else "missing" for cell in (first, *rest))
+        todo += [cost] * (counts["waiting"] + counts["missing"])
+        told = ", ".join(f"{n} {state}" for state, n in counts.items())
+        table.add_row(*kind, told, clock(cost.seconds), f"{memory_plan(config).device / 2**30:.1f} GiB")
     Console(width=None if Console().is_terminal else 160).print(table)
     print(_total(todo, int(own["jobs"])))
     if missing:
         print("\n".join(["Missing, so that these cells cannot start:", *missing]))
     return 0
-
-
-def _groups(cells: list[SweepCell]) -> dict[tuple[str, str, str], list[SweepCell]]:
-    groups = defaultdict(list)
-    for cell in cells:
-        groups[cell.source, cell.data, cell.method].append(cell)
-    return groups
-
-
-def _states(cells: list[SweepCell], states: States) -> Counter[str]:
-    return Counter(states.of(cell) if cell.id else "missing" for cell in cells)
 
 
 def _total(costs: list[Cost], jobs: int) -> str:
@@ -134,10 +128,3 @@ def _published_rows(config: DictConfig) -> dict[str, int]:
     train, test = PUBLISHED_ROWS[config.data.name]
     wanted = config.data.n_train or train
     return {"train": int(wanted * train if wanted <= 1 else min(wanted, train)), "val": train, "test": test}
-
-
-def memory(config: DictConfig) -> int:
-    """Bytes at the peak on the device of a slot (experiments/run/memory_plan.py)."""
-    from experiments.run.memory_plan import memory_plan
-
-    return memory_plan(config).device

@@ -38,7 +38,7 @@ def run_slurm(folder: SweepFolder, plan: str, options: dict[str, Any], watch: Ca
 
 
 # ---- in a job --------------------------------------------------------------------------------------------------------
-def slurm_worker(out: str, plan: str, driver: tuple[int, str] | None) -> int:
+def slurm_worker(out: str, plan: str, driver: tuple[int, str | None] | None) -> int:
     """A worker in a job of submitit; returns the exit code of the worker program.
 
     driver: (pid, mark) of the process to die with; None: the job is on its own.
@@ -54,7 +54,7 @@ def slurm_worker(out: str, plan: str, driver: tuple[int, str] | None) -> int:
     return main([out, plan, worker_name(where.job_id, where.global_rank), "0"])
 
 
-def _die_with(pid: int, mark: str) -> None:
+def _die_with(pid: int, mark: str | None) -> None:
     while process_mark(pid) == mark:
         time.sleep(1)
     os._exit(1)
