@@ -40,7 +40,7 @@ class DataSet:
 
 @dataclass
 class _Raw:
-    """What is kept of the records of one data set while they are read: no table of scores."""
+    """Keeps of the records of one data set, while they are read, the outcomes but no table of scores."""
 
     metric: str
     kept: list[tuple[tuple[str, ...], np.ndarray]] = field(default_factory=list)

@@ -175,7 +175,7 @@ def _files(folders: Iterable[Path]) -> list[Path]:
 
 
 class Fingerprints:
-    """What cells of one sweep share, read once: which files are missing, hashes of weights and of data."""
+    """Reads once what the cells of a sweep share: which files are missing, hashes of weights and of data."""
 
     def __init__(self) -> None:
         self._known: dict[tuple, Any] = {}

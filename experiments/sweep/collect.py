@@ -1,4 +1,4 @@
-"""What becomes of finished cells: samples/ and matrix.csv, the same bytes wherever and in whichever order they ran."""
+"""Collects finished cells in samples/ and matrix.csv: the same bytes wherever and in whichever order they ran."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people see of a running sweep: a line a worker, and a total with the time left."""
+"""Shows a running sweep to people: a line a worker, and a total with the time left."""
 
 from __future__ import annotations
 

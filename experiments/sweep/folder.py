@@ -1,4 +1,4 @@
-"""A sweep's folder: whose it is, which plan is computed, and the ledger of cells that ended.
+"""A sweep's folder: the name of the sweep, its plans, and the ledger that says which cells ended.
 
 The ledger is append-only with fsync, one file per process, so that no two writers ever share one; what is known of a
 cell is merged from all of them. A row's `attempt` counts how often a cell was asked for: `retry` raises it.

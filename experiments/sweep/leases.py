@@ -1,4 +1,4 @@
-"""Who computes which cell: one lease file a cell, taken and given up under a lock, so that no cell is done twice.
+"""Workers take a cell by writing its lease, under a lock, and give it up afterwards, so that no cell is done twice.
 
 A lease is held by a live process: it says where (host, pid, start of that process) and is refreshed every few seconds.
 On the same host a lease whose process is gone is free at once, however it died; from another host it is free when it
@@ -59,7 +59,7 @@ def this_process() -> dict[str, Any]:
 class Leases:
     """The leases below a folder, for one worker.
 
-    worker: what the leases of this process say of it (`w0`, an actor's name).
+    worker: its name in these leases (`w0`, an actor's name).
     """
 
     def __init__(self, folder: Path, worker: str) -> None:
@@ -97,7 +97,7 @@ class Leases:
             yield self._is_mine()
 
     def report(self, **progress: Any) -> None:
-        """What this worker is at, for whoever looks at the leases; written with the next refresh."""
+        """Note phase and step of the cell, for others to read in the lease; written with the next refresh."""
         self._progress |= progress
 
     # ---- looking ---------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What runs in a process of Ray: one worker, called by a driver and called off when the driver takes its call back."""
+"""A worker in a process of Ray: a driver calls it to work, and it stops when the driver takes that call back."""
 
 from __future__ import annotations
 
