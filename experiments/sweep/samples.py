@@ -110,7 +110,7 @@ def read_samples(path: Path) -> list[TransferRecord]:
     labels = table["label"].to_numpy()
     lists = table["scores"].combine_chunks()
     flat, bounds = lists.flatten().to_numpy(), lists.offsets.to_numpy()
-    roles, names = cell["roles"], [cell[key] for key in ("data", "method", "seed", "metric")]
+    source, data, method, seed, metric = (cell[key] for key in ("source", "data", "method", "seed", "metric"))
     places: dict[str, dict[str, list[int]]] = {}
     for place, (target, given) in enumerate(zip(columns["target"], columns["input"], strict=True)):
         places.setdefault(target, {}).setdefault(given, []).append(place)
@@ -120,7 +120,9 @@ def read_samples(path: Path) -> list[TransferRecord]:
         return Scores([columns["id"][i] for i in at], labels[at], table, [columns["group"][i] for i in at])
 
     return [
-        TransferRecord(cell["source"], target, *names, roles[target], {g: scores(at) for g, at in of.items()})
+        TransferRecord(
+            source, target, data, method, seed, metric, cell["roles"][target], {g: scores(at) for g, at in of.items()}
+        )
         for target, of in places.items()
     ]
 

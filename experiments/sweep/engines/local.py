@@ -63,7 +63,7 @@ class _Processes(Pool):
     def tend(self) -> None:
         for name, process in list(self.workers.items()):
             code = process.poll()
-            if code in (None, 0):
+            if code is None or code == 0:
                 continue
             said = last_line(self._log(name).read_text(errors="replace"))
             raise_problem(code, said or f"worker {name} stopped")

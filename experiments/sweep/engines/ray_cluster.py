@@ -50,7 +50,11 @@ def _start_here(jobs: int, quiet: dict[str, Any]) -> None:
     Raises:
         ValueError: it did not start.
     """
-    own = {"num_cpus": max(jobs, usable_cores()), "include_dashboard": False, "object_store_memory": STORE}
+    own: dict[str, Any] = {
+        "num_cpus": max(jobs, usable_cores()),
+        "include_dashboard": False,
+        "object_store_memory": STORE,
+    }
     for attempt in range(ATTEMPTS):
         try:
             ray.init(address="local", **own, **quiet)
