@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from experiments.cli import parse_words, run_command, suggest
 
@@ -68,14 +68,14 @@ def _explain(flags: set[str]) -> int:
 # ---- run -------------------------------------------------------------------------------------------------------------
 def _run(own: dict[str, Any], others: list[tuple[str, str]], *, again: bool) -> int:
     from experiments.sweep.display import Display
-    from experiments.sweep.engines import load_engine
+    from experiments.sweep.engines import SweepStopped, load_engine
 
     engine = load_engine(own["engine"])
     sweep, cells = _identified(own, others)
     folder, plan = _open(own, sweep, cells)
     if again:
         print(f"{len(folder.ask_again(cells))} failed cells are asked for again.")
-    before = Counter(_states(folder, cells))
+    before = folder.states().counts(cells)
     print(
         f"{own['out']}: {before['finished']} of {len(cells)} cells are finished, {before['waiting']} to do.", flush=True
     )
@@ -86,9 +86,7 @@ def _run(own: dict[str, Any], others: list[tuple[str, str]], *, again: bool) -> 
     except KeyboardInterrupt:
         print(f"\nStopped; nothing that is finished is lost. Go on with: {_again(own, others)}", file=sys.stderr)
         raise
-    except RuntimeError as error:  # workers that cannot start, jobs that ended: said by the engine
-        if type(error) is not RuntimeError:
-            raise
+    except SweepStopped as error:
         raise ValueError(str(error)) from None
     return _finish(folder, cells)
 
@@ -111,12 +109,7 @@ def _open(own: dict[str, Any], sweep: Any, cells: list[Any]) -> tuple[Any, str]:
     from experiments.sweep.folder import SweepFolder
 
     folder = SweepFolder(own["out"], create=sweep.sweep)
-    return folder, folder.write_plan(cells, OmegaConf.to_container(sweep, resolve=True))
-
-
-def _states(folder: Any, cells: Sequence[Any]) -> list[str]:
-    states = folder.states()
-    return [states.get(cell.id, {}).get("state", "waiting") for cell in cells]
+    return folder, folder.write_plan(cells, cast(dict[str, Any], OmegaConf.to_container(sweep, resolve=True)))
 
 
 def _again(own: dict[str, Any], others: list[tuple[str, str]]) -> str:
@@ -168,11 +161,9 @@ def _status(own: dict[str, Any]) -> int:
     states = folder.states()
     print("\n".join(Display(folder, cells).lines(states)))
     for cell in cells:
-        row = states.get(cell.id, {})
-        if row.get("state") == "failed":
-            print(f"failed  {cell.label}: {row['error']}\n        {folder.logs / cell.folder}.log")
-    took = [row["seconds"] for cell in cells if (row := states.get(cell.id, {})).get("state") == "finished"]
-    print(f"{clock(sum(took))} of computing so far.")
+        if states.of(cell) == "failed":
+            print(f"failed  {cell.label}: {states[cell.id]['error']}\n        {folder.logs / cell.folder}.log")
+    print(f"{clock(sum(states.seconds(cells)))} of computing so far.")
     return 0
 
 

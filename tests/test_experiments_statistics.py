@@ -12,17 +12,17 @@ from experiments.statistics.pairs import cell_gain
 from experiments.statistics.sharing import shared
 from experiments.statistics.significance import bootstrap_p, holm, mcnemar, worse
 from experiments.statistics.two_way import (  # fmt: skip
-    Images,
+    ImageCovariance,
     Measured,
     Prior,
     agreement,
     half_width,
     mean_of,
     p_value,
-    parts,
     priors,
     seeds_half_width,
     summary,
+    variance_parts,
 )
 from lightning_modules.intervals import percentiles, t_interval
 from lightning_modules.metrics import Scores, auroc, paired_gain
@@ -105,7 +105,7 @@ def test_the_variance_parts_are_the_mean_squares_of_the_two_way_table():
         seeds * values.mean(1).var(ddof=1),
         (rest**2).sum() / (n - 1) / (seeds - 1),
     ]
-    of = parts(measured(values))
+    of = variance_parts(measured(values))
     assert [of.seeds, of.images, of.both] == pytest.approx(np.array(squares) / (n * seeds))
     assert (of.df_seeds, of.df_images) == (2, 39)
 
@@ -113,16 +113,16 @@ def test_the_variance_parts_are_the_mean_squares_of_the_two_way_table():
 def test_covariances_of_draws_give_the_parts_where_samples_have_no_value():
     data = data_set(table(n=300), resamples=20_000)
     columns = np.arange(3)[:, None]
-    exact = parts(measure(data, columns, None))
+    exact = variance_parts(measure(data, columns, None))
     data.values = None  # as for auroc
-    assert parts(measure(data, columns, None)) == pytest.approx(exact, rel=0.05)
+    assert variance_parts(measure(data, columns, None)) == pytest.approx(exact, rel=0.05)
 
 
 def test_the_interval_over_seeds_is_students():
     means = np.array([0.5, 0.56, 0.47])
     half = seeds_half_width(means)
     assert (means.mean() - half, means.mean() + half) == pytest.approx(t_interval(means))
-    got = summary(Measured(means, (Images(np.zeros((3, 3)), 50),), np.zeros(9)))
+    got = summary(Measured(means, (ImageCovariance(np.zeros((3, 3)), 50),), np.zeros(9)))
     assert (got["seeds_low"], got["seeds_high"]) == pytest.approx(t_interval(means))
     assert (got["low"], got["high"]) == pytest.approx(t_interval(means))  # images without any variance
 
@@ -136,9 +136,9 @@ def test_half_widths_add_in_quadrature_and_never_fall_below_the_images():
 
 
 def parts_of(seeds: float, images: float, both: float, df: float = 2):
-    from experiments.statistics.two_way import Parts
+    from experiments.statistics.two_way import VarianceParts
 
-    return Parts(seeds, images, both, df, 99)
+    return VarianceParts(seeds, images, both, df, 99)
 
 
 def test_p_is_the_level_at_which_the_interval_reaches_zero():
@@ -162,10 +162,10 @@ def test_data_sets_are_independent_images_and_one_block_of_seeds():
     one, two = measured(table(seed=1)), measured(table(n=80, seed=2))
     both = mean_of([one, two])
     assert both.means == pytest.approx((one.means + two.means) / 2)
-    expected = (parts(one).images + parts(two).images) / 4
-    assert parts(both).images == pytest.approx(expected)
-    assert parts(both).df_seeds == 2
-    assert parts(both).seeds == pytest.approx(both.means.var(ddof=1) / 3)
+    expected = (variance_parts(one).images + variance_parts(two).images) / 4
+    assert variance_parts(both).images == pytest.approx(expected)
+    assert variance_parts(both).df_seeds == 2
+    assert variance_parts(both).seeds == pytest.approx(both.means.var(ddof=1) / 3)
 
 
 def test_identical_seeds_are_as_good_as_one():
@@ -218,7 +218,9 @@ def test_equal_variances_are_trusted_and_wild_ones_are_not():
 
 
 def test_a_prior_moves_the_variance_and_adds_degrees_of_freedom():
-    of = parts(Measured(np.array([0.0, 2.0]), (Images(np.zeros((2, 2)), 10),), np.zeros(3)), Prior(5.0, 3.0))
+    of = variance_parts(
+        Measured(np.array([0.0, 2.0]), (ImageCovariance(np.zeros((2, 2)), 10),), np.zeros(3)), Prior(5.0, 3.0)
+    )
     assert (of.seeds, of.df_seeds) == (pytest.approx((1 * 2.0 + 3 * 5.0) / 4 / 2), 4)
 
 

@@ -130,7 +130,7 @@ def test_auroc_has_every_number_but_mcnemar():
     rng = np.random.default_rng(5)
     black = yes_no(rng, 3.0)
     given = [
-        record("a", t, seed, {"prompt": yes_no(rng, 0.0), "black": black}, metric="auroc", task="reasoning")
+        record("a", t, seed, {"prompt": yes_no(rng, 0.0), "black": black}, metric="auroc")
         for t in "ab"
         for seed in range(3)
     ]

@@ -109,6 +109,34 @@ def test_real_fingerprints_cover_every_model_and_split(tmp_path):
     assert len(set(weights.values())) == 4 and set(known.data(config)) == {"train", "val", "test"}
 
 
+def ensemble(*folders):
+    """A cell's configuration whose two sources have these weights folders."""
+    (cell,) = build_cells(load_sweep("embedded_smoke", SMALL))
+    two = zip(("embedded_minigpt4", "embedded_llava"), folders, strict=True)
+    sources = ",".join(f"{{name: {name}, weights: {folder}}}" for name, folder in two)
+    return resolved(cell._replace(words=(*cell.words, ("sources", f"[{sources}]"))))
+
+
+def test_every_source_is_read_in_its_own_weights_folder(monkeypatch):
+    monkeypatch.setattr("model_zoo.registry.model_fingerprint", lambda name, weights: f"{name} in {weights}")
+    known = Fingerprints()
+    found = known.weights(ensemble("one", "two"))
+    assert found["embedded_minigpt4"] == "embedded_minigpt4 in one"
+    assert found["embedded_llava"] == "embedded_llava in two"
+    assert found["embedded_instructblip"] == "embedded_instructblip in weights"
+    assert known.weights(ensemble("one", "three"))["embedded_llava"] == "embedded_llava in three"
+
+
+def test_what_is_missing_is_asked_again_for_other_weights_folders(monkeypatch):
+    monkeypatch.setattr("experiments.run.preflight.missing_things", lambda config: [config.sources[1].weights])
+    known = Fingerprints()
+    assert [known.missing(ensemble("one", folder)) for folder in ("two", "three", "two")] == [
+        ["two"],
+        ["three"],
+        ["two"],
+    ]
+
+
 def test_code_version_follows_the_three_packages_and_nothing_else(tmp_path, monkeypatch):
     for name in ("model_zoo", "datamodules", "lightning_modules", "experiments"):
         (tmp_path / name).mkdir()
@@ -181,7 +209,7 @@ def test_missing_weights_and_data_are_listed_once_each(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     cells = build_cells(load_sweep("paper", [("sources", "blip2"), ("data", "cifar10"), ("seeds", "0")]))
     cells, missing = module.identified(cells)
-    assert all(cell.id is None for cell in cells)
+    assert not any(cell.id for cell in cells)
     text = "\n".join(missing)
     assert text.count("No blip2 weights") == 1 and text.count("No cifar10 data") == 1 and "No CLIP weights" in text
 

@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 from support import sweep_runs
 from support.sweep_runs import sweep_cell
-from test_experiments_sweep_worker import task_of
 
 from experiments import transfer_sweep
 from experiments.run import ensure as many
-from experiments.sweep import collect, engines, worker
-from experiments.sweep.folder import SweepFolder
+from experiments.sweep import engines, worker
+from experiments.sweep.folder import States, SweepFolder
 
 ROOT = Path(__file__).resolve().parents[1]
 CELLS = [sweep_cell(c, method=m, source=s) for c, m, s in (("a", "none", "m"), ("b", "tvp", "m"), ("c", "tvp", "t"))]
@@ -30,7 +29,6 @@ def in_process(folder, plan, options, watch):
 def sweep(tmp_path, monkeypatch):
     """The command on stand-in cells: nothing is trained, everything else is real."""
     monkeypatch.setattr(many, "ensure_run", sweep_runs.fake_ensure_run)
-    monkeypatch.setattr(collect, "keep_samples", task_of)
     monkeypatch.setattr(engines, "load_engine", lambda name: in_process)
     monkeypatch.setattr(transfer_sweep, "_explain_results", lambda folder, sweep: None)
     real = transfer_sweep._identified
@@ -144,10 +142,21 @@ def test_workers_that_cannot_start_are_a_message_of_the_command(sweep, monkeypat
     out, _ = sweep
 
     def dying(folder, plan, options, watch):
-        raise RuntimeError("Workers die before they take a cell")
+        raise engines.SweepStopped("Workers die before they take a cell")
 
     monkeypatch.setattr(engines, "load_engine", lambda name: dying)
     with pytest.raises(ValueError, match="Workers die before they take a cell"):
+        transfer_sweep.main(["sweep=embedded_smoke", f"out={out}"])
+
+
+def test_a_fault_of_an_engine_keeps_its_traceback(sweep, monkeypatch):
+    out, _ = sweep
+
+    def faulty(folder, plan, options, watch):
+        raise RuntimeError("CUDA error")
+
+    monkeypatch.setattr(engines, "load_engine", lambda name: faulty)
+    with pytest.raises(RuntimeError, match="CUDA error"):
         transfer_sweep.main(["sweep=embedded_smoke", f"out={out}"])
 
 
@@ -188,7 +197,8 @@ def test_predictions_come_from_finished_cells_of_the_nearest_kind():
     from experiments.sweep.plan import predicted
 
     cells = [sweep_cell(c, method=m, source=s) for c, m, s in (("a", "tvp", "m"), ("b", "tvp", "t"), ("c", "evp", "t"))]
-    states = {cells[1].id: {"state": "finished", "seconds": 40}, cells[2].id: {"state": "finished", "seconds": 7}}
+    rows = {cells[1].id: {"state": "finished", "seconds": 40}, cells[2].id: {"state": "finished", "seconds": 7}}
+    states = States(rows)
     assert predicted(cells[0], None, cells, states) == (40, "measured")
     assert predicted(cells[2], None, cells, states) == (7, "measured")
 

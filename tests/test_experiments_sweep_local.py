@@ -12,8 +12,8 @@ from support.sweep_runs import sweep_cell
 
 from experiments.sweep import slots
 from experiments.sweep.display import Display, clock, remaining
-from experiments.sweep.engines import local
-from experiments.sweep.folder import SweepFolder
+from experiments.sweep.engines import SweepStopped, local, pool
+from experiments.sweep.folder import States, SweepFolder
 from experiments.sweep.leases import read_leases
 from experiments.sweep.worker import THREADS
 
@@ -53,7 +53,7 @@ for cell in cells:
 @pytest.fixture
 def sweep(tmp_path, monkeypatch):
     monkeypatch.setattr(local, "WORKER", ("-c", WORKER))
-    monkeypatch.setattr(local, "LOOK", 0.02)
+    monkeypatch.setattr(pool, "LOOK", 0.02)
     monkeypatch.setattr(slots, "visible_gpus", list)
 
     def make(*methods):
@@ -88,7 +88,7 @@ def test_a_cell_that_kills_worker_after_worker_is_given_up(sweep):
 def test_workers_that_cannot_start_end_in_a_message(sweep, monkeypatch):
     folder, _, plan = sweep("ok")
     monkeypatch.setattr(local, "WORKER", ("-c", "import sys; sys.exit(7)"))
-    with pytest.raises(RuntimeError, match=r"die before they take a cell \(exit code 7\).*worker-\*\.log"):
+    with pytest.raises(SweepStopped, match=r"die before they take a cell \(exit code 7\).*worker-\*\.log"):
         run(folder, plan)
 
 
@@ -175,5 +175,5 @@ def test_the_live_lines_name_worker_cell_phase_and_time_left(sweep):
 def test_the_time_left_comes_from_cells_of_the_same_method():
     cells = [cell._replace(method=m) for cell, m in zip(CELLS, ("a", "a", "b", "b"), strict=True)]
     done = {cells[0].id: {"state": "finished", "seconds": 10}, cells[2].id: {"state": "finished", "seconds": 100}}
-    assert remaining(cells, done, 2) == 55 and remaining(cells, {}, 2) is None
+    assert remaining(cells, States(done), 2) == 55 and remaining(cells, States(), 2) is None
     assert [clock(s) for s in (42, 720, 12600)] == ["42 s", "12 min", "3.5 h"]

@@ -122,7 +122,7 @@ def test_jobs_that_end_without_progress_are_not_submitted_for_ever(tmp_path, mon
     folder, plan = one_cell(tmp_path)
     monkeypatch.setattr(slurm, "slurm_worker", stopped_at_once)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    with pytest.raises(RuntimeError, match=r"nothing was done between.*slurm=timeout_min=N"):
+    with pytest.raises(engines.SweepStopped, match=r"nothing was done between.*slurm=timeout_min=N"):
         slurm.run_slurm(folder, plan, OPTIONS, lambda: None)
 
 

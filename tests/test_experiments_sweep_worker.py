@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import errno
+import json
 import multiprocessing
 import os
 import time
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from support import sweep_runs
 from support.sweep_runs import sweep_cell
 
 from experiments.run import ensure as many
-from experiments.run.folder import run_roles, run_scores
 from experiments.sweep import collect, leases, worker
 from experiments.sweep.folder import SweepFolder
 from experiments.sweep.samples import read_samples
@@ -22,20 +24,9 @@ CELLS = [sweep_cell(c, seed=i, source=s) for i, (c, s) in enumerate(zip("abcdef"
 RECIPE = {"sweep": "s", "label": "l"}
 
 
-def task_of(run, cell):
-    """keep_samples builds the data set to know its task; the stand-ins have none."""
-    from experiments.sweep.samples import Record, write_samples
-
-    roles, scores = run_roles(run), run_scores(run)
-    names = {"source": cell.source, "data": cell.data, "method": cell.method, "seed": cell.seed}
-    names |= {"task": "recognition", "metric": "top1"}
-    write_samples(run / collect.SAMPLES, [Record(target=t, role=roles[t], scores=scores[t], **names) for t in scores])
-
-
 @pytest.fixture
 def sweep(tmp_path, monkeypatch):
     monkeypatch.setattr(many, "ensure_run", sweep_runs.fake_ensure_run)
-    monkeypatch.setattr(collect, "keep_samples", task_of)
     monkeypatch.setattr(worker, "POLL", 0.01)
     folder = SweepFolder(tmp_path / "out", create="s")
     return folder, folder.write_plan(CELLS, RECIPE)
@@ -126,7 +117,7 @@ def test_a_result_is_dropped_when_the_lease_was_lost(sweep, monkeypatch):
 
 
 def _work(path, plan, name):
-    many.ensure_run, collect.keep_samples, worker.POLL = slowly, task_of, 0.01
+    many.ensure_run, worker.POLL = slowly, 0.01
     worker.work(Path(path), plan, name)
 
 
@@ -195,6 +186,21 @@ def test_the_matrix_does_not_depend_on_the_order_of_cells_or_on_who_ran_them(swe
     assert files[0] == files[1] and len(files[0]) == len(CELLS)
 
 
+def test_samples_name_the_metric_of_the_rows_and_files_that_name_a_task_are_read(sweep):
+    folder, plan = sweep
+    worker.work(folder.path, plan, "w", limit=1)
+    path = folder.cells / CELLS[0].folder / collect.SAMPLES
+    records = read_samples(path)
+    assert [(r.target, r.role, r.metric) for r in records] == [("m", "source", "top1"), ("t", "heldout", "top1")]
+    table = pq.read_table(path)
+    cell = json.loads(table.schema.metadata[b"cell"])
+    assert "task" not in cell
+    pq.write_table(table.replace_schema_metadata({"cell": json.dumps(cell | {"task": "recognition"})}), path)
+    for now, before in zip(read_samples(path), records, strict=True):
+        assert now[:-1] == before[:-1] and now.scores.keys() == before.scores.keys()
+        assert all(np.array_equal(now.scores[i].scores, before.scores[i].scores) for i in now.scores)
+
+
 def test_failed_and_missing_cells_have_a_line_each(sweep):
     folder, _ = sweep
     folder.record(CELLS[0], "failed", error="x")
@@ -209,7 +215,7 @@ def test_samples_of_changed_cells_replace_the_old_ones(sweep):
     collect.collect(folder, CELLS)
     changed = CELLS[0]._replace(id="9" * 16)
     sweep_runs.make_run(folder.cells / changed.folder, hits=3)
-    task_of(folder.cells / changed.folder, changed)
+    collect.keep_samples(folder.cells / changed.folder, changed)
     folder.record(changed, "finished")
     collect.collect(folder, [changed])
     (path,) = folder.samples.iterdir()

@@ -93,20 +93,14 @@ def _material(
 
 def run_material(folder: Path, *, control: str, method: str, examples: int) -> Material:
     """A single finished run as a sweep of one cell."""
-    from experiments.run.folder import CONFIG, run_roles, run_scores
+    from experiments.run.folder import CONFIG
     from experiments.statistics import analyse
-    from experiments.sweep.samples import Record
+    from experiments.sweep.samples import run_records
     from lightning_modules.records import read_rows
 
     row = next(row for row in read_rows(folder / "results.jsonl") if row["split"] == "test")
     cell = Cell(row["source"], row["data"], row["method"], row["seed"])
-    metric, roles = row["metric"], run_roles(folder)
-    task = {"auroc": "reasoning", "top1": "recognition"}.get(metric, "counting")
-    records = [
-        Record(cell.source, target, cell.data, cell.method, cell.seed, task, metric, roles[target], scores)
-        for target, scores in run_scores(folder).items()
-    ]
-    statistics = checked(analyse(records), folder / CONFIG)
+    statistics = checked(analyse(run_records(folder, *cell)), folder / CONFIG)
     runs = {cell: read_run(cell, folder, folder, statistics)}
     return _material(
         folder.resolve().name, "", folder, statistics, runs, control=control, method=method, examples=examples

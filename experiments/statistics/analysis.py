@@ -6,13 +6,14 @@ import csv
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from experiments.statistics.averages import difference_rows, method_rows, shared_rows
 from experiments.statistics.outcomes import gather
 from experiments.statistics.pairs import ALPHA, cell_rows, pair_rows
-from experiments.sweep.samples import Record, all_records
+from experiments.sweep.samples import TransferRecord, all_records
 from lightning_modules.atomic import replace_file
 from lightning_modules.controls import CONTROLS
 
@@ -20,7 +21,7 @@ SCHEMA, DIGITS = 1, 6
 MISSING = ("source", "data", "method", "seed", "status", "error")
 
 
-def analyse(records: Iterable[Record], *, missing: Iterable[Mapping] = ()) -> dict:
+def analyse(records: Iterable[TransferRecord], *, missing: Iterable[Mapping] = ()) -> dict:
     """All statistics of the records as plain data, numbers rounded to 6 decimals; the same for the same records.
 
     Args:
@@ -79,7 +80,7 @@ def unfinished(matrix: Path) -> list[dict]:
     return [{key: row.get(key) or "" for key in MISSING} | {"seed": int(row["seed"])} for row in rows]
 
 
-def rounded(value: object) -> object:
+def rounded(value: Any) -> Any:
     """Floats to 6 decimals (no negative zero) everywhere in plain data."""
     if isinstance(value, float):
         return round(value, DIGITS) + 0.0

@@ -14,29 +14,31 @@ import numpy as np
 from experiments.statistics.outcomes import DataSet, prompts_of
 from experiments.statistics.sharing import STRONGEST_FIRST, members, shared
 from experiments.statistics.significance import holm
-from experiments.statistics.two_way import Images, Measured, mean_of, summary
+from experiments.statistics.two_way import ImageCovariance, Measured, mean_of, summary
 from lightning_modules.controls import CONTROLS
 
 Pair = tuple[str, str, str]
 """(data set, source, target)."""
-Columns = dict[Pair, dict[int, tuple[int, int | None]]]
-"""Pair -> seed -> the column of interest and the one subtracted from it (None: nothing is)."""
+Columns = dict[Pair, dict[int, tuple[int, int]]]
+"""Pair -> seed -> the column of interest and the one subtracted from it."""
 
 DIFFERENCES = (("tvp", "evp"), ("tvp", "vp"))
 
 
 def measure(data: DataSet, plus: np.ndarray, minus: np.ndarray | None) -> Measured:
     """Results of S seeds averaged over P pairs. plus, minus: (S, P) columns, minus subtracted."""
-    means, draws = data.points[plus].mean(1), data.draws[:, plus].mean(2)
-    values = None if data.values is None else data.values[:, plus].mean(2, dtype=np.float64)
-    if minus is not None:
-        means, draws = means - data.points[minus].mean(1), draws - data.draws[:, minus].mean(2)
-        values = None if values is None else values - data.values[:, minus].mean(2, dtype=np.float64)
-    sampled, scale = (draws, 1) if values is None else (values, data.n)
+
+    def averaged(table: np.ndarray) -> np.ndarray:
+        """(..., K) -> (..., S)."""
+        result = table[..., plus].mean(-1, dtype=np.float64)
+        return result if minus is None else result - table[..., minus].mean(-1, dtype=np.float64)
+
+    means, draws = averaged(data.points), averaged(data.draws)
+    sampled, scale = (draws, 1) if data.values is None else (averaged(data.values), data.n)
     covariance = (
         np.atleast_2d(np.cov(sampled, rowvar=False)) / scale if len(sampled) > 1 else np.zeros([len(means)] * 2)
     )
-    return Measured(means, (Images(covariance, data.n),), draws.mean(1))
+    return Measured(means, (ImageCovariance(covariance, data.n),), draws.mean(1))
 
 
 def balanced(seeds_of: Mapping[Pair, Iterable[int]]) -> tuple[list[Pair], list[int]]:
@@ -46,12 +48,13 @@ def balanced(seeds_of: Mapping[Pair, Iterable[int]]) -> tuple[list[Pair], list[i
     between methods. Pairs that share no seed: the largest complete rectangle.
     """
     sets = {pair: frozenset(seeds) for pair, seeds in seeds_of.items()}
+    # A failed run takes its seed from every pair: all models stay in the average, and only its interval grows.
     common = frozenset.intersection(*sets.values())
     if not common:
-        sizes = {
-            chosen: sum(chosen <= seeds for seeds in sets.values()) for chosen in sorted(set(sets.values()), key=sorted)
-        }
-        common = max(sizes, key=lambda chosen: len(chosen) * sizes[chosen])
+        # Nothing is shared by all, so some pairs must go: keep as many results (pairs x seeds) as can be complete.
+        # Sorted, because of two rectangles of one size the same one must be taken whatever the order of the files.
+        candidates = sorted(set(sets.values()), key=sorted)
+        common = max(candidates, key=lambda chosen: len(chosen) * sum(chosen <= seeds for seeds in sets.values()))
     return sorted(pair for pair, seeds in sets.items() if common <= seeds), sorted(common)
 
 
@@ -60,33 +63,23 @@ def average(data: Mapping[str, DataSet], columns: Columns) -> dict:
     pairs, seeds = balanced(columns)
     measured, n = [], 0
     for name in sorted({pair[0] for pair in pairs}):
-        table = [[columns[pair][seed] for pair in pairs if pair[0] == name] for seed in seeds]
-        plus = np.array([[of[0] for of in row] for row in table])
-        without = table[0][0][1] is None
-        measured.append(measure(data[name], plus, None if without else np.array([[of[1] for of in r] for r in table])))
+        table = np.array([[columns[pair][seed] for pair in pairs if pair[0] == name] for seed in seeds])
+        measured.append(measure(data[name], table[..., 0], table[..., 1]))
         n += data[name].n
     return summary(mean_of(measured)) | {"pairs": len(pairs), "seeds": len(seeds), "n": n}
 
 
-def gain_columns(data: Mapping[str, DataSet], method: str, control: str, keep: Callable[[Pair], bool]) -> Columns:
-    """Prompted and control column of every kept pair."""
+def columns_of(
+    data: Mapping[str, DataSet], method: str, keep: Callable[[Pair], bool], *, other: str = "", minus: str = "prompt"
+) -> Columns:
+    """Of every kept pair and seed the prompted column of a method, and the one subtracted: of the input `minus`, with
+    the prompt of the method `other` (none: of the same method). Where there is no such column the pair is left out."""
     found: Columns = {}
-    for name, key in prompts_of(data):
-        source, target, of_method, seed = key
-        given = data[name].columns[key]
-        if of_method == method and control in given and keep((name, source, target)):
-            found.setdefault((name, source, target), {})[seed] = given["prompt"], given[control]
-    return found
-
-
-def difference_columns(data: Mapping[str, DataSet], one: str, other: str, keep: Callable[[Pair], bool]) -> Columns:
-    """Prompted columns of both methods, wherever both have the same pair and seed."""
-    found: Columns = {}
-    for name, (source, target, method, seed) in prompts_of(data):
-        with_other = data[name].columns.get((source, target, other, seed), {})
-        if method == one and "prompt" in with_other and keep((name, source, target)):
-            mine = data[name].columns[source, target, method, seed]["prompt"]
-            found.setdefault((name, source, target), {})[seed] = mine, with_other["prompt"]
+    for name, (source, target, of_method, seed) in prompts_of(data):
+        subtracted = data[name].columns.get((source, target, other or method, seed), {})
+        if of_method == method and minus in subtracted and keep((name, source, target)):
+            prompted = data[name].columns[source, target, method, seed]["prompt"]
+            found.setdefault((name, source, target), {})[seed] = prompted, subtracted[minus]
     return found
 
 
@@ -103,7 +96,7 @@ def method_rows(data: Mapping[str, DataSet]) -> list[dict]:
     for method in methods_of(data):
         for over, keep in SIDES.items():
             for control in CONTROLS:
-                columns = gain_columns(data, method, control, keep)
+                columns = columns_of(data, method, keep, minus=control)
                 for name, part in by_data(columns).items():
                     head = {"method": method, "data": name, "over": over, "control": control}
                     rows.append(head | average(data, part))
@@ -115,7 +108,7 @@ def shared_rows(data: Mapping[str, DataSet]) -> list[dict]:
     rows = []
     for method in methods_of(data):
         for control in CONTROLS:
-            columns = gain_columns(data, method, control, SIDES["targets"])
+            columns = columns_of(data, method, SIDES["targets"], minus=control)
             for tag in STRONGEST_FIRST:
                 part = {pair: of for pair, of in columns.items() if shared(*pair[1:]) == tag}
                 if part:
@@ -129,7 +122,7 @@ def difference_rows(data: Mapping[str, DataSet]) -> list[dict]:
     rows = []
     for one, other in DIFFERENCES:
         for over, keep in SIDES.items():
-            for name, part in by_data(difference_columns(data, one, other, keep)).items():
+            for name, part in by_data(columns_of(data, one, keep, other=other)).items():
                 rows.append({"methods": [one, other], "data": name, "over": over} | average(data, part))
     for row, adjusted in zip(rows, holm([row["p"] for row in rows]), strict=True):
         row["p_holm"] = adjusted

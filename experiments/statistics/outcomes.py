@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from experiments.sweep.samples import Record
+from experiments.sweep.samples import TransferRecord
 from lightning_modules.intervals import RESAMPLES
 from lightning_modules.metrics import Scores, per_sample
 
-Key = tuple[str, str, str, int]
+PromptKey = tuple[str, str, str, int]
 """(source, target, method, seed): one prompt on one model."""
 
 
@@ -34,22 +34,22 @@ class DataSet:
     points: np.ndarray
     draws: np.ndarray
     values: np.ndarray | None
-    columns: dict[Key, dict[str, int]]
-    roles: dict[Key, str]
+    columns: dict[PromptKey, dict[str, int]]
+    roles: dict[PromptKey, str]
 
 
 @dataclass
 class _Raw:
-    """What is kept of the records of one data set while they are read: no table of scores."""
+    """Keeps of the records of one data set, while they are read, the outcomes but no table of scores."""
 
     metric: str
     kept: list[tuple[tuple[str, ...], np.ndarray]] = field(default_factory=list)
     known: dict[tuple, int] = field(default_factory=dict)
     ids: dict[tuple[str, ...], tuple[str, ...]] = field(default_factory=dict)
-    columns: dict[Key, dict[str, int]] = field(default_factory=dict)
-    roles: dict[Key, str] = field(default_factory=dict)
+    columns: dict[PromptKey, dict[str, int]] = field(default_factory=dict)
+    roles: dict[PromptKey, str] = field(default_factory=dict)
 
-    def add(self, record: Record) -> None:
+    def add(self, record: TransferRecord) -> None:
         key = (record.source, record.target, record.method, record.seed)
         self.roles[key] = record.role
         self.columns[key] = {name: self._column(s) for name, s in record.scores.items() if s.ids}
@@ -63,7 +63,7 @@ class _Raw:
         return place
 
 
-def gather(records: Iterable[Record]) -> dict[str, DataSet]:
+def gather(records: Iterable[TransferRecord]) -> dict[str, DataSet]:
     """Data sets by name, sorted. Reads the records once, one at a time, and keeps outcomes only.
 
     Images that not every record of a data set has are left out for all of them.
@@ -74,7 +74,7 @@ def gather(records: Iterable[Record]) -> dict[str, DataSet]:
     raw: dict[str, _Raw] = {}
     for record in records:
         raw.setdefault(record.data, _Raw(record.metric)).add(record)
-    return {name: _columns(name, raw[name]) for name in sorted(raw) if raw[name].kept}
+    return {name: _data_set(name, raw[name]) for name in sorted(raw) if raw[name].kept}
 
 
 def outcomes(metric: str, scores: Scores) -> np.ndarray:
@@ -90,7 +90,7 @@ def outcomes(metric: str, scores: Scores) -> np.ndarray:
     return np.stack([np.unique(margin, return_inverse=True)[1], scores.labels]).astype(np.int32)
 
 
-def _columns(name: str, raw: _Raw) -> DataSet:
+def _data_set(name: str, raw: _Raw) -> DataSet:
     common = set.intersection(*(set(ids) for ids in raw.ids))
     if not common:
         raise ValueError(
@@ -105,8 +105,8 @@ def _columns(name: str, raw: _Raw) -> DataSet:
     n = len(common)
     counts = image_counts(name, n)
     if raw.metric == "auroc":
-        points = np.array([weighted_auroc(*of, np.ones((1, n), np.float32))[0] for of in kept])
-        draws, values = np.stack([weighted_auroc(*of, counts) for of in kept], 1), None
+        points = np.array([weighted_auroc(of[0], of[1], np.ones((1, n), np.float32))[0] for of in kept])
+        draws, values = np.stack([weighted_auroc(of[0], of[1], counts) for of in kept], 1), None
     else:
         values = np.ascontiguousarray(kept.T, np.float32)
         points, draws = kept.mean(1), (counts @ values).astype(np.float64) / n
@@ -134,6 +134,6 @@ def weighted_auroc(ranks: np.ndarray, labels: np.ndarray, counts: np.ndarray) ->
     return np.where(pairs > 0, (hits * below).sum(1) / np.maximum(pairs, 1), 0.5)
 
 
-def prompts_of(data: Mapping[str, DataSet]) -> list[tuple[str, Key]]:
+def prompts_of(data: Mapping[str, DataSet]) -> list[tuple[str, PromptKey]]:
     """(data set, prompt and model) of every scored prompt, sorted."""
     return sorted((name, key) for name, of in data.items() for key, given in of.columns.items() if "prompt" in given)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from experiments.statistics.averages import measure
-from experiments.statistics.outcomes import DataSet, Key, prompts_of
+from experiments.statistics.outcomes import DataSet, PromptKey, prompts_of
 from experiments.statistics.sharing import shared
 from experiments.statistics.significance import bootstrap_p, holm, mcnemar, worse
 from experiments.statistics.two_way import NO_PRIOR, Prior, one_sided, priors, summary
@@ -33,7 +33,7 @@ def cell_rows(data: Mapping[str, DataSet]) -> list[dict]:
     return judge(rows)
 
 
-def _head(data: DataSet, key: Key) -> dict:
+def _head(data: DataSet, key: PromptKey) -> dict:
     source, target, method, seed = key
     return {"source": source, "target": target, "data": data.name, "method": method, "seed": seed,
             "role": data.roles[key], "shared": shared(source, target)}  # fmt: skip

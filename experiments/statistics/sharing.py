@@ -1,4 +1,4 @@
-"""What a source and a target MLLM have in common, from the facts of model_zoo; no model is loaded."""
+"""Tells what a source and a target MLLM have in common, from the facts of model_zoo; no model is loaded."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ from lightning_modules.intervals import percentiles
 SMALLEST = 1e-100  # its t quantile with one degree of freedom, squared, is still a float
 
 
-class Images(NamedTuple):
+class ImageCovariance(NamedTuple):
     """covariance: (S, S) of the seeds' results under resampling of these n images."""
 
     covariance: np.ndarray
@@ -54,7 +54,7 @@ class Measured(NamedTuple):
     """
 
     means: np.ndarray
-    images: tuple[Images, ...]
+    images: tuple[ImageCovariance, ...]
     draws: np.ndarray
 
 
@@ -68,7 +68,7 @@ class Prior(NamedTuple):
 NO_PRIOR = Prior(0.0, 0.0)
 
 
-class Parts(NamedTuple):
+class VarianceParts(NamedTuple):
     """Variance of the mean: over seeds, over images, what both hold, and degrees of freedom."""
 
     seeds: float
@@ -78,20 +78,20 @@ class Parts(NamedTuple):
     df_images: float
 
 
-def parts(measured: Measured, prior: Prior = NO_PRIOR) -> Parts:
+def variance_parts(measured: Measured, prior: Prior = NO_PRIOR) -> VarianceParts:
     """A, B and E of the module's docstring; with one seed and no prior only B."""
     count = len(measured.means)
     inner = [float(of.covariance.mean()) for of in measured.images]
     images, df_images = sum(inner), max(min(of.n for of in measured.images) - 1, 1)
     if count < 2:
-        return Parts(0.0, images, 0.0, 0.0, df_images)
+        return VarianceParts(0.0, images, 0.0, 0.0, df_images)
     trace = sum(float(np.trace(of.covariance)) for of in measured.images)
     df = count - 1 + prior.df
     variance = ((count - 1) * float(measured.means.var(ddof=1)) + prior.df * prior.variance) / df
-    return Parts(variance / count, images, max(trace / count - images, 0.0) / (count - 1), df, df_images)
+    return VarianceParts(variance / count, images, max(trace / count - images, 0.0) / (count - 1), df, df_images)
 
 
-def half_width(of: Parts, level: float) -> float:
+def half_width(of: VarianceParts, level: float) -> float:
     """Half the interval that covers with probability 1 - level."""
     from scipy.special import stdtrit
 
@@ -110,7 +110,7 @@ def seeds_half_width(means: np.ndarray, level: float = 0.05) -> float:
     return float(-stdtrit(len(means) - 1, level / 2) * means.std(ddof=1) / np.sqrt(len(means)))
 
 
-def p_value(value: float, of: Parts) -> float:
+def p_value(value: float, of: VarianceParts) -> float:
     """Two-sided: the level at which the interval reaches zero.
 
     Without any variance all images moved alike: 1 for a value of zero, else the sign test of as many images.
@@ -139,7 +139,7 @@ def summary(measured: Measured, prior: Prior = NO_PRIOR, level: float = 0.05) ->
     so, and what is about seeds is None.
     """
     value, several = float(measured.means.mean()), len(measured.means) > 1
-    of = parts(measured, prior)
+    of = variance_parts(measured, prior)
     low, high = percentiles(measured.draws)
     numbers: dict = {"value": value, "low": low, "high": high, "interval": "images", "images_low": low,
                      "images_high": high, "seeds_low": None, "seeds_high": None, "sd_seeds": None}  # fmt: skip
@@ -154,8 +154,8 @@ def summary(measured: Measured, prior: Prior = NO_PRIOR, level: float = 0.05) ->
 def mean_of(measured: Sequence[Measured]) -> Measured:
     """The unweighted mean over independent sets of images (data sets), the same seeds on each."""
     count = len(measured)
-    images = [Images(of.covariance / count**2, of.n) for m in measured for of in m.images]
-    means, draws = (np.mean([m[part] for m in measured], axis=0) for part in (0, 2))
+    images = [ImageCovariance(of.covariance / count**2, of.n) for m in measured for of in m.images]
+    means, draws = np.mean([m.means for m in measured], axis=0), np.mean([m.draws for m in measured], axis=0)
     return Measured(means, tuple(images), draws)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
+from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
@@ -26,7 +27,11 @@ VOLATILE = (
 
 
 class SweepCell(NamedTuple):
-    """One prompt to train and score. id: 16 hex digits of `identity`; None while weights or data are missing."""
+    """One prompt to train and score.
+
+    label: names it to people. words: the `key=value` words of its run. id: names everything that can change its result
+    (see `cell_id`); empty while it is not known, or weights or data are missing.
+    """
 
     label: str
     source: str
@@ -34,7 +39,7 @@ class SweepCell(NamedTuple):
     method: str
     seed: int
     words: tuple[tuple[str, str], ...]
-    id: str | None = None
+    id: str = ""
 
     @property
     def folder(self) -> str:
@@ -50,15 +55,15 @@ class SweepCell(NamedTuple):
 
 
 def build_cells(sweep: DictConfig) -> list[SweepCell]:
-    """Every (source, data, method, seed) of a recipe, in that order, without ids; nothing is read or loaded."""
+    """Every (source, data, method, seed) of a recipe, in that order, without ids; nothing is read or loaded.
+
+    The source comes first, because a worker goes through the cells in this order and keeps the source it has loaded.
+    """
     cells = []
-    for source in sweep.sources:
-        for data in sweep.data:
-            for method in sweep.methods:
-                for seed in sweep.seeds:
-                    label = f"{source}-{data.name}-{method.name}-s{seed}"
-                    words = cell_words(sweep, source, data, method, seed)
-                    cells.append(SweepCell(label, source, data.name, method.name, seed, tuple(words)))
+    for source, data, method, seed in product(sweep.sources, sweep.data, sweep.methods, sweep.seeds):
+        label = f"{source}-{data.name}-{method.name}-s{seed}"
+        words = cell_words(sweep, source, data, method, seed)
+        cells.append(SweepCell(label, source, data.name, method.name, seed, tuple(words)))
     return cells
 
 
@@ -104,14 +109,14 @@ def identified(cells: Sequence[SweepCell]) -> tuple[list[SweepCell], list[str]]:
     Raises:
         ValueError: a cell's words make no valid run; names the cell.
     """
-    known, missing = Fingerprints(), {}
-    result = []
+    known = Fingerprints()
+    result, missing = [], []
     for cell in cells:
         config = resolved(cell)
         blocks = known.missing(config)
-        missing |= dict.fromkeys(blocks)
+        missing += blocks
         result.append(cell if blocks else cell._replace(id=cell_id(config, known)))
-    return result, list(missing)
+    return result, list(dict.fromkeys(missing))
 
 
 def resolved(cell: SweepCell) -> DictConfig:
@@ -135,9 +140,9 @@ def cell_id(config: DictConfig, known: Fingerprints) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def settled(config: DictConfig) -> dict:
+def settled(config: DictConfig) -> dict[str, Any]:
     """The resolved configuration without what is `VOLATILE`."""
-    plain = OmegaConf.to_container(config, resolve=True)
+    plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
     for key in VOLATILE:
         group, _, leaf = key.rpartition(".")
         (plain[group] if group else plain).pop(leaf)
@@ -158,6 +163,8 @@ def code_version() -> str:
         name = path.relative_to(ROOT).as_posix()
         if name.startswith(NO_SOURCES):
             continue
+        # The name counts beside the content: modules are found by name, so a renamed file is another program. A zero
+        # byte, which no name holds, and a digest of fixed length keep one file's end apart from the next one's start.
         digest.update(f"{name}\0".encode())
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:16]
@@ -168,54 +175,53 @@ def _files(folders: Iterable[Path]) -> list[Path]:
 
 
 class Fingerprints:
-    """What cells of one sweep share, read once: which files are missing, hashes of weights and of data."""
+    """Reads once what the cells of a sweep share: which files are missing, hashes of weights and of data."""
 
     def __init__(self) -> None:
-        self._weights: dict[tuple[str, str], str] = {}
-        self._data: dict[str, dict[str, str]] = {}
-        self._missing: dict[tuple, list[str]] = {}
+        self._known: dict[tuple, Any] = {}
+
+    def _once(self, key: tuple, read: Callable[[], Any]) -> Any:
+        if key not in self._known:
+            self._known[key] = read()
+        return self._known[key]
 
     def missing(self, config: DictConfig) -> list[str]:
         """Blocks of text for missing weights and data of one cell."""
         from experiments.run.preflight import missing_things
 
-        models = (config.source.name, *config.targets.names, *(source.name for source in config.sources))
-        key = (models, config.source.weights, bool(config.method.tse), config.method.clip, _data_key(config))
-        if key not in self._missing:
-            self._missing[key] = missing_things(config)
-        return self._missing[key]
+        clip = (config.method.clip, config.source.weights) if config.method.tse else None
+        models = tuple((spec.name, spec.weights) for spec in _models(config))
+        return self._once(("missing", models, clip, _data_key(config)), lambda: missing_things(config))
 
     def weights(self, config: DictConfig) -> dict[str, str]:
-        """mllm (and `clip`, where TSE needs it) -> fingerprint."""
-        from model_zoo.registry import model_fingerprint
-
-        names = [config.source.name, *config.targets.names, *(source.name for source in config.sources)]
-        folder = config.source.weights
-        for name in names:
-            if (name, folder) not in self._weights:
-                self._weights[name, folder] = model_fingerprint(name, folder)
-        found = {name: self._weights[name, folder] for name in names}
-        return found | ({"clip": self._clip(config)} if config.method.tse else {})
-
-    def _clip(self, config: DictConfig) -> str:
+        """mllm (and `clip`, where TSE needs it) -> fingerprint, each read in the folder it is loaded from."""
         from model_zoo.registry import clip_fingerprint
 
-        key = (f"clip {config.method.clip}", config.source.weights)
-        if key not in self._weights:
-            self._weights[key] = clip_fingerprint(config.method.clip, config.source.weights)
-        return self._weights[key]
+        found = {m.name: self._once((m.name, m.weights), m.fingerprint) for m in _models(config)}
+        if config.method.tse:
+            clip, folder = config.method.clip, config.source.weights
+            found["clip"] = self._once(("clip", clip, folder), lambda: clip_fingerprint(clip, folder))
+        return found
 
     def data(self, config: DictConfig) -> dict[str, str]:
         """split -> fingerprint of its rows and pictures."""
-        from experiments.run.build import build_datamodule
+        return self._once(("data", _data_key(config)), lambda: _data_fingerprints(config))
 
-        key = _data_key(config)
-        if key not in self._data:
-            datamodule = build_datamodule(config)
-            datamodule.setup()
-            sizes = {"train": None, "val": config.targets.n, "test": config.data.n_test}
-            self._data[key] = {split: datamodule.fingerprint(split, n) for split, n in sizes.items() if n != 0}
-        return self._data[key]
+
+def _models(config: DictConfig) -> list[Any]:
+    """Every model of a run: `sources: [...]` name a weights folder each, targets are in that of `source`."""
+    from experiments.run.build import source_specs, target_specs
+
+    return [*source_specs(config), *target_specs(config)]
+
+
+def _data_fingerprints(config: DictConfig) -> dict[str, str]:
+    from experiments.run.build import build_datamodule
+
+    datamodule = build_datamodule(config)
+    datamodule.setup()
+    sizes = {"train": None, "val": config.targets.n, "test": config.data.n_test}
+    return {split: datamodule.fingerprint(split, n) for split, n in sizes.items() if n != 0}
 
 
 def _data_key(config: DictConfig) -> str:

@@ -1,4 +1,4 @@
-"""What becomes of finished cells: samples/ and matrix.csv, the same bytes wherever and in whichever order they ran."""
+"""Collects finished cells in samples/ and matrix.csv: the same bytes wherever and in whichever order they ran."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from typing import Any
 
 from experiments.sweep.cells import SweepCell
 from experiments.sweep.folder import SweepFolder
-from experiments.sweep.samples import Record, write_samples
+from experiments.sweep.samples import run_records, write_samples
 from lightning_modules.atomic import replace_file
 from lightning_modules.controls import CONTROLS
+from lightning_modules.records import read_rows
 
 COLUMNS = ("source", "target", "data", "method", "seed", "control", "metric", "n", "value", "status")
 SAMPLES = "samples.parquet"
@@ -21,29 +22,13 @@ SAMPLES = "samples.parquet"
 
 def keep_samples(run: Path, cell: SweepCell) -> None:
     """Write RUN/samples.parquet from the scores of a finished run."""
-    from omegaconf import OmegaConf
-
-    from experiments.run.build import build_datamodule
-    from experiments.run.folder import CONFIG, run_roles, run_scores
-    from lightning_modules.metrics import primary_metric
-
-    task = build_datamodule(OmegaConf.load(run / CONFIG)).task
-    names = {"source": cell.source, "data": cell.data, "method": cell.method, "seed": cell.seed}
-    names |= {"task": task, "metric": primary_metric(task)}
-    roles = run_roles(run)
-    records = [
-        Record(target=target, role=roles[target], scores=scores, **names)
-        for target, scores in sorted(run_scores(run).items())
-    ]
-    write_samples(run / SAMPLES, records)
+    write_samples(run / SAMPLES, run_records(run, cell.source, cell.data, cell.method, cell.seed))
 
 
 def collect(folder: SweepFolder, cells: Sequence[SweepCell]) -> dict[str, str]:
     """Bring samples/ and matrix.csv up to date with the cells that have ended; returns label -> status."""
     states = folder.states()
-    status = {
-        cell.label: states.get(cell.id, {}).get("state", "missing").replace("waiting", "missing") for cell in cells
-    }
+    status = {cell.label: states.of(cell).replace("waiting", "missing") for cell in cells}
     finished = [cell for cell in cells if status[cell.label] == "finished"]
     for cell in finished:
         if not (folder.cells / cell.folder / SAMPLES).is_file():  # deleted by hand: made again from scores/
@@ -95,8 +80,6 @@ def _line(head: tuple, target: str, control: str, metric: str, n: int, value: fl
 
 def test_values(run: Path) -> dict[str, tuple[str, dict[tuple[str, str], tuple[float, int]]]]:
     """mllm -> (primary metric, (input, metric) -> (value, n)) of the test rows of a run."""
-    from lightning_modules.records import read_rows
-
     found: dict[str, Any] = {}
     for row in read_rows(run / "results.jsonl"):
         if row["split"] == "test" and row["group"] == "":

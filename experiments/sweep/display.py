@@ -1,16 +1,15 @@
-"""What people see of a running sweep: a line a worker, and a total with the time left."""
+"""Shows a running sweep to people: a line a worker, and a total with the time left."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
 from experiments.sweep.cells import SweepCell
-from experiments.sweep.folder import SweepFolder
+from experiments.sweep.folder import States, SweepFolder
 from experiments.sweep.leases import Leases, read_leases
 
 EVERY = 1.0  # seconds between looks at the folder
@@ -53,25 +52,23 @@ class Display:
         if self.live is not None:
             self.live.update("\n".join(self.lines(states)))
 
-    def _print_ended(self, states: Mapping[str, dict]) -> None:
+    def _print_ended(self, states: States) -> None:
         for cell in self.cells:
-            row = states.get(cell.id, {"state": "waiting"})
-            if row["state"] == "waiting" or cell.id in self.seen:
+            state = states.of(cell)
+            if state == "waiting" or cell.id in self.seen:
                 continue
             self.seen.add(cell.id)
-            if row["state"] == "finished" and os.environ.get("CI"):
+            if state == "finished" and os.environ.get("CI"):
                 continue
-            ended = sum(c.id in self.seen for c in self.cells)
-            why = f": {row['error']}" if row["state"] == "failed" else f" in {row.get('seconds', 0):.0f} s"
-            self.console.print(
-                f"[{ended}/{len(self.cells)}] {cell.label} {row['state']}{why}", markup=False, highlight=False
-            )
+            ended, row = sum(c.id in self.seen for c in self.cells), states[cell.id]
+            why = f": {row['error']}" if state == "failed" else f" in {row.get('seconds', 0):.0f} s"
+            self.console.print(f"[{ended}/{len(self.cells)}] {cell.label} {state}{why}", markup=False, highlight=False)
 
-    def lines(self, states: Mapping[str, dict]) -> list[str]:
+    def lines(self, states: States) -> list[str]:
         """One line a worker, then the total."""
         running = {k: lease for k, lease in read_leases(self.folder.leases).items() if not self._leases.is_free(k)}
         lines = [worker_line(lease) for lease in sorted(running.values(), key=lambda lease: str(lease["worker"]))]
-        counts = Counter(states.get(cell.id, {}).get("state", "waiting") for cell in self.cells)
+        counts = states.counts(self.cells)
         left = remaining(self.cells, states, len(running) or 1)
         total = f"{counts['finished']} of {len(self.cells)} cells finished"
         total += f", {counts['failed']} failed" if counts["failed"] else ""
@@ -86,18 +83,14 @@ def worker_line(lease: Mapping[str, Any]) -> str:
     return f"{lease['worker']}  {lease.get('label', '')}  {lease.get('phase', 'starting')}{done}  {took}"
 
 
-def remaining(cells: Sequence[SweepCell], states: Mapping[str, dict], workers: int) -> float | None:
+def remaining(cells: Sequence[SweepCell], states: States, workers: int) -> float | None:
     """Seconds until all cells have ended, from what cells of the same method took here; None before the first did."""
-    took = defaultdict(list)
-    for cell in cells:
-        row = states.get(cell.id, {})
-        if row.get("state") == "finished" and "seconds" in row:
-            took[cell.method].append(row["seconds"])
-    if not took:
+    overall = states.seconds(cells)
+    if not overall:
         return None
-    overall = mean(s for seconds in took.values() for s in seconds)
-    waiting = [cell for cell in cells if states.get(cell.id, {}).get("state", "waiting") == "waiting"]
-    return sum(mean(took[cell.method]) if took[cell.method] else overall for cell in waiting) / workers
+    took = {cell.method: states.seconds(c for c in cells if c.method == cell.method) for cell in cells}
+    waiting = [cell for cell in cells if states.of(cell) == "waiting"]
+    return sum(mean(took[cell.method] or overall) for cell in waiting) / workers
 
 
 def clock(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""A sweep's folder: whose it is, which plan is computed, and the ledger of cells that ended.
+"""A sweep's folder: the name of the sweep, its plans, and the ledger that says which cells ended.
 
 The ledger is append-only with fsync, one file per process, so that no two writers ever share one; what is known of a
 cell is merged from all of them. A row's `attempt` counts how often a cell was asked for: `retry` raises it.
@@ -11,7 +11,8 @@ import json
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,22 @@ from lightning_modules.atomic import replace_file
 FORMAT = 1
 MARKER = "sweep.json"
 RANK = {"waiting": 0, "failed": 1, "finished": 2}
+
+
+class States(dict[str, dict[str, Any]]):
+    """Cell id -> the ledger's row that counts, as all ledgers stood at one moment."""
+
+    def of(self, cell: SweepCell) -> str:
+        """`waiting` (also where no row is known), `failed` or `finished`."""
+        return self.get(cell.id, {}).get("state", "waiting")
+
+    def counts(self, cells: Iterable[SweepCell]) -> Counter[str]:
+        return Counter(map(self.of, cells))
+
+    def seconds(self, cells: Iterable[SweepCell]) -> list[float]:
+        """What each finished cell took."""
+        rows = [self[cell.id] for cell in cells if self.of(cell) == "finished"]
+        return [row["seconds"] for row in rows if "seconds" in row]
 
 
 class SweepFolder:
@@ -130,9 +147,9 @@ class SweepFolder:
                 "the same command again",
             ) from error
 
-    def states(self) -> dict[str, dict[str, Any]]:
-        """id -> the row that counts: of the latest attempt, finished before failed. Torn lines are skipped."""
-        known: dict[str, dict[str, Any]] = {}
+    def states(self) -> States:
+        """Of every cell the row of the latest attempt, finished before failed. Torn lines are skipped."""
+        known = States()
         for path in sorted(self.ledger.glob("*.jsonl")):
             for line in path.read_bytes().splitlines():
                 try:
@@ -148,7 +165,15 @@ class SweepFolder:
     def ask_again(self, cells: Sequence[SweepCell]) -> list[SweepCell]:
         """Put failed cells back in line; returns them."""
         states = self.states()
-        failed = [cell for cell in cells if states.get(cell.id, {}).get("state") == "failed"]
+        failed = [cell for cell in cells if states.of(cell) == "failed"]
         for cell in failed:
             self.record(cell, "waiting", attempt=states[cell.id]["attempt"] + 1)
         return failed
+
+    def state_of(self, cell: SweepCell) -> str:
+        """`waiting`, `failed` or `finished`, as it stands now."""
+        return self.states().of(cell)
+
+    def ended(self, cells: Iterable[SweepCell]) -> bool:
+        """Whether every cell has finished or failed."""
+        return self.states().counts(cells)["waiting"] == 0

@@ -1,4 +1,4 @@
-"""Who computes which cell: one lease file a cell, taken and given up under a lock, so that no cell is done twice.
+"""Workers take a cell by writing its lease, under a lock, and give it up afterwards, so that no cell is done twice.
 
 A lease is held by a live process: it says where (host, pid, start of that process) and is refreshed every few seconds.
 On the same host a lease whose process is gone is free at once, however it died; from another host it is free when it
@@ -13,7 +13,7 @@ import os
 import socket
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -51,24 +51,28 @@ def boot_id() -> str:
     return ""
 
 
+def this_process() -> dict[str, Any]:
+    """host, boot, pid and mark, as leases name the process that holds them."""
+    return {"host": socket.gethostname(), "boot": boot_id(), "pid": os.getpid(), "mark": process_mark(os.getpid())}
+
+
 class Leases:
     """The leases below a folder, for one worker.
 
-    worker: what the leases of this process say of it (`w0`, an actor's name).
+    worker: its name in these leases (`w0`, an actor's name).
     """
 
     def __init__(self, folder: Path, worker: str) -> None:
         self.folder, self.worker, self.token = folder, worker, uuid.uuid4().hex
-        self.me = {"host": socket.gethostname(), "boot": boot_id(), "pid": os.getpid()}
-        self.me |= {"mark": process_mark(os.getpid()), "worker": worker, "token": self.token}
-        self._held: str | None = None
+        self.me = this_process() | {"worker": worker, "token": self.token}
+        self._held = ""
         self._progress: dict[str, Any] = {}
         self._stop = threading.Event()
 
     # ---- taking and giving up --------------------------------------------------------------------------------------
     def take(self, cell_id: str, **about: Any) -> bool:
         """Take a free lease; False where another live worker holds it. about: what others may read of the cell."""
-        with self._locked():
+        with locked(self.folder):
             if not self.is_free(cell_id):
                 return False
             self._held, self._progress = cell_id, {"before": self._left_by(cell_id), **about}
@@ -80,20 +84,20 @@ class Leases:
     def give_up(self) -> None:
         """Let go of the lease that is held, if it is still ours."""
         self._stop.set()
-        if self._held is not None:
-            with self._locked():
+        if self._held:
+            with locked(self.folder):
                 if self._is_mine():
                     self._path(self._held).unlink(missing_ok=True)
-            self._held = None
+            self._held = ""
 
     @contextmanager
     def still_mine(self) -> Iterator[bool]:
         """Whether the lease is still ours, held fixed while the block runs: for writing down a result exactly once."""
-        with self._locked():
+        with locked(self.folder):
             yield self._is_mine()
 
     def report(self, **progress: Any) -> None:
-        """What this worker is at, for whoever looks at the leases; written with the next refresh."""
+        """Note phase and step of the cell, for others to read in the lease; written with the next refresh."""
         self._progress |= progress
 
     # ---- looking ---------------------------------------------------------------------------------------------------
@@ -137,15 +141,10 @@ class Leases:
 
     def _refresh(self, stop: threading.Event) -> None:
         while not stop.wait(REFRESH):
-            with suppress(OSError), self._locked():  # a full disk must not end a cell that is nearly done
+            with suppress(OSError), locked(self.folder):  # a full disk must not end a cell that is nearly done
                 if stop.is_set() or not self._is_mine():
                     return
                 self._write()
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        with locked(self.folder):
-            yield
 
 
 @contextmanager
@@ -156,11 +155,16 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def drop_leases(folder: Path, held: Callable[[dict[str, Any]], bool]) -> None:
-    """Free at once what a worker held that is known to be dead, wherever it ran. held: whether a lease is its."""
+def is_held_by(lease: Mapping[str, Any], worker: Mapping[str, Any]) -> bool:
+    """worker: what a lease of its says of it, all or some of `HOLDER`."""
+    return all(lease.get(key) == value for key, value in worker.items())
+
+
+def drop_leases(folder: Path, worker: Mapping[str, Any]) -> None:
+    """Free at once what a worker held that is known to be dead, wherever it ran."""
     with locked(folder):
         for key, lease in read_leases(folder).items():
-            if held(lease):
+            if is_held_by(lease, worker):
                 (folder / f"{key}.json").unlink(missing_ok=True)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from omegaconf import DictConfig
 
 from experiments.sweep.cells import SweepCell, build_cells, identified, resolved
 from experiments.sweep.display import clock
-from experiments.sweep.folder import MARKER, SweepFolder
+from experiments.sweep.folder import MARKER, States, SweepFolder
 
 HOW = {
     "measured": "from cells finished in this folder",
@@ -26,34 +27,27 @@ def print_plan(sweep: DictConfig, own: dict[str, Any]) -> int:
     from rich.console import Console
     from rich.table import Table
 
+    from experiments.run.memory_plan import memory_plan
+
     cells, missing = identified(build_cells(sweep))
-    states = SweepFolder(own["out"]).states() if (Path(own["out"]) / MARKER).is_file() else {}
+    states = SweepFolder(own["out"]).states() if (Path(own["out"]) / MARKER).is_file() else States()
     table = Table(title=f"{sweep.sweep}: {len(cells)} cells", title_justify="left")
     for column in ("source", "data", "method", "cells", "one cell takes", "peak memory"):
         table.add_column(column, justify="left" if column in ("source", "data", "method") else "right")
     todo: list[Cost] = []
-    for key, group in _groups(cells).items():
-        config = resolved(group[0])
-        cost, states_of = predicted(group[0], config, cells, states), _states(group, states)
-        todo += [cost] * (states_of["waiting"] + states_of["missing"])
-        counted = ", ".join(f"{n} {state}" for state, n in states_of.items())
-        table.add_row(*key, counted, clock(cost.seconds), f"{memory(config) / 2**30:.1f} GiB")
+    for kind, group in groupby(cells, key=lambda cell: (cell.source, cell.data, cell.method)):
+        first, *rest = group
+        config = resolved(first)
+        cost = predicted(first, config, cells, states)
+        counts = Counter(states.of(cell) if cell.id else "missing" for cell in (first, *rest))
+        todo += [cost] * (counts["waiting"] + counts["missing"])
+        told = ", ".join(f"{n} {state}" for state, n in counts.items())
+        table.add_row(*kind, told, clock(cost.seconds), f"{memory_plan(config).device / 2**30:.1f} GiB")
     Console(width=None if Console().is_terminal else 160).print(table)
     print(_total(todo, int(own["jobs"])))
     if missing:
         print("\n".join(["Missing, so that these cells cannot start:", *missing]))
     return 0
-
-
-def _groups(cells: list[SweepCell]) -> dict[tuple[str, str, str], list[SweepCell]]:
-    groups = defaultdict(list)
-    for cell in cells:
-        groups[cell.source, cell.data, cell.method].append(cell)
-    return groups
-
-
-def _states(cells: list[SweepCell], states: dict[str, dict]) -> Counter[str]:
-    return Counter("missing" if c.id is None else states.get(c.id, {}).get("state", "waiting") for c in cells)
 
 
 def _total(costs: list[Cost], jobs: int) -> str:
@@ -89,12 +83,11 @@ class Cost(NamedTuple):
     how: str
 
 
-def predicted(cell: SweepCell, config: DictConfig, cells: Sequence[SweepCell], states: Mapping[str, dict]) -> Cost:
+def predicted(cell: SweepCell, config: DictConfig, cells: Sequence[SweepCell], states: States) -> Cost:
     """The median of finished cells of the same kind, the nearest kind first; else counted work."""
     for kind in (("source", "data", "method"), ("data", "method"), ("method",)):
         same = [c for c in cells if all(getattr(c, key) == getattr(cell, key) for key in kind)]
-        took = [row["seconds"] for c in same if (row := states.get(c.id, {})).get("state") == "finished"]
-        if took:
+        if took := states.seconds(same):
             return Cost(median(took), "measured")
     return counted(config)
 
@@ -104,21 +97,26 @@ def counted(config: DictConfig) -> Cost:
     from experiments.run.build import build_datamodule, run_length
     from model_zoo.registry import get_entry
 
+    # How many rows there are: counted where the data is here, else as it was published.
     datamodule = build_datamodule(config)
     if datamodule.missing():
         rows = _published_rows(config)
     else:
         rows = {split: len(datamodule.rows(split)) for split in ("train", "val", "test")}
+    # Training: as many updates as the run itself will do; `none` learns nothing and validates once.
     per_update = config.train.batch_size * config.train.accumulate
     epochs, updates = run_length(config, max(1, rows["train"] // per_update))
     updates = 0 if config.method.name == "none" else updates
     validations = max(1, epochs // config.train.val_every) if updates else 1
+    # Scoring: the controls are left out, as all cells of a sweep share their scores.
     scored = validations * min(config.targets.n or rows["val"], rows["val"])
     scored += 2 * min(config.data.n_test or rows["test"], rows["test"])  # the float prompt and the PNG
     models = [config.source.name, *config.targets.names]
     if all(get_entry(name).embedded for name in models):
+        # The tiny models were timed: seconds of an update of 16 images, and of a row.
         seconds = START + updates * UPDATE[config.method.name] * per_update / 16 + scored * ROW * len(models)
         return Cost(seconds, "counted")
+    # Published models were not timed here: two operations for each parameter and token, at an assumed rate.
     size = {name: get_entry(name).parameters for name in models}
     work = updates * per_update * PASSES[config.method.name] * size[config.source.name]
     work += scored * 2 * sum(size.values())
@@ -130,14 +128,3 @@ def _published_rows(config: DictConfig) -> dict[str, int]:
     train, test = PUBLISHED_ROWS[config.data.name]
     wanted = config.data.n_train or train
     return {"train": int(wanted * train if wanted <= 1 else min(wanted, train)), "val": train, "test": test}
-
-
-def memory(config: DictConfig) -> int:
-    """Bytes at the peak on the device of a slot (experiments/run/memory_plan.py)."""
-    from experiments.run.memory_plan import memory_plan
-
-    return memory_plan(config).device
-
-
-def total(costs: Sequence[Cost], slots: int) -> dict[str, Any]:
-    return {"seconds": sum(cost.seconds for cost in costs) / slots, "how": sorted({cost.how for cost in costs})}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -77,7 +77,7 @@ def load_sweep(name: str, overrides: Sequence[tuple[str, str]] = ()) -> DictConf
         known = list(list_sweeps())
         raise ValueError(f"Unknown sweep '{name}'.{suggest(name, known)} Available: {', '.join(known)}.")
     try:
-        sweep = OmegaConf.merge(OmegaConf.structured(Sweep), OmegaConf.load(path))
+        sweep = cast("DictConfig", OmegaConf.merge(OmegaConf.structured(Sweep), OmegaConf.load(path)))
     except OmegaConfBaseException as error:
         raise ValueError(f"experiments/sweeps/{path.name}: {str(error).splitlines()[0]}") from None
     for key, value in overrides:

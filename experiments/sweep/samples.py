@@ -10,13 +10,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from experiments.run.folder import RESULTS, run_roles, run_scores
 from lightning_modules.atomic import replace_file
 from lightning_modules.metrics import Scores
+from lightning_modules.records import read_rows
 
 COLUMNS = ("target", "input", "id", "group", "label", "prediction", "scores")
 
 
-class Record(NamedTuple):
+class TransferRecord(NamedTuple):
     """What one prompt did to one model: every input's per-sample scores on the test rows, in the same order of ids.
 
     source: what the prompt was learned on. target: what was scored (the source itself too). metric: the task's primary
@@ -28,7 +30,6 @@ class Record(NamedTuple):
     data: str
     method: str
     seed: int
-    task: str
     metric: str
     role: str
     scores: Mapping[str, Scores]
@@ -39,7 +40,21 @@ class Record(NamedTuple):
         return self.source, self.data, self.method, self.seed
 
 
-def write_samples(path: Path, records: Sequence[Record]) -> None:
+def run_records(run: Path, source: str, data: str, method: str, seed: int) -> list[TransferRecord]:
+    """The records of a finished run, from its result rows and scores/; by the models' names.
+
+    The other arguments name its prompt: a sweep may call a method otherwise than its run does.
+    """
+    roles, scores = run_roles(run), run_scores(run)
+    # the rows of an input begin with the task's primary metric
+    metric = next((row["metric"] for row in read_rows(run / RESULTS) if row["split"] == "test"), "")
+    return [
+        TransferRecord(source, target, data, method, seed, metric, roles[target], scores[target])
+        for target in sorted(scores)
+    ]
+
+
+def write_samples(path: Path, records: Sequence[TransferRecord]) -> None:
     """All records of one prompt as compressed parquet, written atomically.
 
     Columns: target, input, id, group, label (index of the right candidate), prediction, scores (log-likelihood of each
@@ -51,17 +66,22 @@ def write_samples(path: Path, records: Sequence[Record]) -> None:
     first = records[0]
     if len({record.prompt for record in records}) != 1:
         raise ValueError("One file of samples holds one prompt; got records of several.")
-    cell = {key: getattr(first, key) for key in ("source", "data", "method", "seed", "task", "metric")}
+    # Said once, in the schema: what is the same in every row.
+    cell = {key: getattr(first, key) for key in ("source", "data", "method", "seed", "metric")}
     cell["roles"] = {record.target: record.role for record in records}
-    parts = [(r.target, given, scores) for r in records for given, scores in r.scores.items()]
+    # One block of rows for each (target, input); the columns run through the blocks in the same order.
+    blocks = [(r.target, given, scores) for r in records for given, scores in r.scores.items()]
     columns = {
-        "target": pa.array([t for t, _, s in parts for _ in s.ids]).dictionary_encode(),
-        "input": pa.array([i for _, i, s in parts for _ in s.ids]).dictionary_encode(),
-        "id": pa.array([key for *_, s in parts for key in s.ids]),
-        "group": pa.array([group for *_, s in parts for group in s.groups]).dictionary_encode(),
-        "label": pa.array(np.concatenate([s.labels for *_, s in parts]).astype(np.int64)),
-        "prediction": pa.array(np.concatenate([s.predictions for *_, s in parts]).astype(np.int64)),
-        "scores": pa.array([row for *_, s in parts for row in s.scores.astype(np.float32)], pa.list_(pa.float32())),
+        # few different words: kept as numbers into a dictionary
+        "target": pa.array([target for target, _, s in blocks for _ in s.ids]).dictionary_encode(),
+        "input": pa.array([given for _, given, s in blocks for _ in s.ids]).dictionary_encode(),
+        "id": pa.array([key for *_, s in blocks for key in s.ids]),
+        "group": pa.array([group for *_, s in blocks for group in s.groups]).dictionary_encode(),
+        # fixed widths, so that the bytes are the same on every platform
+        "label": pa.array(np.concatenate([s.labels for *_, s in blocks]).astype(np.int64)),
+        "prediction": pa.array(np.concatenate([s.predictions for *_, s in blocks]).astype(np.int64)),
+        # lists, because rows may have candidates of their own, more or fewer of them
+        "scores": pa.array([row for *_, s in blocks for row in s.scores.astype(np.float32)], pa.list_(pa.float32())),
     }
     table = pa.table(columns).replace_schema_metadata({"cell": json.dumps(cell, sort_keys=True)})
     buffer = io.BytesIO()
@@ -70,8 +90,8 @@ def write_samples(path: Path, records: Sequence[Record]) -> None:
     replace_file(path, buffer.getvalue())
 
 
-def read_samples(path: Path) -> list[Record]:
-    """Inverse of `write_samples`.
+def read_samples(path: Path) -> list[TransferRecord]:
+    """Inverse of `write_samples`; files of earlier versions name a task too, which is passed over.
 
     Raises:
         ValueError: the file is damaged or no file of samples.
@@ -90,27 +110,24 @@ def read_samples(path: Path) -> list[Record]:
     labels = table["label"].to_numpy()
     lists = table["scores"].combine_chunks()
     flat, bounds = lists.flatten().to_numpy(), lists.offsets.to_numpy()
-    roles = cell.pop("roles")
+    source, data, method, seed, metric = (cell[key] for key in ("source", "data", "method", "seed", "metric"))
     places: dict[str, dict[str, list[int]]] = {}
     for place, (target, given) in enumerate(zip(columns["target"], columns["input"], strict=True)):
         places.setdefault(target, {}).setdefault(given, []).append(place)
+
+    def scores(at: list[int]) -> Scores:
+        table = np.stack([flat[bounds[i] : bounds[i + 1]] for i in at])
+        return Scores([columns["id"][i] for i in at], labels[at], table, [columns["group"][i] for i in at])
+
     return [
-        Record(
-            target=target,
-            role=roles[target],
-            **cell,
-            scores={g: _scores(columns, labels, flat, bounds, at) for g, at in of.items()},
+        TransferRecord(
+            source, target, data, method, seed, metric, cell["roles"][target], {g: scores(at) for g, at in of.items()}
         )
         for target, of in places.items()
     ]
 
 
-def _scores(columns: dict, labels: np.ndarray, flat: np.ndarray, bounds: np.ndarray, at: list[int]) -> Scores:
-    table = np.stack([flat[bounds[i] : bounds[i + 1]] for i in at])
-    return Scores([columns["id"][i] for i in at], labels[at], table, [columns["group"][i] for i in at])
-
-
-def all_records(folder: Path) -> Iterator[Record]:
+def all_records(folder: Path) -> Iterator[TransferRecord]:
     """Every record below OUT/samples, file by file in the order of their names."""
     for path in sorted(folder.glob("*.parquet")):
         yield from read_samples(path)

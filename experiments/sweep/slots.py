@@ -31,6 +31,9 @@ def visible_gpus() -> list[str]:
 def _cpu_slots() -> int:
     from model_zoo.memory.free import free_room
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    free = free_room("cpu").free
+    cores, free = usable_cores(), free_room("cpu").free
     return max(1, cores if free is None else min(cores, free // (GIB_PER_CPU_SLOT << 30)))
+
+
+def usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -5,7 +5,6 @@ As a program (`python -m experiments.sweep.worker OUT PLAN NAME PARENT`) it is w
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import sys
@@ -15,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 
+from datamodules.prepare.disk import is_full
 from experiments.sweep.cells import SweepCell, code_version
 from experiments.sweep.folder import SweepFolder
 from experiments.sweep.leases import Leases
@@ -49,7 +49,7 @@ def work(out: Path, plan: str, name: str, *, stop: Callable[[], bool] = lambda: 
     while not stop() and not (limit and done >= limit):
         cell = take(folder, leases, cells, prefer=source)
         if cell is None:
-            if all(state in ("finished", "failed") for state in states_of(folder, cells)):
+            if folder.ended(cells):
                 break
             time.sleep(POLL)
             continue
@@ -68,17 +68,13 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def states_of(folder: SweepFolder, cells: list[SweepCell]) -> list[str]:
-    states = folder.states()
-    return [states.get(cell.id, {}).get("state", "waiting") for cell in cells]
-
-
 def take(folder: SweepFolder, leases: Leases, cells: list[SweepCell], *, prefer: str) -> SweepCell | None:
     """The first free cell, of the source that is already loaded if there is one; None while others hold all."""
-    waiting = [cell for cell, s in zip(cells, states_of(folder, cells), strict=True) if s == "waiting"]
+    states = folder.states()
+    waiting = [cell for cell in cells if states.of(cell) == "waiting"]
     for cell in sorted(waiting, key=lambda cell: cell.source != prefer):
         if leases.take(cell.id, label=cell.label, started=round(time.time(), 1)):
-            if folder.states().get(cell.id, {}).get("state") in ("finished", "failed"):  # ended while we looked
+            if folder.state_of(cell) != "waiting":  # it ended while we looked
                 leases.give_up()
                 continue
             return cell
@@ -104,7 +100,7 @@ def compute(folder: SweepFolder, leases: Leases, cell: SweepCell) -> bool:
             keep_samples(run, cell)
         state, entries = "finished", {}
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_full(error):
             raise
         with suppress(OSError), open(log, "a", encoding="utf-8") as file:
             traceback.print_exc(file=file)
@@ -135,7 +131,7 @@ def main(argv: list[str]) -> int:
         return STOPPED
     except OSError as error:
         print(error, file=sys.stderr)
-        return FULL_DISK if error.errno in (errno.ENOSPC, errno.EDQUOT) else 1
+        return FULL_DISK if is_full(error) else 1
     except ValueError as error:
         print(error, file=sys.stderr)
         return OTHER_CODE

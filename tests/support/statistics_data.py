@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 
 from experiments.statistics.outcomes import DataSet, image_counts
-from experiments.sweep.samples import Record
+from experiments.sweep.samples import TransferRecord
 from lightning_modules.controls import CONTROLS
 from lightning_modules.metrics import Scores
 
@@ -20,15 +20,17 @@ def scores(correct: np.ndarray, ids: Sequence[str] | None = None) -> Scores:
     return Scores(list(ids or [f"{i:04d}" for i in range(n)]), np.zeros(n, np.int64), table, [""] * n)
 
 
-def record(source: str, target: str, seed: int, of: Mapping[str, object], **given: object) -> Record:
+def record(source: str, target: str, seed: int, of: Mapping[str, object], **given: object) -> TransferRecord:
     """of: input -> outcomes or Scores."""
     role = "source" if source == target else "select"
-    fields = {"data": "scenes", "method": "tvp", "task": "recognition", "metric": "top1", "role": role, **given}
+    fields = {"data": "scenes", "method": "tvp", "metric": "top1", "role": role, **given}
     made = {name: part if isinstance(part, Scores) else scores(part) for name, part in of.items()}
-    return Record(source=source, target=target, seed=seed, scores=made, **fields)
+    return TransferRecord(source=source, target=target, seed=seed, scores=made, **fields)
 
 
-def matrix(models: Sequence[str], seeds: Sequence[int], lift: object, n: int = 96, **given: object) -> list[Record]:
+def matrix(
+    models: Sequence[str], seeds: Sequence[int], lift: object, n: int = 96, **given: object
+) -> list[TransferRecord]:
     """Every source on every target: controls right with probability 0.5, prompted with 0.5 + lift(source, target)."""
     rng = np.random.default_rng(0)
     luck = rng.random(n)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from experiments.sweep.samples import Record, write_samples
+from experiments.sweep.samples import TransferRecord, write_samples
 from lightning_modules.artefact import save_artefact
 from lightning_modules.controls import CONTROLS
 from lightning_modules.metrics import Scores
@@ -65,7 +65,7 @@ def write_sweep(
 
 def _record(
     source: str, target: str, data: str, method: str, seed: int, n: int, hurt: tuple[str, str] | None
-) -> Record:
+) -> TransferRecord:
     """Right answers by chance: a share for every input; the same images are hard for all inputs."""
 
     def rng(*words: object) -> np.random.Generator:
@@ -89,12 +89,12 @@ def _record(
         scores[given] = Scores([f"{data}/test/{i:05d}" for i in range(n)], labels, table, [""] * n)
     if method == "none":
         scores["prompt"] = scores["png"] = scores["black"]
-    metric, task = ("top1", "recognition") if "recognition" in data else ("accuracy", "counting")
+    metric = "top1" if "recognition" in data else "accuracy"
     role = "source" if source == target else "heldout"
-    return Record(source, target, data, method, seed, task, metric, role, scores)
+    return TransferRecord(source, target, data, method, seed, metric, role, scores)
 
 
-def _write_run(folder: Path, records: Sequence[Record], planned: dict) -> None:
+def _write_run(folder: Path, records: Sequence[TransferRecord], planned: dict) -> None:
     from omegaconf import OmegaConf
 
     from experiments.recipes import load_experiment
@@ -111,7 +111,7 @@ def _write_run(folder: Path, records: Sequence[Record], planned: dict) -> None:
     _write_prompt(folder / "prompt", first)
 
 
-def _rows(record: Record) -> list[dict]:
+def _rows(record: TransferRecord) -> list[dict]:
     """Three validation epochs that approach the test scores, the test scores, and the drift."""
     empty = dict.fromkeys(FIELDS)
     own = {"seed": record.seed, "method": record.method, "source": record.source, "mllm": record.target}
@@ -131,7 +131,7 @@ def _rows(record: Record) -> list[dict]:
     return [empty | own | row for row in rows]
 
 
-def _write_prompt(folder: Path, record: Record) -> None:
+def _write_prompt(folder: Path, record: TransferRecord) -> None:
     kind = "overlay" if record.method == "vp" else "pad"
     prompt = build_prompt(kind, frame=64, pad=8, bounds="image")
     with torch.no_grad():

@@ -76,16 +76,13 @@ def _answer(text: str, right: bool) -> str:
 
 def read_records(material: Material, cell: Cell) -> list:
     """Per-sample records of one prompt, from samples/ or the run's own scores; none where they are damaged."""
-    from experiments.run.folder import run_roles, run_scores
-    from experiments.sweep.samples import Record, read_samples
+    from experiments.sweep.samples import read_samples, run_records
 
     path = material.folder / "samples" / f"{cell.label}.parquet"
     try:
         if path.is_file():
             return read_samples(path)
-        folder = material.runs[cell].folder
-        roles, metric = run_roles(folder), material.statistics["metrics"][cell.data]
-        return [Record(cell.source, t, *cell[1:], "", metric, roles[t], s) for t, s in run_scores(folder).items()]
+        return run_records(material.runs[cell].folder, *cell)
     except (OSError, ValueError, KeyError):
         return []
 

@@ -18,6 +18,10 @@ NEEDS = {"ray": "ray", "slurm": "submitit"}
 Engine = Callable[[Any, str, dict[str, Any], Callable[[], None]], None]
 
 
+class SweepStopped(RuntimeError):
+    """Workers cannot start, or end without getting anything done; the text says so, and what to do."""
+
+
 def load_engine(name: str) -> Engine:
     """The engine's function.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import socket
@@ -11,18 +10,15 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
-from experiments.sweep.cells import ROOT, SweepCell
-from experiments.sweep.engines.deaths import Deaths
+from experiments.sweep.engines.pool import PATIENCE, Pool, last_line, python_path, raise_problem
 from experiments.sweep.folder import SweepFolder
 from experiments.sweep.leases import boot_id
 from experiments.sweep.slots import local_slots
-from experiments.sweep.worker import FULL_DISK, OTHER_CODE
 
 WORKER = ("-m", "experiments.sweep.worker")
-LOOK = 0.3  # seconds between looks at the workers
-PATIENCE = 120  # seconds that workers have to stop after Ctrl-C
 
 
 def run_local(folder: SweepFolder, plan: str, options: dict[str, Any], watch: Callable[[], None]) -> None:
@@ -32,62 +28,48 @@ def run_local(folder: SweepFolder, plan: str, options: dict[str, Any], watch: Ca
 
     Raises:
         KeyboardInterrupt: Ctrl-C; the workers have stopped. OSError: the disk is full. ValueError: code changed.
+        SweepStopped: workers cannot start.
     """
-    cells, _ = folder.read_plan(plan)
-    slots = local_slots(int(options["jobs"]), len(cells))
-    pool = _Pool(folder, plan, cells, slots)
-    try:
-        while pool.tend():
-            watch()
-            time.sleep(LOOK)
-        watch()
-    except BaseException:
-        pool.stop()
-        raise
+    _Processes(folder, plan, int(options["jobs"])).run(watch)
 
 
-class _Pool:
-    """The worker processes and what became of them."""
+class _Processes(Pool):
+    """A process for each slot of this machine."""
 
-    def __init__(self, folder: SweepFolder, plan: str, cells: list[SweepCell], slots: list[dict[str, str]]) -> None:
-        self.folder, self.plan, self.here = folder, plan, (socket.gethostname(), boot_id())
-        self.deaths = Deaths(folder, cells, where=f"{folder.logs}/worker-*.log")
-        self.workers = {f"w{i}": self._start(f"w{i}", slot) for i, slot in enumerate(slots)}
-        self.slots = {f"w{i}": slot for i, slot in enumerate(slots)}
+    def __init__(self, folder: SweepFolder, plan: str, jobs: int) -> None:
+        super().__init__(folder, plan, where=f"{folder.logs}/worker-*.log")
+        self.slots = {f"w{i}": slot for i, slot in enumerate(local_slots(jobs, len(self.cells)))}
+        self.workers = {name: self._start(name) for name in self.slots}
 
-    def _start(self, name: str, slot: dict[str, str]) -> subprocess.Popen:
-        words = [sys.executable, *WORKER, str(self.folder.path.resolve()), self.plan, name]
-        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-        with open(self.folder.logs / f"worker-{name}.log", "ab") as log:
+    def _log(self, name: str) -> Path:
+        return self.folder.logs / f"worker-{name}.log"
+
+    def _start(self, name: str) -> subprocess.Popen:
+        words = [sys.executable, *WORKER, str(self.folder.path.resolve()), self.plan, name, str(os.getpid())]
+        with open(self._log(name), "ab") as log:
             return subprocess.Popen(
-                [*words, str(os.getpid())],
-                env=os.environ | slot | {"PYTHONPATH": path},
+                words,
+                env=os.environ | self.slots[name] | {"PYTHONPATH": python_path()},
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C reaches this process alone, which tells the workers once
             )
 
-    def tend(self) -> bool:
-        """Look at workers that ended: done, stopped for all, or dead and started again. False when all are done."""
+    def done(self) -> bool:
+        """Workers end by themselves when every cell has ended, wherever it was computed."""
+        return all(process.poll() == 0 for process in self.workers.values())
+
+    def tend(self) -> None:
         for name, process in list(self.workers.items()):
             code = process.poll()
-            if code in (None, 0):
+            if code is None or code == 0:
                 continue
-            if code in (FULL_DISK, OTHER_CODE):
-                raise self._problem(code, name)
-            self._count_death(process.pid, code)
-            self.workers[name] = self._start(name, self.slots[name])
-        return any(process.poll() != 0 for process in self.workers.values())
-
-    def _problem(self, code: int, name: str) -> Exception:
-        said = (self.folder.logs / f"worker-{name}.log").read_text(errors="replace").strip().splitlines()
-        text = said[-1] if said else f"worker {name} stopped"
-        return ValueError(text) if code == OTHER_CODE else OSError(errno.ENOSPC, text)
-
-    def _count_death(self, pid: int, code: int) -> None:
-        how = f"signal {-code}, out of memory?" if code == -signal.SIGKILL else f"exit code {code}"
-        self.deaths.count(lambda lease: (lease["host"], lease["boot"], lease["pid"]) == (*self.here, pid), how)
+            said = last_line(self._log(name).read_text(errors="replace"))
+            raise_problem(code, said or f"worker {name} stopped")
+            how = f"signal {-code}, out of memory?" if code == -signal.SIGKILL else f"exit code {code}"
+            self.count_death({"host": socket.gethostname(), "boot": boot_id(), "pid": process.pid}, how)
+            self.workers[name] = self._start(name)
 
     def stop(self) -> None:
         """Ask every worker to stop where it is, wait, and kill what does not."""

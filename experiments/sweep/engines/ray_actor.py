@@ -1,4 +1,4 @@
-"""What runs in a process of Ray: one worker, called by a driver and called off when the driver takes its call back."""
+"""A worker in a process of Ray: a driver calls it to work, and it stops when the driver takes that call back."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 from experiments.sweep.cells import ROOT
 from experiments.sweep.folder import SweepFolder
-from experiments.sweep.leases import boot_id, process_mark
+from experiments.sweep.leases import this_process
 from experiments.sweep.worker import work
 
 SEEN = 10.0  # seconds that a shared folder may take to show a new file
@@ -31,11 +31,10 @@ class Call:
         self.path.touch()
         return self
 
-    def off(self) -> None:
+    def off(self, *error: object) -> None:
         self.path.unlink(missing_ok=True)
 
-    def __exit__(self, *error: Any) -> None:
-        self.off()
+    __exit__ = off
 
 
 def call_path(leases: Path, token: str) -> Path:
@@ -68,8 +67,7 @@ class SweepActor:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])  # Ray starts its processes deaf to it
         threading.Thread(target=self._listen, daemon=True).start()
-        here = {"host": socket.gethostname(), "boot": boot_id(), "pid": os.getpid(), "mark": process_mark(os.getpid())}
-        return here | {"node": ray.get_runtime_context().get_node_id()}
+        return this_process() | {"node": ray.get_runtime_context().get_node_id()}
 
     def _check_shared(self) -> None:
         until = time.time() + SEEN
@@ -101,7 +99,9 @@ class SweepActor:
             time.sleep(1)
         self.stopped = True
         if self.working:
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # also out of a wait
+            main = threading.main_thread().ident
+            assert main is not None  # it was started
+            signal.pthread_kill(main, signal.SIGINT)  # also out of a wait
 
     def _called(self) -> bool:
         """Opened, not looked up: network file systems answer that from the server. A fault of theirs is no answer."""

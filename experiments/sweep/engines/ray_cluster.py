@@ -14,7 +14,8 @@ from typing import Any
 
 import ray
 
-from experiments.sweep.slots import GIB_PER_CPU_SLOT
+from experiments.sweep.engines.pool import last_line
+from experiments.sweep.slots import GIB_PER_CPU_SLOT, usable_cores
 
 JOIN = 40  # seconds that a running cluster has to answer
 ATTEMPTS = 3  # to start a cluster here
@@ -31,7 +32,7 @@ def connected(address: str, jobs: int) -> Iterator[None]:
         ValueError: nothing answers there within `JOIN` seconds, or another version of Ray does.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if address:
         check_reachable(address)
         ray.init(address=address, **quiet)
@@ -49,8 +50,11 @@ def _start_here(jobs: int, quiet: dict[str, Any]) -> None:
     Raises:
         ValueError: it did not start.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    own = {"num_cpus": max(jobs, cores), "include_dashboard": False, "object_store_memory": STORE}
+    own: dict[str, Any] = {
+        "num_cpus": max(jobs, usable_cores()),
+        "include_dashboard": False,
+        "object_store_memory": STORE,
+    }
     for attempt in range(ATTEMPTS):
         try:
             ray.init(address="local", **own, **quiet)
@@ -95,8 +99,7 @@ def check_reachable(address: str) -> None:
     except subprocess.TimeoutExpired:
         raise _unreachable(address, f"no answer within {JOIN} s") from None
     if done.returncode:
-        said = [line for line in done.stderr.strip().splitlines() if line.strip()] or [f"exit code {done.returncode}"]
-        raise _unreachable(address, said[-1].strip())
+        raise _unreachable(address, last_line(done.stderr) or f"exit code {done.returncode}")
 
 
 def _unreachable(address: str, why: str) -> ValueError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 from collections.abc import Callable
@@ -11,19 +10,16 @@ from typing import Any
 
 import ray
 
-from experiments.sweep.cells import ROOT
+from datamodules.prepare.disk import is_full
 from experiments.sweep.engines import worker_gpus
-from experiments.sweep.engines.deaths import Deaths
+from experiments.sweep.engines.pool import PATIENCE, Pool, last_line, python_path
 from experiments.sweep.engines.ray_actor import Call, SweepActor
 from experiments.sweep.engines.ray_cluster import connected, slots
 from experiments.sweep.folder import SweepFolder
 from experiments.sweep.worker import THREADS
 
-LOOK = 0.3  # seconds between looks at the actors
 GROW = 10.0  # seconds between looks at the cluster
-PATIENCE = 120  # seconds that actors have to stop after Ctrl-C
 FORWARDED = ("TVP_CACHE", "TVP_CACHE_GIB", "WANDB_MODE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-IDENTITY = ("host", "boot", "pid", "mark")
 
 
 def run_ray(folder: SweepFolder, plan: str, options: dict[str, Any], watch: Callable[[], None]) -> None:
@@ -35,17 +31,11 @@ def run_ray(folder: SweepFolder, plan: str, options: dict[str, Any], watch: Call
     Raises:
         KeyboardInterrupt: Ctrl-C; the actors have stopped. OSError: a disk is full.
         ValueError: no such cluster, or a host of it has other code or does not see the sweep's folder.
+        SweepStopped: actors cannot start.
     """
     jobs, gpus = int(options["jobs"]), worker_gpus(options["gpus"])
     with connected(options["address"], jobs), Call(folder.leases) as call:
-        pool = _Pool(folder, plan, call, jobs=jobs, gpus=gpus)
-        try:
-            while not pool.ended():
-                pool.tend()
-                watch()
-        finally:
-            pool.stop()
-        watch()
+        _Actors(folder, plan, call, jobs=jobs, gpus=gpus).run(watch)
 
 
 class _Member:
@@ -56,20 +46,15 @@ class _Member:
         self.identity: dict[str, Any] | None = None
 
 
-class _Pool:
-    """The actors and what became of them."""
+class _Actors(Pool):
+    """As many actors as the cluster has room for, or `jobs` of them."""
 
     def __init__(self, folder: SweepFolder, plan: str, call: Call, *, jobs: int, gpus: float) -> None:
-        self.folder, self.plan, self.call, self.jobs = folder, plan, call, jobs
-        self.cells, _ = folder.read_plan(plan)
-        self.deaths = Deaths(folder, self.cells, where="the logs of Ray below /tmp/ray/session_latest/logs")
+        super().__init__(folder, plan, where="the logs of Ray below /tmp/ray/session_latest/logs")
+        self.call, self.jobs = call, jobs
         self.gpus = gpus if any(node["Resources"].get("GPU") for node in _nodes()) else 0.0
         self.members: list[_Member] = []
         self._made, self._look_again = 0, 0.0
-
-    def ended(self) -> bool:
-        states = self.folder.states()
-        return all(states.get(cell.id, {}).get("state") in ("finished", "failed") for cell in self.cells)
 
     def tend(self) -> None:
         """Have as many actors as there is room for, and ask each that answered for the next cell."""
@@ -78,7 +63,7 @@ class _Pool:
             while len(self.members) < self._wanted():
                 self.members.append(self._start())
         answers = [member.answer for member in self.members]
-        ready, _ = ray.wait(answers, num_returns=len(answers), timeout=LOOK)
+        ready, _ = ray.wait(answers, num_returns=len(answers), timeout=0)
         for member in [member for member in self.members if member.answer in ready]:
             self._heard(member)
 
@@ -113,9 +98,7 @@ class _Pool:
 
     def _fault(self, member: _Member, error: Exception) -> None:
         """Its code raised: what people must see ends the sweep, anything else is as if it had died."""
-        if isinstance(error, ValueError) or (
-            isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        ):
+        if isinstance(error, ValueError) or is_full(error):
             raise error
         ray.kill(member.actor)
         self._replace(member, f"{type(error).__name__}: {error}")
@@ -123,10 +106,9 @@ class _Pool:
     def _died(self, member: _Member, error: Exception) -> None:
         """Its process is gone, or its whole host is out of reach (then its lease is left to expire: it may go on)."""
         if "failed to import" in str(error) or "ModuleNotFoundError" in str(error):
-            last = str(error).strip().splitlines()[-1]
             raise ValueError(
-                f"A worker of the Ray cluster cannot import this project ({last}). Install the same version on every "
-                "host: `pip install -e '.[ray]'`."
+                f"A worker of the Ray cluster cannot import this project ({last_line(error)}). Install the same "
+                "version on every host: `pip install -e '.[ray]'`."
             ) from None
         if member.identity and member.identity["node"] not in {node["NodeID"] for node in _nodes()}:
             self.members[self.members.index(member)] = self._start()
@@ -136,8 +118,7 @@ class _Pool:
 
     def _replace(self, member: _Member, how: str) -> None:
         identity = member.identity or {}
-        mine = [identity.get(key) for key in IDENTITY]
-        self.deaths.count(lambda lease: [lease.get(key) for key in IDENTITY] == mine, how)
+        self.count_death({key: identity.get(key) for key in ("host", "boot", "pid", "mark")}, how)
         self.members[self.members.index(member)] = self._start()
 
     def stop(self) -> None:
@@ -158,8 +139,7 @@ def _nodes() -> list[dict[str, Any]]:
 
 def _environment() -> dict[str, str]:
     """One thread, this checkout's sources where a host has them, and the switches that the other engines inherit."""
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     kept = {key: os.environ[key] for key in FORWARDED if key in os.environ}
     if "TVP_CACHE" in kept:
         kept["TVP_CACHE"] = str(Path(kept["TVP_CACHE"]).resolve())
-    return dict.fromkeys(THREADS, "1") | {"PYTHONPATH": path} | kept
+    return dict.fromkeys(THREADS, "1") | {"PYTHONPATH": python_path()} | kept
