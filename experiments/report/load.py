@@ -13,7 +13,7 @@ from experiments.report.numbers import main_method
 SCHEMA = 1
 
 
-class Cell(NamedTuple):
+class CellKey(NamedTuple):
     """What was trained once: (source, data, method, seed)."""
 
     source: str
@@ -29,7 +29,7 @@ class Cell(NamedTuple):
 class Run(NamedTuple):
     """A cell's run folder as the report reads it. link: relative to the page. drifts: mllm -> feature drift."""
 
-    cell: Cell
+    cell: CellKey
     folder: Path
     link: str
     state: str
@@ -48,20 +48,20 @@ class Material(NamedTuple):
     label: str
     folder: Path
     statistics: dict[str, Any]
-    runs: dict[Cell, Run]
+    runs: dict[CellKey, Run]
     method: str
     control: str
     examples: int
 
-    def cells(self) -> list[Cell]:
+    def cells(self) -> list[CellKey]:
         return sorted({cell_of(entry) for entry in self.statistics["cells"]})
 
     def data_sets(self) -> list[str]:
         return sorted({cell["data"] for cell in self.statistics["cells"]})
 
 
-def cell_of(entry: dict) -> Cell:
-    return Cell(entry["source"], entry["data"], entry["method"], entry["seed"])
+def cell_of(entry: dict) -> CellKey:
+    return CellKey(entry["source"], entry["data"], entry["method"], entry["seed"])
 
 
 def sweep_material(folder: Path, *, control: str, method: str, examples: int) -> Material:
@@ -99,7 +99,7 @@ def run_material(folder: Path, *, control: str, method: str, examples: int) -> M
     from lightning_modules.records import read_rows
 
     row = next(row for row in read_rows(folder / "results.jsonl") if row["split"] == "test")
-    cell = Cell(row["source"], row["data"], row["method"], row["seed"])
+    cell = CellKey(row["source"], row["data"], row["method"], row["seed"])
     metric, roles = row["metric"], run_roles(folder)
     task = {"auroc": "reasoning", "top1": "recognition"}.get(metric, "counting")
     records = [
@@ -207,7 +207,7 @@ def _planned(folder: Path) -> Iterator[str]:
         yield f"{cell.get('label')}-{str(cell.get('id'))[:8]}"
 
 
-def read_run(cell: Cell, folder: Path, page: Path, statistics: dict) -> Run:
+def read_run(cell: CellKey, folder: Path, page: Path, statistics: dict) -> Run:
     """Everything small the page needs of a run; what is missing or damaged is empty."""
     from experiments.report.settings import read_config
     from experiments.run.folder import read_status

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from experiments.report import tables
 from experiments.report.load import Material
-from experiments.report.numbers import Table
+from experiments.report.numbers import TextTable
 from experiments.report.sections.examples import regression_table
 from experiments.report.tables import alarms, by_target, controls, differences, headline
 from experiments.report.verdict import about, verdicts
 
 
-def markdown_table(table: Table) -> str:
+def markdown_table(table: TextTable) -> str:
     """The table with its caption below, or a line that says there is nothing."""
     if not table.rows:
         return f"{table.caption} None.\n"
@@ -35,7 +35,7 @@ def result_section(statistics: dict, *, label: str) -> str:
     return "\n\n".join(part.strip() for part in parts)
 
 
-def _few(table: Table, most: int) -> Table:
+def _few(table: TextTable, most: int) -> TextTable:
     left = len(table.rows) - most
     more = f" The {most} largest losses; {left} more are in the report." if left > 0 else ""
     return table._replace(caption=table.caption + more, rows=table.rows[:most])

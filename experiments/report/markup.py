@@ -10,13 +10,13 @@ from html import escape
 from typing import Any
 
 from experiments.report.charts import DASHES, MARKERS
-from experiments.report.numbers import Table
+from experiments.report.numbers import TextTable
 
 LARGE = 96
 """Frames wider than this are stored with loss (WebP) where they illustrate; a page must stay small."""
 
 
-def table(content: Table, *, classes: str = "", rows: Sequence[str] | None = None) -> str:
+def table(content: TextTable, *, classes: str = "", rows: Sequence[str] | None = None) -> str:
     """A table in a box that scrolls sideways by itself; the first column's cells are row headers.
 
     rows: ready-made <tr> instead of those of `content`.

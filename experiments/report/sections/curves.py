@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from experiments.report import charts, tables
 from experiments.report.gain_curves import Average, Point, average_curves
-from experiments.report.load import Cell, Material, Run, cell_of
+from experiments.report.load import CellKey, Material, Run, cell_of
 from experiments.report.markup import details, figure, legend, options, paragraph, table
-from experiments.report.numbers import CONTROL_NAMES, Table, change, short
+from experiments.report.numbers import CONTROL_NAMES, TextTable, change, short
 from experiments.report.sections.headline import methods_of, places
 
 Curves = list[tuple[charts.Key, list[Average]]]
@@ -28,7 +28,7 @@ def curves_section(material: Material) -> str:
         rows += [row for control, curves in found.items() for row in _curve_rows(data, control, curves)]
     caption = "Mean target gain on validation images in points by epoch (0 is the first), mean over seeds."
     header = ["data set, control, method", "by epoch", "lowest and highest seed at the end", "from"]
-    numbers = details("These curves as numbers", table(Table(caption, header, rows)))
+    numbers = details("These curves as numbers", table(TextTable(caption, header, rows)))
     what = (
         "Prompt minus control on the same validation images at the same epoch, averaged over targets other than the "
         "source, then over seeds; the band spans the lowest and the highest seed (no confidence interval)."
@@ -167,7 +167,7 @@ def drift_section(material: Material) -> str:
     return f"{paragraph(what)}{legend(keys)}<div class='panels wide'>{''.join(panels)}</div>"
 
 
-def _mark(cell: Cell, target: str, drift: float, entry: Mapping) -> tuple[float, float, str, bool]:
+def _mark(cell: CellKey, target: str, drift: float, entry: Mapping) -> tuple[float, float, str, bool]:
     gain = entry["gains"]["black"]
     text = (
         f"{cell.method}, {short(cell.source)} → {short(target)}, seed {cell.seed}: drift {drift:.3f}, gain "

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.report.load import Cell, Material
+from experiments.report.load import CellKey, Material
 from experiments.report.markup import options, table
-from experiments.report.numbers import CONTROL_NAMES, Table, is_own, p_text, short, with_interval
+from experiments.report.numbers import CONTROL_NAMES, TextTable, is_own, p_text, short, with_interval
 from experiments.report.sections.gallery import Gallery
 from experiments.report.sections.prompts import first_seeds
 
@@ -43,7 +43,7 @@ def examples_section(material: Material, gallery: Gallery) -> str:
     return f'<div class="controls">{pick}</div><div class="groups" data-picker="pick-example">{shown}</div>'
 
 
-def _example_cards(material: Material, cell: Cell, gallery: Gallery) -> str:
+def _example_cards(material: Material, cell: CellKey, gallery: Gallery) -> str:
     records = read_records(material, cell)
     if not records or "black" not in records[0].scores:
         return ""
@@ -74,7 +74,7 @@ def _answer(text: str, right: bool) -> str:
     return f'<td class="{word}"><span aria-label="{word}">{"✓" if right else "✗"}</span> {escape(text)}</td>'
 
 
-def read_records(material: Material, cell: Cell) -> list:
+def read_records(material: Material, cell: CellKey) -> list:
     """Per-sample records of one prompt, from samples/ or the run's own scores; none where they are damaged."""
     from experiments.run.folder import run_roles, run_scores
     from experiments.sweep.samples import Record, read_samples
@@ -98,7 +98,7 @@ def worst_pairs(material: Material, most: int) -> list[Mapping]:
     return sorted(pairs, key=lambda p: (p["gains"]["black"]["value"], p["source"], p["target"], p["method"]))[:most]
 
 
-def regression_table(material: Material, most: int = 10) -> Table:
+def regression_table(material: Material, most: int = 10) -> TextTable:
     rows = []
     for pair in worst_pairs(material, most):
         gains = [pair["gains"].get(control) for control in material.statistics["controls"]]
@@ -125,7 +125,7 @@ def regression_table(material: Material, most: int = 10) -> Table:
         f"The {most} lowest gains over the black border among learned prompts, in points, mean over seeds; "
         "95 % interval over test images and seeds."
     )
-    return Table(caption, header, rows)
+    return TextTable(caption, header, rows)
 
 
 def regressions_section(material: Material, gallery: Gallery) -> str:
@@ -133,14 +133,14 @@ def regressions_section(material: Material, gallery: Gallery) -> str:
     parts = [table(regression_table(material), classes="dense")]
     pairs = [p for p in worst_pairs(material, 10**6) if p["method"] == material.method][:WORST_PAIRS]
     for pair in pairs:
-        cell = Cell(pair["source"], pair["data"], pair["method"], pair["seeds"][0])
+        cell = CellKey(pair["source"], pair["data"], pair["method"], pair["seeds"][0])
         record = next((r for r in read_records(material, cell) if r.target == pair["target"]), None)
         if record is not None and "black" in record.scores:
             parts.append(_pair(material, cell, record, gallery))
     return "".join(parts)
 
 
-def _pair(material: Material, cell: Cell, record: object, gallery: Gallery) -> str:
+def _pair(material: Material, cell: CellKey, record: object, gallery: Gallery) -> str:
     lost, gained = regressions(record)
     title = (
         f"{short(record.target)} with the {cell.method} prompt of {short(cell.source)} on {cell.data}, seed "
@@ -172,7 +172,7 @@ def lead(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return scores[rows, labels] - others.max(1)
 
 
-def _sample(material: Material, cell: Cell, sample: Regression, gallery: Gallery) -> str:
+def _sample(material: Material, cell: CellKey, sample: Regression, gallery: Gallery) -> str:
     pictures = gallery.of(material.runs[cell]) if cell in material.runs else None
     words = [pictures.answer(sample.id, i) if pictures else f"candidate {i}" for i in sample[1:4]]
     shown = (

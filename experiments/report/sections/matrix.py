@@ -8,7 +8,16 @@ from html import escape
 
 from experiments.report.load import Material
 from experiments.report.markup import data_script, options, table
-from experiments.report.numbers import CONTROL_NAMES, Table, change, is_own, method_order, p_text, short, with_interval
+from experiments.report.numbers import (
+    CONTROL_NAMES,
+    TextTable,
+    change,
+    is_own,
+    method_order,
+    p_text,
+    short,
+    with_interval,
+)
 
 
 def heatmap(material: Material) -> str:
@@ -75,7 +84,7 @@ def _block(material: Material, data: str, method: str, own: Sequence[tuple[int, 
         cells = [_cell(places.get((source, target)), material, limit) for target in targets]
         rows.append(f'<tr><th scope="row">{escape(short(source))}</th>{"".join(cells)}</tr>')
     caption = f"{method}, {data}"
-    content = Table(caption, ["learned on ↓ scored on →", *map(short, targets)], [])
+    content = TextTable(caption, ["learned on ↓ scored on →", *map(short, targets)], [])
     return (
         f'<div class="matrix" data-data="{escape(data)}" data-method="{escape(method)}">'
         f"{table(content, classes='heat', rows=rows)}</div>"

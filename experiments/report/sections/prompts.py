@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from experiments.report.charts import histogram
-from experiments.report.load import Cell, Material, Run
+from experiments.report.load import CellKey, Material, Run
 from experiments.report.markup import LARGE, details, legend, picture
 from experiments.report.numbers import CONTROL_NAMES, change, is_own, method_order, short
 
@@ -38,9 +38,9 @@ def prompts_section(material: Material) -> str:
     return f'<div class="cards">{"".join(cards)}</div>'
 
 
-def first_seeds(cells: Sequence[Cell]) -> list[Cell]:
+def first_seeds(cells: Sequence[CellKey]) -> list[CellKey]:
     """Of every (source, data, method) the lowest seed."""
-    first: dict[tuple[str, str, str], Cell] = {}
+    first: dict[tuple[str, str, str], CellKey] = {}
     for cell in sorted(cells):
         first.setdefault(cell[:3], cell)
     return list(first.values())
@@ -144,7 +144,7 @@ def facts(prompt: Any, delta: np.ndarray) -> str:
     )
 
 
-def _gains(material: Material, cell: Cell) -> str:
+def _gains(material: Material, cell: CellKey) -> str:
     pairs = [p for p in material.statistics["pairs"] if (p["source"], p["data"], p["method"]) == cell[:3]]
     parts = []
     for name, some in (

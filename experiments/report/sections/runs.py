@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from html import escape
 
 from experiments.report import tables
-from experiments.report.load import Cell, Material, Run, cell_of
+from experiments.report.load import CellKey, Material, Run, cell_of
 from experiments.report.markup import details, paragraph, table
-from experiments.report.numbers import CONTROL_NAMES, Table, change, is_own
+from experiments.report.numbers import CONTROL_NAMES, TextTable, change, is_own
 from experiments.report.settings import as_text, common
 
 MANY = 24
@@ -25,11 +25,11 @@ def runs_section(material: Material) -> str:
     )
     header = ["run", "state", "source score %", "mean target gain", "targets × n", "files", "its settings"]
     everything = details("Settings all runs share", f"<pre>{escape(as_text(shared))}</pre>")
-    content = table(Table(caption, header, []), rows=rows)
+    content = table(TextTable(caption, header, []), rows=rows)
     return everything + (details(f"All {len(rows)} runs", content) if len(rows) > MANY else content)
 
 
-def _run_row(material: Material, cell: Cell, shared: Mapping) -> str:
+def _run_row(material: Material, cell: CellKey, shared: Mapping) -> str:
     entries = [e for e in material.statistics["cells"] if cell_of(e) == cell]
     own = [tables.score(e["value"]) for e in entries if is_own(e)]
     gains = [e["gains"][material.control]["value"] for e in entries if not is_own(e) and material.control in e["gains"]]
