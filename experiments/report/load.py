@@ -243,6 +243,5 @@ def run_records(folder: Path, cell: CellKey, metric: str) -> list[Record]:
     """Per-sample records of one finished run."""
     from experiments.sweep.samples import Record
 
-    roles, task = run_roles(folder), {"auroc": "reasoning", "top1": "recognition"}.get(metric, "counting")
-    given = {**cell._asdict(), "task": task, "metric": metric}
-    return [Record(target=t, role=roles[t], scores=scores, **given) for t, scores in run_scores(folder).items()]
+    roles, given = run_roles(folder), {**cell._asdict(), "metric": metric}
+    return [Record(target=t, role=roles[t], scores=scores, task="", **given) for t, scores in run_scores(folder).items()]
