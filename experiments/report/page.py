@@ -17,6 +17,7 @@ from experiments.report.sections.matrix import matrix_section
 from experiments.report.sections.prompts import prompts_section
 from experiments.report.sections.runs import runs_section
 from experiments.report.verdict import EMBEDDED, about, verdicts
+from experiments.tracking.heat_map import GAIN, LOSS
 
 HERE = Path(__file__).parent
 
@@ -49,6 +50,8 @@ def page(material: Material) -> str:
             verdicts=verdicts(material.statistics),
             sections=sections,
             reasons=gallery.reasons(),
+            gain=GAIN,
+            loss=LOSS,
         )
     )
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments.report.load import Material
 from experiments.report.numbers import CONTROL_NAMES, change, is_own, method_order, p_text, short, with_interval
+from experiments.tracking.heat_map import scale_limit
 
 
 class Block(NamedTuple):
@@ -36,13 +36,6 @@ def matrix_section(material: Material) -> dict[str, Any]:
         "blocks": [[block for block in row if block.rows] for row in blocks],
         "numbers": {"limits": limits, "pairs": [_numbers(p, statistics["alpha"]) for p in pairs]},
     }
-
-
-def scale_limit(pairs: Sequence[Mapping], control: str) -> float:
-    """The colour scale's end in points for one control: the largest change, rounded up to 5 points."""
-    gains = [pair["gains"][control]["value"] for pair in pairs if control in pair["gains"]]
-    largest = max(map(abs, gains), default=0.0)
-    return max(5.0, 5.0 * math.ceil(20 * largest - 1e-9))
 
 
 def _block(pairs: Sequence[Mapping], data: str, method: str) -> Block:
