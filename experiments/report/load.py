@@ -244,4 +244,6 @@ def run_records(folder: Path, cell: CellKey, metric: str) -> list[Record]:
     from experiments.sweep.samples import Record
 
     roles, given = run_roles(folder), {**cell._asdict(), "metric": metric}
-    return [Record(target=t, role=roles[t], scores=scores, task="", **given) for t, scores in run_scores(folder).items()]
+    return [
+        Record(target=t, role=roles[t], scores=scores, task="", **given) for t, scores in run_scores(folder).items()
+    ]

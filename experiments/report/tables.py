@@ -27,9 +27,7 @@ def headline(statistics: Mapping, over: str = "targets", data: str = "") -> Text
     cells = {(e["method"], e["control"]): e for e in entries}
     rows = []
     for method in method_order(method for method, _ in cells):
-        own = [cells.get((method, control)) for control in statistics["controls"]]
-        first = next(entry for entry in own if entry)
-        rows.append([method, *(with_interval(e) if e else "–" for e in own), counts(first)])
+        rows.append([method, *_gains([cells.get((method, control)) for control in statistics["controls"]])])
     what = {"targets": "targets the prompt was not learned on", "source": "the source itself"}[over]
     of = f"data set {data}" if data else "mean over data sets"
     return TextTable(
@@ -37,6 +35,11 @@ def headline(statistics: Mapping, over: str = "targets", data: str = "") -> Text
         ["method", *(f"over {CONTROL_NAMES[c]}" for c in statistics["controls"]), "from"],
         rows,
     )
+
+
+def _gains(entries: Sequence[Mapping | None]) -> list[str]:
+    """A gain for every control, and what they are made from."""
+    return [*(with_interval(e) if e else "–" for e in entries), counts(next(e for e in entries if e))]
 
 
 def differences(statistics: Mapping) -> TextTable:
@@ -90,13 +93,16 @@ def by_target(statistics: Mapping, data: str, control: str = "") -> TextTable:
 
     control: only the gain over this one beside the score; "" states all of them in the order of the header.
     """
+    # What a prompt does to its own source is no transfer: it would lift every mean.
     pairs = [p for p in statistics["pairs"] if p["data"] == data and not is_own(p)]
     chosen = [control] if control else list(statistics["controls"])
     targets = sorted({p["target"] for p in pairs})
     rows = []
     for method in method_order(p["method"] for p in pairs):
+        # A cell is the plain mean over sources: each source counts the same, however many images it was learned on.
         of_method = [p for p in pairs if p["method"] == method]
         rows.append([method, *(_target_cell([p for p in of_method if p["target"] == t], chosen) for t in targets)])
+    # Sources, seeds and images may differ between cells where some failed: the caption states the ranges.
     names = ", ".join(CONTROL_NAMES[c] for c in chosen)
     metric = statistics["metrics"][data]
     caption = (
@@ -130,8 +136,7 @@ def shared(statistics: Mapping) -> TextTable:
     rows = []
     for method, tag in keys:
         own = [cells.get((method, tag, control)) for control in statistics["controls"]]
-        first = next(entry for entry in own if entry)
-        rows.append([f"{method}, {tag}", *(with_interval(e) if e else "–" for e in own), counts(first)])
+        rows.append([f"{method}, {tag}", *_gains(own)])
     header = ["method, source and target share", *(f"over {CONTROL_NAMES[c]}" for c in statistics["controls"]), "from"]
     return TextTable(
         f"Average target gain in points, mean over data sets; {interval_kind(statistics['shared'])}; n: test images.",
