@@ -61,8 +61,6 @@ def show(entity: str, project: str, sweep: str) -> int:
 
 
 def as_json(entity: str, project: str, sweep: str) -> dict[str, Any]:
-    pass
-
     entity = entity or os.environ.get("WANDB_ENTITY", "") or "entity"
     made = build_workspaces(entity, project, sweep)
     return {
@@ -73,7 +71,6 @@ def as_json(entity: str, project: str, sweep: str) -> dict[str, Any]:
 
 def push(entity: str, project: str, sweep: str) -> int:
     """Save both workspaces. Raises ValueError without a login, ConnectionError where the server does not answer."""
-    pass
     from experiments.tracking.session import logged_in, quiet_wandb
 
     if not logged_in():
@@ -184,42 +181,39 @@ def _section(name: str, panels: Sequence[Any], columns: int, *, rows: int = 0, i
     return ws.Section(name=name, panels=list(panels), is_open=is_open, layout_settings=layout)
 
 
-def _lines(title: str, keys: Sequence[str]) -> Any:
+def _panel(kind: str, **settings: Any) -> Any:
+    """A panel of W&B's public report library, which is slow to import and not everybody has."""
     import wandb_workspaces.reports.v2 as wr
 
-    return wr.LinePlot(title=title, x=STEP, y=list(keys))
+    return getattr(wr, kind)(**settings)
+
+
+def _lines(title: str, keys: Sequence[str]) -> Any:
+    return _panel("LinePlot", title=title, x=STEP, y=list(keys))
 
 
 def _lines_of(title: str, regex: str, *, by: str = "") -> Any:
     """One line per model; `by`: the mean over all runs with the same value of this configuration key instead."""
-    import wandb_workspaces.reports.v2 as wr
-
-    grouped = {"groupby": wr.Config(by), "groupby_aggfunc": "mean", "groupby_rangefunc": "stderr"} if by else {}
-    return wr.LinePlot(title=title, x=STEP, metric_regex=f"^{regex}$", **grouped)
+    mean = (
+        {"groupby": _panel("Config", name=by), "groupby_aggfunc": "mean", "groupby_rangefunc": "stderr"} if by else {}
+    )
+    return _panel("LinePlot", title=title, x=STEP, metric_regex=f"^{regex}$", **mean)
 
 
 def _bars(title: str, keys: Sequence[str]) -> Any:
-    import wandb_workspaces.reports.v2 as wr
-
-    return wr.BarPlot(title=title, metrics=list(keys))
+    return _panel("BarPlot", title=title, metrics=list(keys))
 
 
 def _count(title: str, key: str) -> Any:
-    import wandb_workspaces.reports.v2 as wr
-
-    return wr.ScalarChart(title=title, metric=key)
+    return _panel("ScalarChart", title=title, metric=key)
 
 
 def _pictures(key: str) -> Any:
-    import wandb_workspaces.reports.v2 as wr
-
-    return wr.MediaBrowser(title=key, media_keys=[key], num_columns=1)
+    return _panel("MediaBrowser", title=key, media_keys=[key], num_columns=1)
 
 
 def _table(key: str) -> Any:
-    import wandb_workspaces.reports.v2 as wr
-
-    return wr.WeavePanelSummaryTable(table_name=key)
+    return _panel("WeavePanelSummaryTable", table_name=key)
 
 
 if __name__ == "__main__":

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 from support.recorded_run import offline, rank_environment, record_run, tiny_sweep
+from support.wandb_records import logged_keys
 
 from experiments.dashboards import as_json, main
 from experiments.tracking import log_sweep
 from experiments.tracking.keys import KEYS, matching_key
-from experiments.tracking.logger import logged_keys
 
 ROOT = Path(__file__).parent.parent
 pytestmark = [

@@ -13,12 +13,14 @@ from pathlib import Path
 
 import pytest
 from support.recorded_run import offline, rank_environment, tiny_sweep
+from support.wandb_records import history, logged_keys, records
 
 from experiments.tracking import log_sweep
-from experiments.tracking.logger import WandbRun, closing, history, last_step, logged_keys, records, sessions, summary
+from experiments.tracking.heat_map import colours, heat_maps
+from experiments.tracking.logger import WandbRun, closing, last_step, sessions, summary
 from experiments.tracking.loggers import build_loggers, shows_samples
 from experiments.tracking.session import stable_id, wandb_mode
-from experiments.tracking.sweep import colour_of, heat_maps, numbers, sweep_group, tables
+from experiments.tracking.sweep import numbers, sweep_group, tables
 
 ROOT = Path(__file__).parent.parent
 
@@ -407,14 +409,14 @@ def test_a_sweep_without_statistics_or_with_wandb_off_is_no_error(tmp_path, monk
     assert summary(sessions(tmp_path / "sweep")[0])["summary"]["sweep/cells"] == 0
 
 
-def test_a_heat_map_is_blue_for_gains_red_for_losses_and_all_of_one_size():
+def test_a_heat_map_is_blue_for_gains_orange_for_losses_and_all_of_one_size():
     def pair(source, target, value, method="tvp"):
         gains = {"black": {"value": value}}
         return {"source": source, "target": target, "data": "emoji", "method": method, "gains": gains}
 
     maps = heat_maps([pair("a", "a", 0.2), pair("a", "b", -0.3), pair("a", "a_very_long_name_of_a_model", 0.1, "vp")])
     assert set(maps) == {"emoji, tvp", "emoji, vp"} and len({picture.size for picture in maps.values()}) == 1
-    colours = {colour for _, colour in maps["emoji, tvp"].getcolors(100_000)}
-    assert {colour_of(0.2), colour_of(-0.3)} <= colours
-    red, _, blue = colour_of(-1.0)
-    assert red > blue and colour_of(1.0)[2] > colour_of(1.0)[0] and max(colour_of(0.0)) == min(colour_of(0.0))
+    shown = {colour for _, colour in maps["emoji, tvp"].getcolors(100_000)}
+    scale = {points: tuple(colours()((points + 30) / 60, bytes=True)[:3]) for points in (-30, 0, 20)}  # -30 is the end
+    assert {scale[-30], scale[20]} <= shown and scale[0] == (255, 255, 255)
+    assert scale[-30][0] > scale[-30][2] and scale[20][2] > scale[20][0]

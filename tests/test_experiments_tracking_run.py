@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 from support.recorded_run import RUN_WORDS, offline, rank_environment
+from support.wandb_records import history, logged_keys, records
 
 from experiments.tracking.keys import CONTROLS, KEYS, matching_key
-from experiments.tracking.logger import history, logged_keys, records, sessions, summary
+from experiments.tracking.logger import sessions, summary
 
 ROOT = Path(__file__).parent.parent
 MODELS = {"embedded_minigpt4": "source", "embedded_instructblip": "select", "embedded_llava": "heldout"}

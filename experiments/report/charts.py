@@ -6,15 +6,22 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from markupsafe import Markup
 
 from experiments.report.gain_curves import Average, Point
 from experiments.report.numbers import CONTROL_NAMES, change, with_interval
 
 PANEL = (290, 200)
 Key = tuple[int, str]
+"""A series: its place in the palette, and its name."""
+
+
+class Panel(NamedTuple):
+    svg: str
+    caption: str
 
 
 def forest(name: str, control: str, entries: Sequence[tuple[Key, Mapping]], limits: tuple[float, float]) -> str:
@@ -70,13 +77,13 @@ def run_curves(
 
 def common_limits(values: Sequence[float]) -> tuple[float, float]:
     """Axis limits in points around fractions and 0, with a margin: panels side by side are read together."""
-    low, high = 100 * min(0.0, *values), 100 * max(0.0, *values)
+    low, high = 100 * min([0.0, *values]), 100 * max([0.0, *values])
     margin = 0.06 * max(high - low, 1.0)
     return low - margin, high + margin
 
 
 def _line(axes: Any, place: int, name: str, x: Sequence[float], y: Any) -> None:
-    axes.plot(x, y, color=SERIES[place], linewidth=1.6, linestyle=DASHES[place])
+    axes.plot(x, y, color=SERIES[place], linewidth=1.6, linestyle=line_style(place))
     _marks(axes, place, x, y, gid=f"m-{name}", size=5)
 
 
@@ -126,14 +133,14 @@ def histogram(name: str, label: str, channels: Sequence[np.ndarray], limits: tup
     edges = np.linspace(*limits, 25)
     for place, values in enumerate(channels):
         shares = 100 * np.histogram(np.clip(values, *limits), edges)[0] / max(len(values), 1)
-        axes.stairs(shares, edges, color=SERIES[5 + place], linewidth=1.5, linestyle=DASHES[place])
+        axes.stairs(shares, edges, color=SERIES[5 + place], linewidth=1.5, linestyle=line_style(place))
     axes.set_xlabel("pixel value (0 black, 1 full)")
     axes.set_ylabel("% of border")
     axes.locator_params(nbins=5)
     return to_svg(figure, name=name, label=label)
 
 
-RC = {
+RC: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "tvp-report",
     "text.parse_math": False,
@@ -155,17 +162,33 @@ RC = {
 SERIES = tuple(f"#0a0b{i:02x}" for i in range(8))
 INK, GRID = "#0c0d0e", "#0c0d0f"
 VARIABLES = {colour: f"var(--s{i})" for i, colour in enumerate(SERIES)} | {INK: "currentColor", GRID: "var(--grid)"}
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-DASHES: tuple[Any, ...] = (
-    "-",
-    (0, (5, 2)),
-    (0, (1.5, 1.5)),
-    (0, (6, 2, 1.5, 2)),
-    "-",
-    (0, (5, 2)),
-    (0, (1.5, 1.5)),
-    "-",
-)
+SHAPES = {  # matplotlib's marker -> the same in a legend
+    "o": '<circle cx="0" cy="0" r="4"/>',
+    "s": '<rect x="-3.6" y="-3.6" width="7.2" height="7.2"/>',
+    "^": '<path d="M0 -4.4L4.4 3.6H-4.4Z"/>',
+    "D": '<path d="M0 -4.8L4.8 0L0 4.8L-4.8 0Z"/>',
+    "v": '<path d="M0 4.4L4.4 -3.6H-4.4Z"/>',
+    "P": '<path d="M-1.5 -4.4h3v2.9h2.9v3h-2.9v2.9h-3v-2.9h-2.9v-3h2.9Z"/>',
+    "X": '<path transform="rotate(45)" d="M-1.5 -4.4h3v2.9h2.9v3h-2.9v2.9h-3v-2.9h-2.9v-3h2.9Z"/>',
+    "*": '<path d="M0 -5L1.3 -1.5L5 -1.5L2 .8L3 4.4L0 2.2L-3 4.4L-2 .8L-5 -1.5L-1.3 -1.5Z"/>',
+}
+MARKERS = tuple(SHAPES)
+DASHED, DOTTED, MIXED = (5.0, 2.0), (1.5, 1.5), (6.0, 2.0, 1.5, 2.0)
+DASHES: tuple[tuple[float, ...], ...] = ((), DASHED, DOTTED, MIXED, (), DASHED, DOTTED, ())
+
+
+def line_style(place: int) -> Any:
+    return (0, DASHES[place]) if DASHES[place] else "-"
+
+
+def swatch(place: int, mark: bool = True) -> Markup:
+    """The line and mark of a series as a legend shows them."""
+    dash = f' stroke-dasharray="{" ".join(str(1.6 * part) for part in DASHES[place])}"' if DASHES[place] else ""
+    return Markup(
+        f'<svg viewBox="-14 -6 28 12" width="28" height="12" aria-hidden="true" style="color:var(--s{place})">'
+        f'<path d="M-13 0H13" stroke="currentColor" stroke-width="1.6"{dash}/>'
+        f'<g fill="currentColor">{SHAPES[MARKERS[place]] if mark else ""}</g></svg>'
+    )
 
 
 def new_axes(width: float, height: float) -> tuple[Any, Any]:
@@ -179,7 +202,7 @@ def new_axes(width: float, height: float) -> tuple[Any, Any]:
         return figure, figure.add_subplot()
 
 
-def to_svg(figure: Any, *, name: str, label: str, titles: dict[str, Sequence[str]] | None = None) -> str:
+def to_svg(figure: Any, *, name: str, label: str, titles: Mapping[str, Sequence[str]] | None = None) -> Markup:
     """One <svg> element.
 
     Args:
@@ -205,7 +228,7 @@ def to_svg(figure: Any, *, name: str, label: str, titles: dict[str, Sequence[str
     width, height = (float(part) for part in size.groups()) if size else (0.0, 0.0)
     inner = text[text.index(">") + 1 :].replace(' xmlns="http://www.w3.org/2000/svg"', "")
     start = f'<svg viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}" role="img"'
-    return f'{start} aria-label="{escape(label)}" class="chart">{inner.strip()}'
+    return Markup(f'{start} aria-label="{escape(label)}" class="chart">{inner.strip()}')
 
 
 def _prefixed(text: str, name: str) -> str:

@@ -67,8 +67,6 @@ def write(material: Material) -> Path:
     return path
 
 
-__all__ = ["curve_rows", "main"]
-
 USAGE = """
 python -m experiments.report DIR [control=black] [method=tvp] [examples=6]
 

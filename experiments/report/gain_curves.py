@@ -73,6 +73,21 @@ def _average(epoch: int, of_seed: Mapping[int, Sequence[float]], curves: int) ->
     return Average(epoch, sum(means) / len(means), min(means), max(means), len(means), curves)
 
 
+def mean_points(runs: Iterable[Sequence[Point]], mllm: str, control: str) -> list[Point]:
+    """One model's curve, mean over runs (seeds), at epochs all of them have."""
+    by_epoch: dict[int, list[Point]] = {}
+    for points in runs:
+        for point in points:
+            if (point.mllm, point.control) == (mllm, control):
+                by_epoch.setdefault(point.epoch, []).append(point)
+    whole = max(map(len, by_epoch.values()), default=0)
+    return [
+        some[0]._replace(gain=sum(p.gain for p in some) / len(some))
+        for _, some in sorted(by_epoch.items())
+        if len(some) == whole
+    ]
+
+
 def drift_rows(rows: Sequence[dict]) -> tuple[str, dict[str, float]]:
     """(which drift, mllm -> value): how far the prompt moved each model's visual features on the test images.
 

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from experiments.cli import suggest
 from experiments.report.gain_curves import Point, drift_rows, gain_points
 from experiments.report.numbers import main_method
+from experiments.report.settings import read_config
+from experiments.run.folder import CONFIG, read_status
+from lightning_modules.records import read_rows
+
+if TYPE_CHECKING:
+    from experiments.sweep.samples import TransferRecord
 
 SCHEMA = 1
 
 
-class Cell(NamedTuple):
+class CellKey(NamedTuple):
     """What was trained once: (source, data, method, seed)."""
 
     source: str
@@ -26,10 +33,18 @@ class Cell(NamedTuple):
         return f"{self.source}-{self.data}-{self.method}-s{self.seed}"
 
 
+class Group(NamedTuple):
+    """Something the page shows one of at a time. key: what the choice calls it, a word of its own in the page."""
+
+    key: str
+    name: str
+    content: Any
+
+
 class Run(NamedTuple):
     """A cell's run folder as the report reads it. link: relative to the page. drifts: mllm -> feature drift."""
 
-    cell: Cell
+    cell: CellKey
     folder: Path
     link: str
     state: str
@@ -48,62 +63,57 @@ class Material(NamedTuple):
     label: str
     folder: Path
     statistics: dict[str, Any]
-    runs: dict[Cell, Run]
+    runs: dict[CellKey, Run]
     method: str
     control: str
     examples: int
 
-    def cells(self) -> list[Cell]:
+    def cells(self) -> list[CellKey]:
         return sorted({cell_of(entry) for entry in self.statistics["cells"]})
 
     def data_sets(self) -> list[str]:
         return sorted({cell["data"] for cell in self.statistics["cells"]})
 
 
-def cell_of(entry: dict) -> Cell:
-    return Cell(entry["source"], entry["data"], entry["method"], entry["seed"])
+def cell_of(entry: dict) -> CellKey:
+    return CellKey(entry["source"], entry["data"], entry["method"], entry["seed"])
+
+
+def first_seeds(cells: Iterable[CellKey]) -> list[CellKey]:
+    """Of every (source, data, method) the lowest seed."""
+    first: dict[tuple[str, str, str], CellKey] = {}
+    for cell in sorted(cells):
+        first.setdefault(cell[:3], cell)
+    return list(first.values())
 
 
 def sweep_material(folder: Path, *, control: str, method: str, examples: int) -> Material:
     """Raises: ValueError (damaged file, unknown control or method), FileNotFoundError (nothing finished)."""
     statistics = read_statistics(folder)
-    cells = sorted({cell_of(entry) for entry in statistics["cells"]})
-    folders = run_folders(folder)
+    cells, folders = sorted({cell_of(entry) for entry in statistics["cells"]}), run_folders(folder)
     runs = {cell: read_run(cell, folders[cell.label], folder, statistics) for cell in cells if cell.label in folders}
-    return _material(
-        _name(folder),
-        str(latest_plan(folder).get("label") or ""),
-        folder,
-        statistics,
-        runs,
-        control=control,
-        method=method,
-        examples=examples,
-    )
-
-
-def _material(
-    name: str, label: str, folder: Path, statistics: dict, runs: dict, *, control: str, method: str, examples: int
-) -> Material:
-    method = _known("method", method or main_method(statistics), {c["method"] for c in statistics["cells"]})
-    return Material(
-        name, label, folder, statistics, runs, method, _known("control", control, statistics["controls"]), examples
-    )
+    label = str(latest_plan(folder).get("label") or "")
+    return Material(_name(folder), label, folder, statistics, runs, *_chosen(statistics, method, control), examples)
 
 
 def run_material(folder: Path, *, control: str, method: str, examples: int) -> Material:
     """A single finished run as a sweep of one cell."""
-    from experiments.run.folder import CONFIG
     from experiments.statistics import analyse
     from experiments.sweep.samples import run_records
-    from lightning_modules.records import read_rows
 
     row = next(row for row in read_rows(folder / "results.jsonl") if row["split"] == "test")
-    cell = Cell(row["source"], row["data"], row["method"], row["seed"])
+    cell = cell_of(row)
     statistics = checked(analyse(run_records(folder, *cell)), folder / CONFIG)
     runs = {cell: read_run(cell, folder, folder, statistics)}
-    return _material(
-        folder.resolve().name, "", folder, statistics, runs, control=control, method=method, examples=examples
+    name, chosen = folder.resolve().name, _chosen(statistics, method, control)
+    return Material(name, "", folder, statistics, runs, *chosen, examples)
+
+
+def _chosen(statistics: dict, method: str, control: str) -> tuple[str, str]:
+    """(method, control), both among those of the statistics."""
+    methods = {cell["method"] for cell in statistics["cells"]}
+    return _known("method", method or main_method(statistics), methods), _known(
+        "control", control, statistics["controls"]
     )
 
 
@@ -150,11 +160,9 @@ def checked(content: Any, path: Path) -> dict[str, Any]:
     return content
 
 
-def _known(what: str, value: str, available: Any) -> str:
-    from experiments.cli import suggest
-
-    if value not in available:
-        names = sorted(available)
+def _known(what: str, value: str, available: Iterable[str]) -> str:
+    names = sorted(available)
+    if value not in names:
         raise ValueError(f"No {what} '{value}' here.{suggest(value, names)} Available: {', '.join(names)}.")
     return value
 
@@ -172,8 +180,6 @@ def run_folders(folder: Path) -> dict[str, Path]:
 
     Several arise when code or data changed between two sweeps into the same folder.
     """
-    from experiments.run.folder import read_status
-
     planned = set(_planned(folder))
     best: dict[str, tuple[tuple, Path]] = {}
     for path in sorted((folder / "cells").glob("*-????????")):
@@ -201,15 +207,34 @@ def _planned(folder: Path) -> Iterator[str]:
         yield f"{cell.get('label')}-{str(cell.get('id'))[:8]}"
 
 
-def read_run(cell: Cell, folder: Path, page: Path, statistics: dict) -> Run:
+def read_run(cell: CellKey, folder: Path, page: Path, statistics: dict) -> Run:
     """Everything small the page needs of a run; what is missing or damaged is empty."""
-    from experiments.report.settings import read_config
-    from experiments.run.folder import read_status
-    from lightning_modules.records import read_rows
-
-    rows: Sequence[dict] = [row for row in read_rows(folder / "results.jsonl") if "split" in row and "metric" in row]
+    rows = [row for row in read_rows(folder / "results.jsonl") if "split" in row and "metric" in row]
     drift, drifts = drift_rows(rows)
     state = read_status(folder).get("state", "unknown")
     points = gain_points(rows, statistics["metrics"][cell.data])
     link = folder.relative_to(page).as_posix()
     return Run(cell, folder, link, state, read_config(folder), points, drift, drifts)
+
+
+def read_prompt(run: Run) -> Any:
+    """The run's prompt, or None where there is none that can be read."""
+    from lightning_modules.artefact import load_prompt
+
+    try:
+        return load_prompt(run.folder / "prompt")
+    except (OSError, ValueError):
+        return None
+
+
+def read_records(material: Material, cell: CellKey) -> list[TransferRecord]:
+    """Per-sample records of one prompt, from samples/ or the run's own scores; none where they are damaged."""
+    from experiments.sweep.samples import read_samples, run_records
+
+    path = material.folder / "samples" / f"{cell.label}.parquet"
+    try:
+        if path.is_file():
+            return read_samples(path)
+        return run_records(material.runs[cell].folder, *cell)
+    except (OSError, ValueError, KeyError):
+        return []

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from experiments.report import tables
 from experiments.report.load import Material
-from experiments.report.numbers import Table
+from experiments.report.numbers import TextTable
 from experiments.report.sections.examples import regression_table
-from experiments.report.tables import alarms, by_target, controls, differences, headline
 from experiments.report.verdict import about, verdicts
 
 
-def markdown_table(table: Table) -> str:
+def markdown_table(table: TextTable) -> str:
     """The table with its caption below, or a line that says there is nothing."""
     if not table.rows:
         return f"{table.caption} None.\n"
@@ -24,18 +23,16 @@ def result_section(statistics: dict, *, label: str) -> str:
 
     label: what the sweep is called in the text, e.g. `sweep=embedded`.
     """
-    from experiments.report.verdict import about, verdicts
-
     data_sets = sorted({cell["data"] for cell in statistics["cells"]})
     parts = [f"{label}: {about(statistics)}", "\n".join(f"* {text}" for text in verdicts(statistics))]
-    parts += [markdown_table(headline(statistics)), markdown_table(headline(statistics, "source"))]
-    parts += [markdown_table(differences(statistics))]
-    parts += [markdown_table(by_target(statistics, data)) for data in data_sets]
-    parts += [markdown_table(controls(statistics)), markdown_table(_few(alarms(statistics), 10))]
+    parts += [markdown_table(tables.headline(statistics)), markdown_table(tables.headline(statistics, "source"))]
+    parts += [markdown_table(tables.differences(statistics))]
+    parts += [markdown_table(tables.by_target(statistics, data)) for data in data_sets]
+    parts += [markdown_table(tables.controls(statistics)), markdown_table(_few(tables.alarms(statistics), 10))]
     return "\n\n".join(part.strip() for part in parts)
 
 
-def _few(table: Table, most: int) -> Table:
+def _few(table: TextTable, most: int) -> TextTable:
     left = len(table.rows) - most
     more = f" The {most} largest losses; {left} more are in the report." if left > 0 else ""
     return table._replace(caption=table.caption + more, rows=table.rows[:most])

@@ -14,7 +14,7 @@ CONTROL_NAMES = {
 METHOD_ORDER = ("none", "vp", "evp", "tvp")
 
 
-class Table(NamedTuple):
+class TextTable(NamedTuple):
     """caption: what the numbers are, with n, seeds and interval. rows: text, the first column names the row."""
 
     caption: str

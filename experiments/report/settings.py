@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PureWindowsPath
-from typing import Any
+from typing import Any, cast
+
+from omegaconf import OmegaConf
+
+from experiments.run.folder import CONFIG
 
 LEFT_OUT = ("out", "resume")  # where a run lies says nothing about what it is
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """`key.sub.key` -> value of config.yaml; empty where it cannot be read. Absolute paths keep their last part."""
-    from omegaconf import OmegaConf
-
-    from experiments.run.folder import CONFIG
-
     try:
         config = OmegaConf.to_container(OmegaConf.load(folder / CONFIG))
     except Exception:  # damaged YAML raises anything; the run table says that there is none
         return {}
-    flat = flatten(config) if isinstance(config, dict) else {}
+    flat = flatten(cast(dict[str, Any], config)) if isinstance(config, dict) else {}
     return {key: without_path(value) for key, value in flat.items() if key not in LEFT_OUT}
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from experiments.report.numbers import (
     CONTROL_NAMES,
-    Table,
+    TextTable,
     change,
     counts,
     interval_kind,
@@ -21,25 +21,28 @@ from experiments.report.numbers import (
 
 
 # ---- the tables ------------------------------------------------------------------------------------------------------
-def headline(statistics: Mapping, over: str = "targets", data: str = "") -> Table:
+def headline(statistics: Mapping, over: str = "targets", data: str = "") -> TextTable:
     """Average gain of every method over every control; `data` "" is the mean over data sets."""
     entries = [e for e in statistics["methods"] if e["over"] == over and e["data"] == data]
     cells = {(e["method"], e["control"]): e for e in entries}
     rows = []
     for method in method_order(method for method, _ in cells):
-        own = [cells.get((method, control)) for control in statistics["controls"]]
-        first = next(entry for entry in own if entry)
-        rows.append([method, *(with_interval(e) if e else "–" for e in own), counts(first)])
+        rows.append([method, *_gains([cells.get((method, control)) for control in statistics["controls"]])])
     what = {"targets": "targets the prompt was not learned on", "source": "the source itself"}[over]
     of = f"data set {data}" if data else "mean over data sets"
-    return Table(
+    return TextTable(
         f"Average gain in points on {what}, {of}; {interval_kind(entries)}; n: test images.",
         ["method", *(f"over {CONTROL_NAMES[c]}" for c in statistics["controls"]), "from"],
         rows,
     )
 
 
-def differences(statistics: Mapping) -> Table:
+def _gains(entries: Sequence[Mapping | None]) -> list[str]:
+    """A gain for every control, and what they are made from."""
+    return [*(with_interval(e) if e else "–" for e in entries), counts(next(e for e in entries if e))]
+
+
+def differences(statistics: Mapping) -> TextTable:
     """TVP minus the baselines on the same images, pairs and seeds; with one data set its mean over data sets is it."""
     several = len(statistics["metrics"]) > 1
     entries = [e for e in statistics["differences"] if several or not e["data"]]
@@ -51,10 +54,10 @@ def differences(statistics: Mapping) -> Table:
         f"Paired difference of prompted scores in points; {interval_kind(entries)}; p after Holm's correction; n: test "
         "images."
     )
-    return Table(caption, ["methods", "difference", "p (Holm)", "over", "data set", "from"], rows)
+    return TextTable(caption, ["methods", "difference", "p (Holm)", "over", "data set", "from"], rows)
 
 
-def alarms(statistics: Mapping) -> Table:
+def alarms(statistics: Mapping) -> TextTable:
     """Negative transfer: pairs whose loss holds after correction, the largest loss first."""
     rows = [
         [
@@ -68,10 +71,10 @@ def alarms(statistics: Mapping) -> Table:
         "Negative-transfer alarms: the prompt is worse than the control, and that holds after Holm's correction over "
         f"the matrix at {statistics['alpha']:g}; 95 % intervals, p one-sided."
     )
-    return Table(caption, ["source → target", "gain", "over", "p (Holm)", "method", "data set", "seeds"], rows)
+    return TextTable(caption, ["source → target", "gain", "over", "p (Holm)", "method", "data set", "seeds"], rows)
 
 
-def controls(statistics: Mapping) -> Table:
+def controls(statistics: Mapping) -> TextTable:
     """Every model on every data set without a learned prompt."""
     found: dict[tuple[str, str], Mapping] = {}
     for cell in statistics["cells"]:
@@ -82,21 +85,24 @@ def controls(statistics: Mapping) -> Table:
         texts = [f"{score(e['value'])} [{score(e['low'])}, {score(e['high'])}]" if e else "–" for e in given]
         rows.append([short(target), data, cell["metric"], str(cell["n"]), *texts])
     header = ["model", "data set", "metric", "n", *(CONTROL_NAMES[c] for c in statistics["controls"])]
-    return Table("Score in % without any learned prompt; 95 % interval over test images.", header, rows)
+    return TextTable("Score in % without any learned prompt; 95 % interval over test images.", header, rows)
 
 
-def by_target(statistics: Mapping, data: str, control: str = "") -> Table:
+def by_target(statistics: Mapping, data: str, control: str = "") -> TextTable:
     """Methods x targets on one data set, averaged over sources other than the target: score, and gains over controls.
 
     control: only the gain over this one beside the score; "" states all of them in the order of the header.
     """
+    # What a prompt does to its own source is no transfer: it would lift every mean.
     pairs = [p for p in statistics["pairs"] if p["data"] == data and not is_own(p)]
     chosen = [control] if control else list(statistics["controls"])
     targets = sorted({p["target"] for p in pairs})
     rows = []
     for method in method_order(p["method"] for p in pairs):
+        # A cell is the plain mean over sources: each source counts the same, however many images it was learned on.
         of_method = [p for p in pairs if p["method"] == method]
         rows.append([method, *(_target_cell([p for p in of_method if p["target"] == t], chosen) for t in targets)])
+    # Sources, seeds and images may differ between cells where some failed: the caption states the ranges.
     names = ", ".join(CONTROL_NAMES[c] for c in chosen)
     metric = statistics["metrics"][data]
     caption = (
@@ -105,7 +111,7 @@ def by_target(statistics: Mapping, data: str, control: str = "") -> Table:
         f"{_range({seed_count(p) for p in pairs})} seeds, n {_range({p['n'] for p in pairs})} test images; intervals "
         "of every pair are in the report."
     )
-    return Table(caption, ["method", *map(short, targets)], rows)
+    return TextTable(caption, ["method", *map(short, targets)], rows)
 
 
 def _target_cell(pairs: Sequence[Mapping], chosen: Sequence[str]) -> str:
@@ -121,7 +127,7 @@ def _range(numbers: set[int]) -> str:
     return str(low) if low == high else f"{low}-{high}"
 
 
-def shared(statistics: Mapping) -> Table:
+def shared(statistics: Mapping) -> TextTable:
     """Average target gain by what source and target have in common."""
     cells = {(e["method"], e["shared"], e["control"]): e for e in statistics["shared"]}
     keys = sorted(
@@ -130,20 +136,19 @@ def shared(statistics: Mapping) -> Table:
     rows = []
     for method, tag in keys:
         own = [cells.get((method, tag, control)) for control in statistics["controls"]]
-        first = next(entry for entry in own if entry)
-        rows.append([f"{method}, {tag}", *(with_interval(e) if e else "–" for e in own), counts(first)])
+        rows.append([f"{method}, {tag}", *_gains(own)])
     header = ["method, source and target share", *(f"over {CONTROL_NAMES[c]}" for c in statistics["controls"]), "from"]
-    return Table(
+    return TextTable(
         f"Average target gain in points, mean over data sets; {interval_kind(statistics['shared'])}; n: test images.",
         header,
         rows,
     )
 
 
-def missing(statistics: Mapping) -> Table:
+def missing(statistics: Mapping) -> TextTable:
     """Cells that have no result, and why."""
     rows = []
     for entry in statistics["missing"]:
         label = f"{short(entry['source'])}-{entry['data']}-{entry['method']}-s{entry['seed']}"
         rows.append([label, entry["status"], " ".join(str(entry["error"] or "–").split())])
-    return Table("Cells of the sweep without a result.", ["cell", "status", "error"], rows)
+    return TextTable("Cells of the sweep without a result.", ["cell", "status", "error"], rows)

@@ -65,7 +65,7 @@ class WandbRun(Logger):
     @property
     def experiment(self) -> Any:
         """The wandb.Run, started on first use; None on other ranks and once W&B has failed."""
-        if self._run is None and not self.broken and rank_zero_only.rank in (0, None):
+        if self._run is None and not self.broken and getattr(rank_zero_only, "rank", None) in (0, None):
             self._run = self._guarded(self._start)
         return None if self.broken else self._run
 
@@ -81,6 +81,10 @@ class WandbRun(Logger):
     def log(self, row: Mapping[str, Any], step: int | None = None) -> None:
         """One row of the history, at this many updates."""
         self.use(lambda run: run.log(dict(row) | ({} if step is None else {STEP: step})))
+
+    def log_made(self, make: Callable[[], Mapping[str, Any]], step: int) -> None:
+        """Log a row of pictures or tables; making them writes files, which may fail as logging may."""
+        self.use(lambda run: self.log(make(), step))
 
     def use(self, call: Callable[[Any], Any]) -> Any:
         """`call(run)`, guarded: its answer, or None where W&B is broken or this is not rank zero."""
@@ -181,9 +185,6 @@ def closing(loggers: Sequence[Any]) -> Iterator[None]:
         logger.close()
 
 
-OWN = "_"  # W&B's own entries: _step, _runtime, _timestamp, _wandb
-
-
 def sessions(folder: Path) -> list[Path]:
     """The transaction logs below FOLDER/wandb, oldest first: one per start or resume of the run."""
     return sorted((folder / "wandb").glob("*run-*/run-*.wandb"), key=lambda log: log.parent.name.partition("run-")[2])
@@ -191,22 +192,7 @@ def sessions(folder: Path) -> list[Path]:
 
 def summary(log: Path) -> dict[str, Any]:
     """State, run id, config, tags, last value of every key of one session."""
-    return json.loads(_inspect(log, "--summary"))
-
-
-def records(log: Path) -> list[dict[str, Any]]:
-    """Every record of one session, in order, also of one whose end is cut off."""
-    return [json.loads(line) for line in _inspect(log).splitlines() if line.startswith("{")]
-
-
-def history(log: Path) -> list[dict[str, Any]]:
-    """The logged rows of one session; media and tables as flattened entries (`key._type`, `key.path`...)."""
-    return [record["history"]["item"] for record in records(log) if record["type"] == "history"]
-
-
-def logged_keys(folder: Path) -> set[str]:
-    """Every key the folder's runs logged, over all sessions, without W&B's own."""
-    return {key for log in sessions(folder) for key in summary(log)["summary"] if not key.startswith(OWN)}
+    return json.loads(inspect(log, "--summary"))
 
 
 def last_step(folder: Path) -> int:
@@ -220,7 +206,8 @@ def last_step(folder: Path) -> int:
     return max(steps)
 
 
-def _inspect(log: Path, *words: str) -> str:
+def inspect(log: Path, *words: str) -> str:
+    """What `wandb leet inspect`, its own reader, says of a transaction log."""
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", *words, str(log)]
     env = os.environ | {"WANDB_ERROR_REPORTING": "false"}
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, env=env).stdout

@@ -18,7 +18,8 @@ def build_loggers(config: DictConfig, folder: Path) -> list[Any]:
 
     from experiments.tracking.logger import WandbRun
 
-    log, made = config.log, []
+    log = config.log
+    made: list[Any] = []
     if log.csv:
         made.append(loggers.CSVLogger(folder, name="", version=_fresh_name(folder, "csv")))
     if log.tensorboard:

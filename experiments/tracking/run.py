@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import numpy as np
@@ -37,9 +38,10 @@ class PictureCallback(L.Callback):
         self._drawn = scored
         takers = picture_takers(trainer)
         if takers:
-            pictures = {"pictures/prompt": draw_prompt(pl_module.prompt)}
+            prompt = cast(Prompt, pl_module.prompt)
+            pictures = {"pictures/prompt": draw_prompt(prompt)}
             if self.samples:
-                pictures["pictures/samples"] = draw_samples(self.transfer, pl_module.prompt)
+                pictures["pictures/samples"] = draw_samples(self.transfer, prompt)
             log_pictures(takers, pictures, trainer.global_step)
 
 
@@ -53,7 +55,7 @@ def picture_takers(trainer: L.Trainer) -> list[Any]:
 def log_pictures(loggers: list[Any], pictures: dict[str, Image.Image], step: int) -> None:
     for logger in loggers:
         if isinstance(logger, WandbRun):
-            logger.use(lambda run, logger=logger: logger.log(_wandb_images(pictures), step))
+            logger.log_made(partial(_wandb_images, pictures), step)
         else:
             for key, picture in pictures.items():
                 pixels = np.asarray(picture.convert("RGB"))
@@ -98,8 +100,7 @@ def log_results(trainer: L.Trainer, callback: Any, folder: Path, *, samples: boo
         return
     log_pictures(takers, final_pictures(folder, samples=samples), trainer.global_step)
     for logger in wandb_runs(trainer.loggers):
-        columns, rows = target_table(callback)
-        logger.use(lambda run, logger=logger, c=columns, r=rows: _log_table(logger, "table/targets", c, r, trainer))
+        logger.log_made(partial(_wandb_table, *target_table(callback)), trainer.global_step)
         logger.use(lambda run: log_prompt(run, folder / "prompt", config))
 
 
@@ -119,26 +120,30 @@ def target_table(callback: Any) -> tuple[list[str], list[list[Any]]]:
     """(columns, rows): a model a row, scores as fractions, every gain with its 95 % interval; None where not scored."""
     from lightning_modules.metrics import estimate, paired_gain
 
+    # With data.n_test=0 nothing was tested: the last validation stands in, and the column says so.
     split = "test" if callback.latest.get("test") else "val"
     metric = callback.scorer.metric
+    # The records know names only; a prompt's own source must not be read as a target it transferred to.
     roles = {spec.name: spec.role for spec in (callback.source, *callback.targets)}
     bounds = [f"gain_{control}{end}" for control in CONTROLS for end in ("", "_low", "_high")]
     columns = ["model", "role", "split", "metric", "n", *INPUTS, *bounds]
     rows = []
     for name, records in callback.latest.get(split, {}).items():
+        # One column an input, also where this run left the input out: tables of several runs can be put together.
         scores = [estimate(metric, records[given]).value if given in records else None for given in INPUTS]
         gains: list[float | None] = []
         for control in CONTROLS:
+            # Paired on the same samples, so the interval is of the difference, not of two scores apart.
             gain = paired_gain(metric, records["prompt"], records[control]) if control in records else None
             gains += [None] * 3 if gain is None else [gain.value, gain.low, gain.high]
         rows.append([name, roles[name], split, metric, len(records["prompt"].ids), *scores, *gains])
     return columns, rows
 
 
-def _log_table(logger: WandbRun, key: str, columns: list[str], rows: list[list[Any]], trainer: L.Trainer) -> None:
+def _wandb_table(columns: list[str], rows: list[list[Any]]) -> dict[str, Any]:
     import wandb
 
-    logger.log({key: wandb.Table(columns=columns, data=rows)}, trainer.global_step)
+    return {"table/targets": wandb.Table(columns=[*columns], data=rows)}
 
 
 def log_prompt(run: Any, folder: Path, config: Mapping[str, Any]) -> None:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from experiments.report import charts, numbers, tables
 from experiments.report.load import Material
-from experiments.report.markup import bullets, details, figure, table
 from experiments.report.numbers import CONTROL_NAMES, method_order
 
 
-def places(names: Sequence[str]) -> list[tuple[int, str]]:
+def places(names: Sequence[str]) -> list[charts.Key]:
     """(place in the palette, name); the palette repeats after eight."""
     return [(i % 8, name) for i, name in enumerate(names)]
 
 
-def methods_of(material: Material) -> list[tuple[int, str]]:
+def methods_of(material: Material) -> list[charts.Key]:
     """Methods with fixed places: none, vp, evp, tvp look the same on every page."""
     names = method_order(cell["method"] for cell in material.statistics["cells"])
     fixed = {name: i for i, name in enumerate(numbers.METHOD_ORDER)}
@@ -23,65 +23,47 @@ def methods_of(material: Material) -> list[tuple[int, str]]:
     return [(fixed[name] if name in fixed else next(others, 7), name) for name in names]
 
 
-def headline_section(material: Material) -> str:
+def headline_section(material: Material) -> dict[str, Any]:
     """Average gains with intervals as tables and as dots, the paired differences, and each data set alone."""
-    statistics = material.statistics
-    entries = [e for e in statistics["methods"] if (e["data"], e["over"]) == ("", "targets")]
-    limits = charts.common_limits([e[key] for e in entries for key in ("low", "high")] or [0.0])
+    statistics, data_sets = material.statistics, material.data_sets()
+    apart = [tables.headline(statistics, over, data) for data in data_sets for over in ("targets", "source")]
+    return {
+        "gains": tables.headline(statistics),
+        "charts": _forests(material),
+        "differences": tables.differences(statistics),
+        "own": tables.headline(statistics, "source"),
+        "apart": apart if len(data_sets) > 1 else [],
+        "shared": tables.shared(statistics),
+        "controls": tables.controls(statistics),
+    }
+
+
+def _forests(material: Material) -> list[charts.Panel]:
+    """A chart for every control, on one scale."""
+    entries = [e for e in material.statistics["methods"] if (e["data"], e["over"]) == ("", "targets")]
+    limits = charts.common_limits([e[key] for e in entries for key in ("low", "high")])
     panels = []
-    for control in statistics["controls"]:
+    for control in material.statistics["controls"]:
         found = {entry["method"]: entry for entry in entries if entry["control"] == control}
         shown = [(key, found[key[1]]) for key in methods_of(material) if key[1] in found]
         if shown:
             chart = charts.forest(f"f-{control}", control, shown, limits)
-            panels.append(figure(chart, f"Over the {CONTROL_NAMES[control]}"))
-    apart = "".join(
-        table(tables.headline(statistics, over, data))
-        for data in material.data_sets()
-        for over in ("targets", "source")
-    )
-    return (
-        f"{table(tables.headline(statistics))}<div class='panels'>{''.join(panels)}</div>"
-        f"{table(tables.differences(statistics))}{table(tables.headline(statistics, 'source'))}"
-        + (details("Each data set alone", apart) if len(material.data_sets()) > 1 else "")
-        + details("By what source and target share", table(tables.shared(statistics)))
-        + details("Every model without a learned prompt", table(tables.controls(statistics)))
-    )
+            panels.append(charts.Panel(chart, f"Over the {CONTROL_NAMES[control]}"))
+    return panels
 
 
-def alarms_section(material: Material) -> str:
-    """Negative transfer in full, never folded away when there is some."""
-    content = tables.alarms(material.statistics)
-    if len(content.rows) <= 12:
-        return table(content)
-    first = content._replace(
-        rows=content.rows[:12], caption=f"{content.caption} The 12 largest of {len(content.rows)}."
-    )
-    return table(first) + details(f"All {len(content.rows)} alarms", table(content))
+def alarms_section(material: Material) -> dict[str, numbers.TextTable]:
+    """Negative transfer in full, and its largest losses alone."""
+    alarms = tables.alarms(material.statistics)
+    caption = f"{alarms.caption} The 12 largest of {len(alarms.rows)}."
+    return {"alarms": alarms, "largest": alarms._replace(rows=alarms.rows[:12], caption=caption)}
 
 
-def reading_section(material: Material) -> str:
-    """How the numbers were made."""
+def reading_section(material: Material) -> dict[str, str]:
+    """What the explanations say of this sweep."""
     statistics = material.statistics
-    return bullets(
-        [
-            "Gain: the score with the prompt minus the score with a control, on the same test images; a point is a "
-            "hundredth.",
-            "Method none learned nothing: its prompt is black, so its gain over the black border is 0, and its others "
-            "compare controls.",
-            "Full image: the unprompted picture at full size. Black border: the picture shrunk as for the prompt, "
-            "black around it (what the paper calls no prompt). Best constant border: the best of 27 colours, chosen on "
-            "validation images. Replicate padding: edge pixels repeated. A gain over the black border alone may be "
-            "nothing but repair of the shrinking; the others stand beside it.",
-            "Intervals are 95 %: of pairs, averages and differences over test images and seeds together where there "
-            f"are several seeds, else over test images; of single scores {_interval_kinds(statistics)}.",
-            "p: paired tests, corrected with Holm's method over the matrix; the alarm is a loss whose corrected "
-            f"one-sided p is at most {statistics['alpha']:g}.",
-            "Metrics: " + ", ".join(f"{data} {metric}" for data, metric in sorted(statistics["metrics"].items())) + ".",
-            "Curves use validation images; every other number uses test images.",
-        ]
-    )
-
-
-def _interval_kinds(statistics: Mapping) -> str:
-    return " or ".join(sorted({cell["interval"] for cell in statistics["cells"]})) or "unknown"
+    return {
+        "alpha": f"{statistics['alpha']:g}",
+        "intervals": " or ".join(sorted({cell["interval"] for cell in statistics["cells"]})) or "unknown",
+        "metrics": ", ".join(f"{data} {metric}" for data, metric in sorted(statistics["metrics"].items())),
+    }

@@ -2,104 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from experiments.report.charts import histogram
-from experiments.report.load import Cell, Material, Run
-from experiments.report.markup import LARGE, details, legend, picture
+from experiments.report.load import CellKey, Material, Run, first_seeds, read_prompt
 from experiments.report.numbers import CONTROL_NAMES, change, is_own, method_order, short
+from experiments.report.sections.gallery import LARGE, Picture, inline
 
 CORNER = 24
 """Pixels of the border's top left corner that are shown magnified."""
 
 
-def prompts_section(material: Material) -> str:
+def prompts_section(material: Material) -> list[dict[str, Any]]:
     """A card for each source and data set: the main method's prompt with details, the other methods' beside it."""
-    cards = []
+    cards: list[dict[str, Any]] = []
     for cell in first_seeds(material.cells()):
-        if cell.method == material.method and cell in material.runs:
-            others = [
-                run
-                for other, run in material.runs.items()
-                if (other.source, other.data, other.seed) == (cell.source, cell.data, cell.seed)
-                and other.method not in (cell.method, "none")
-            ]
-            order = method_order(run.cell.method for run in others)
-            others = sorted(others, key=lambda run: order.index(run.cell.method))
-            cards.append(_card(material, material.runs[cell], others, f"p{len(cards)}"))
-    cards = [card for card in cards if card]
-    if not cards:
-        return '<p class="none">No prompt could be read from the run folders.</p>'
-    return f'<div class="cards">{"".join(cards)}</div>'
+        prompt = read_prompt(material.runs[cell]) if cell.method == material.method and cell in material.runs else None
+        if prompt is not None:
+            cards.append(_card(material, cell, prompt, f"p{len(cards)}h"))
+    return cards
 
 
-def first_seeds(cells: Sequence[Cell]) -> list[Cell]:
-    """Of every (source, data, method) the lowest seed."""
-    first: dict[tuple[str, str, str], Cell] = {}
-    for cell in sorted(cells):
-        first.setdefault(cell[:3], cell)
-    return list(first.values())
+def _card(material: Material, cell: CellKey, prompt: Any, name: str) -> dict[str, Any]:
+    delta, title = prompt.delta.detach().numpy(), f"{short(cell.source)}, {cell.data}"
+    beside = [_thumbnail(run, read_prompt(run)) for run in _other_methods(material, cell)]
+    corner = as_picture(delta[:, :CORNER, :CORNER], prompt.kind == "overlay")
+    wave = "Log magnitude of the Fourier transform, low frequencies in the middle"
+    return {
+        "title": title,
+        "thumbnails": [_thumbnail(material.runs[cell], prompt, main=True), *(one for one in beside if one)],
+        "views": [
+            ("corner magnified", inline(corner, f"The top left {CORNER} pixels, magnified")),
+            ("spectrum", inline(spectrum(delta), wave)),
+        ],
+        "gains": _gains(material, cell),
+        "histogram": _histogram(prompt, delta, name, title),
+        "facts": facts(prompt, delta),
+    }
 
 
-def load(run: Run) -> Any:
-    """The run's prompt, or None where there is none that can be read."""
-    from lightning_modules.artefact import load_prompt
+def _other_methods(material: Material, cell: CellKey) -> list[Run]:
+    """Runs of the other learned methods on the same source, data set and seed, in the methods' order."""
+    methods = method_order(other.method for other in material.runs)
+    others = [cell._replace(method=method) for method in methods if method not in (cell.method, "none")]
+    return [material.runs[other] for other in others if other in material.runs]
 
-    try:
-        return load_prompt(run.folder / "prompt")
-    except (OSError, ValueError):
+
+def _thumbnail(run: Run, prompt: Any, *, main: bool = False) -> tuple[str, Picture] | None:
+    """(caption, picture); None without a prompt."""
+    if prompt is None:
         return None
-
-
-def _card(material: Material, run: Run, others: Sequence[Run], name: str) -> str:
-    prompt = load(run)
-    if prompt is None:
-        return ""
-    cell, delta = run.cell, prompt.delta.detach().numpy()
-    signed = prompt.kind == "overlay"
-    title = f"{short(cell.source)}, {cell.data}"
-    beside = "".join(_thumbnail(other) for other in others)
-    views = _view(corner(delta, signed), "corner magnified", f"The top left {CORNER} pixels, magnified")
-    views += _view(spectrum(delta), "spectrum", "Log magnitude of the Fourier transform, low frequencies in the middle")
-    values = legend([(5, "red"), (6, "green"), (7, "blue")], marks=False) + _histogram(prompt, delta, f"{name}h", title)
-    inside = f'<div class="views">{views}</div>{values}<p>{escape(facts(prompt, delta))}</p>'
-    return (
-        f'<article class="card"><h3>{escape(title)}</h3>'
-        f'<div class="thumbs">{_thumbnail(run, prompt, main=True)}{beside}</div>'
-        f"<p>{escape(_gains(material, cell))}</p>{details('Corner, spectrum and values', inside)}</article>"
-    )
-
-
-def _thumbnail(run: Run, prompt: Any = None, *, main: bool = False) -> str:
-    prompt = prompt if prompt is not None else load(run)
-    if prompt is None:
-        return ""
     image = as_picture(prompt.delta.detach().numpy(), prompt.kind == "overlay")
     large = image.width > LARGE
     if large and not main:
         image = image.resize((LARGE, LARGE), Image.Resampling.LANCZOS)
     alt = f"Prompt of {run.cell.method} learned on {short(run.cell.source)}, {run.cell.data}, seed {run.cell.seed}"
-    shown = picture(image, alt, classes="pixels main" if main else "pixels", lossy=large)
-    return f"<figure>{shown}<figcaption>{escape(run.cell.method)}, seed {run.cell.seed}</figcaption></figure>"
-
-
-def _view(image: Image.Image, caption: str, alt: str) -> str:
-    return f"<figure>{picture(image, alt, classes='pixels view')}<figcaption>{escape(caption)}</figcaption></figure>"
+    return f"{run.cell.method}, seed {run.cell.seed}", inline(image, alt, lossy=large)
 
 
 def as_picture(delta: np.ndarray, signed: bool) -> Image.Image:
     """(3, H, W) -> RGB; signed: [-1, 1] with 0 as grey, for what is added to a picture."""
     values = 0.5 + delta / 2 if signed else delta
     return Image.fromarray((255 * values.clip(0, 1)).round().astype(np.uint8).transpose(1, 2, 0).copy())
-
-
-def corner(delta: np.ndarray, signed: bool) -> Image.Image:
-    return as_picture(delta[:, :CORNER, :CORNER], signed)
 
 
 def spectrum(delta: np.ndarray) -> Image.Image:
@@ -144,13 +111,11 @@ def facts(prompt: Any, delta: np.ndarray) -> str:
     )
 
 
-def _gains(material: Material, cell: Cell) -> str:
+def _gains(material: Material, cell: CellKey) -> str:
     pairs = [p for p in material.statistics["pairs"] if (p["source"], p["data"], p["method"]) == cell[:3]]
     parts = []
-    for name, some in (
-        ("the source itself", [p for p in pairs if is_own(p)]),
-        ("other targets", [p for p in pairs if not is_own(p)]),
-    ):
+    for name, own in (("the source itself", True), ("other targets", False)):
+        some = [p for p in pairs if is_own(p) == own]
         gains = [p["gains"][material.control]["value"] for p in some if material.control in p["gains"]]
         if gains:
             seeds = len(some[0]["seeds"])
