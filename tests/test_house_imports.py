@@ -1,4 +1,4 @@
-"""Imports point down only (HOUSE.md), and what could run a stranger's code is not called."""
+"""Imports point down only (docs/extending.md), and what could run a stranger's code is not called."""
 
 from __future__ import annotations
 

@@ -102,7 +102,8 @@ class _Queue:
             with _inherited(), self.executor.batch():
                 jobs = [self.executor.submit(slurm_worker, *words) for _ in range(count)]
         except Exception as error:
-            raise ValueError(f"SLURM refused the jobs: {_last_line(error)}. Change slurm=..., see README.") from error
+            refusal = f"SLURM refused the jobs: {_last_line(error)}. Change slurm=..., see docs/transfer_sweep.md."
+            raise ValueError(refusal) from error
         self.jobs |= dict.fromkeys(jobs, before)
 
     def _progress(self) -> tuple[int, float]:
