@@ -82,6 +82,7 @@ SHOWN = ("embedded_minigpt4", "embedded_blip2", "embedded_llava")
 """The source of exp=embedded, a target with the same vision tower, and one with another."""
 SAMPLES = 2
 TILE, GAP, LINE, MARGIN = 176, 10, 26, 200
+ANSWERS = 2 * LINE + TILE + GAP
 
 
 def picture_samples() -> list[tuple[Any, Any]]:
@@ -126,30 +127,35 @@ def draw_picture() -> None:
     """docs/frame.png: each scene in full, in a black border and in the learned frame; three models' answers below."""
     from PIL import Image, ImageDraw, ImageFont
 
+    samples, answers = picture_samples(), picture_answers()
+    width, height = MARGIN + SAMPLES * (3 * (TILE + GAP) + GAP), TILE + (2 + len(SHOWN)) * LINE + 2 * GAP
+    sheet, font = Image.new("RGB", (width, height), "white"), ImageFont.load_default(18)
+    for line, name in enumerate(SHOWN):
+        ImageDraw.Draw(sheet).text((GAP, ANSWERS + line * LINE), name, "black", font)
+    for i, (row, scene) in enumerate(samples):
+        left = MARGIN + i * (3 * (TILE + GAP) + GAP)
+        ImageDraw.Draw(sheet).text((left, 4), f"scene {i + 1}: {row.answer}", "black", font)
+        _draw_scene(sheet, font, left, scene, row.answer, [answers[name][i] for name in SHOWN])
+    sheet.quantize(128).save(PICTURE, optimize=True)
+    samples[0][1].save(SCENE)
+
+
+def _draw_scene(sheet: Any, font: Any, left: int, scene: Any, truth: str, answers: Sequence[Sequence[str]]) -> None:
+    """One scene's three pictures side by side, each with a line for every model's answer."""
+    from PIL import ImageDraw
+
     from lightning_modules.artefact import load_prompt
     from lightning_modules.drawing import RIGHT, WRONG, magnify
 
-    prompt, samples, answers = load_prompt(PROMPT, reading="png"), picture_samples(), picture_answers()
-    width = MARGIN + 3 * SAMPLES * (TILE + GAP) + SAMPLES * GAP
-    sheet = Image.new("RGB", (width, TILE + (2 + len(SHOWN)) * LINE + 2 * GAP), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(18)
-    top = 2 * LINE + TILE
-    for line, name in enumerate(SHOWN):
-        draw.text((GAP, top + GAP + line * LINE), name, "black", font)
-    for i, (row, scene) in enumerate(samples):
-        names, frames = build_inputs(prompt, scene, fit="crop")
-        left = MARGIN + i * (3 * (TILE + GAP) + GAP)
-        draw.text((left, 4), f"scene {i + 1}: {row.answer}", "black", font)
-        for column, title in enumerate(names):
-            x = left + column * (TILE + GAP)
-            draw.text((x, LINE), title.replace("prompted", "learned frame"), "black", font)
-            sheet.paste(magnify(frames[column], TILE), (x, 2 * LINE))
-            for line, name in enumerate(SHOWN):
-                said = answers[name][i][column]
-                colour = RIGHT if said == row.answer else WRONG
-                draw.text((x, top + GAP + line * LINE), said, colour, font)
-    sheet.quantize(128).save(PICTURE, optimize=True)
-    samples[0][1].save(SCENE)
+    draw = ImageDraw.Draw(sheet)
+    names, frames = build_inputs(load_prompt(PROMPT, reading="png"), scene, fit="crop")
+    for column, (name, frame) in enumerate(zip(names, frames, strict=True)):
+        x = left + column * (TILE + GAP)
+        draw.text((x, LINE), name.replace("prompted", "learned frame"), "black", font)
+        sheet.paste(magnify(frame, TILE), (x, 2 * LINE))
+        for line, of_model in enumerate(answers):
+            colour = RIGHT if of_model[column] == truth else WRONG
+            draw.text((x, ANSWERS + line * LINE), of_model[column], colour, font)
 
 
 def keep_prompt(folder: Path) -> None:
