@@ -51,7 +51,8 @@ def test_a_missing_mark_is_named() -> None:
 
 def test_the_scene_is_the_first_test_sample() -> None:
     (_, scene), *_ = picture_samples()
-    assert (np.asarray(Image.open(SCENE).convert("RGB")) == np.asarray(scene)).all()
+    with Image.open(SCENE) as kept:
+        assert (np.asarray(kept) == np.asarray(scene)).all()
 
 
 # ---- what pages name -------------------------------------------------------------------------------------------------
@@ -114,7 +115,8 @@ def test_readme_puts_the_prompt_on_a_picture(tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     (block,) = python_blocks(README)
     exec(block, {})
-    assert Image.open("prompted.png").size == (64, 64)
+    with Image.open("prompted.png") as prompted:
+        assert prompted.size == (64, 64)
 
 
 @pytest.mark.parametrize("block", python_blocks(DOCS / "python_api.md"))
