@@ -1,7 +1,7 @@
 """POPE's training questions from COCO's annotations: `python -m datamodules.pope_questions [root=data] [seed=42]`.
 
 2,000 images of COCO train2014 with at least three kinds of objects; for each, and each type, three questions about
-objects that are there and three about absent ones, alternating (METHOD.md section 6; arXiv 2305.10355, section 5.1):
+objects that are there and three about absent ones, alternating (docs/method.md#data-sets; arXiv 2305.10355, 5.1):
 random       any absent object, uniformly
 popular      the absent objects that most of the 2,000 images show
 adversarial  for each object asked for, the absent one that is most often in a picture with it

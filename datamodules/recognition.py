@@ -23,7 +23,7 @@ CAPTION = "this is a photo of a {}"
 
 
 class Recognition(ImageTextDataModule):
-    """Questions, captions and answers of METHOD.md section 6, corrupted evaluation pictures, a cache of decoded ones.
+    """Questions, captions and answers (docs/method.md#data-sets), corrupted evaluation pictures, a cache of decoded.
 
     question, caption: `{}` in the caption is the class. corruption: "fog:3" puts a common corruption (name:severity,
     see corruptions.py) on every original of val and test, fixed by (split_seed, id); train stays clean, and `name`

@@ -74,7 +74,7 @@ def image_sha256(image: Tensor) -> str:
 
 
 def rows_fingerprint(pairs: Iterable[tuple[Row, str]], shared: list[str] | None) -> str:
-    """HOUSE.md data_fp: sha256 over a JSON line [id, image sha256, label, question, candidates] per row, in order.
+    """A result row's data_fp: sha256 over a JSON line [id, image sha256, label, question, candidates] per row in order.
 
     pairs: rows with the `image_sha256` of their images.
     """

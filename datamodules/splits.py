@@ -10,7 +10,7 @@ import hashlib
 import random
 from collections.abc import Hashable, Sequence
 
-OFFICIAL_FRACTION = 0.05  # of the TEST split: METHOD.md section 3, row 2
+OFFICIAL_FRACTION = 0.05  # of the TEST split: docs/method.md#deviations, row 2
 OFFICIAL_SEED = 42
 
 

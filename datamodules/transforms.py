@@ -1,4 +1,4 @@
-"""From an original image to (3, S, S) in [0, 1]: METHOD.md section 2, "Train transforms".
+"""From an original image to (3, S, S) in [0, 1]: docs/method.md#losses, "The released setting".
 
 train: horizontal flip (p = 0.5), shorter side to S bicubic, random S x S crop; evaluation: the same resize, centre
 crop. Resized once, from the original. uint8 images go through PIL's antialiased bicubic exactly as torchvision does

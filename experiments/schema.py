@@ -1,4 +1,4 @@
-"""The recipe's keys: one typed schema for every command (HOUSE.md). Only `experiments/` knows YAML exists."""
+"""The recipe's keys: one typed schema for every command. Only `experiments/` knows YAML exists."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ class Experiment:
 
 GROUPS = ("source", "targets", "data", "prompt", "method", "train", "log")
 
-# METHOD.md section 2. VP's published setting in pixel units: SGD with momentum 0.9, lr 2.9, start N(0, CLIP std).
+# docs/method.md#methods. VP's published setting in pixel units: SGD with momentum 0.9, lr 2.9, start N(0, CLIP std).
 PRESETS: dict[str, dict[str, object]] = {
     "tvp": {"fca": 0.005, "tse": 0.001, "lr": 10.0, "momentum": 0.0, "optimizer": "normalized"}
     | {"schedule": "cosine_epoch", "init": "zero"},
@@ -188,5 +188,5 @@ PRESETS: dict[str, dict[str, object]] = {
     | {"schedule": "constant", "init": "zero"},
 }
 
-# What official=true sets (METHOD.md section 3); each can be set alone.
+# What official=true sets (docs/method.md#deviations); each can be set alone.
 OFFICIAL = {"prompt.bounds": "unbounded", "data.val": "official", "data.official": "true", "source.official": "true"}

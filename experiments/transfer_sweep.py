@@ -99,7 +99,7 @@ def _identified(own: dict[str, Any], others: list[tuple[str, str]]) -> tuple[Any
     sweep = load_sweep(own["sweep"], others)
     cells, missing = identified(build_cells(sweep))
     if missing:
-        raise FileNotFoundError("\n".join([*missing, 'See README, "Weights" and "Data". Nothing was started.']))
+        raise FileNotFoundError("\n".join([*missing, "See docs/models.md and docs/data.md. Nothing was started."]))
     return sweep, cells
 
 

@@ -1,30 +1,65 @@
-"""Writes the tables of the README that follow from data (a test compares them), and keeps a sweep's results with us."""
+"""Writes what the README and `docs/` say from data (a test compares them), and keeps a sweep's results and a prompt."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+from datamodules.prepare.catalogue import PUBLISHED as PUBLISHED_DATA
+from datamodules.registry import load_datamodule
+from experiments.ask import ask_candidates, build_inputs
 from experiments.cli import flat_options, run_command
+from experiments.report.numbers import method_order, with_interval
+from experiments.tracking.keys import keys_table
+from lightning_modules.atomic import replace_file
+from model_zoo.memory.need import source_need, target_need
+from model_zoo.memory.sizes import PUBLISHED_SIZES
+from model_zoo.registry import get_entry, load_mllm
+from model_zoo.weights.catalogue import PUBLISHED
 
-README = Path(__file__).resolve().parents[1] / "README.md"
-RESULTS = Path(__file__).parent / "results"
-SWEEP = RESULTS / "sweep_embedded"
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+PROMPT, PICTURE, SCENE = DOCS / "prompt", DOCS / "frame.png", DOCS / "scene.png"
+SWEEP = Path(__file__).parent / "results" / "sweep_embedded"
 KEPT = ("matrix.csv", "statistics.json", "report.html", "report.md")
 USAGE = """
-python -m experiments.write_docs [sweep=OUT]
+python -m experiments.write_docs [sweep=OUT] [prompt=DIR]
 
-Rewrites the generated sections of README.md. sweep=OUT first copies what a finished sweep=embedded leaves (matrix.csv,
-statistics.json, report.html, report.md) to experiments/results/sweep_embedded, which README's results are made from.
+Rewrites the generated parts of README.md and docs/. sweep=OUT first copies what a finished sweep=embedded leaves
+(matrix.csv, statistics.json, report.html, report.md) to experiments/results/sweep_embedded, which the results are made
+from. prompt=DIR first copies that prompt artefact of exp=embedded to docs/prompt and draws README's picture with it.
 """
 
 
+# ---- results ---------------------------------------------------------------------------------------------------------
 def result_section() -> str:
-    """README's results: the committed statistics of `sweep=embedded`."""
+    """The long tables: the committed statistics of `sweep=embedded`."""
     from experiments.report.markdown import result_section as section
 
     return section(json.loads((SWEEP / "statistics.json").read_text()), label="`sweep=embedded`")
+
+
+FOUND = (
+    ("source", "black", "own source, over the black border"),
+    ("targets", "black", "other models, over the black border"),
+    ("targets", "replicate", "other models, over replicate padding"),
+    ("targets", "full", "other models, over the full picture"),
+)
+
+
+def found_table() -> str:
+    """README's small table: the average gain of each learned method, on its source and on other models."""
+    statistics = json.loads((SWEEP / "statistics.json").read_text())
+    of = {(e["method"], e["over"], e["control"]): e for e in statistics["methods"] if not e["data"]}
+    lines = ["| method | " + " | ".join(title for *_, title in FOUND) + " |", "|---" + "|---:" * len(FOUND) + "|"]
+    for method in method_order(method for method, *_ in of):
+        if method != "none":
+            cells = (with_interval(of[method, over, control]) for over, control, _ in FOUND)
+            lines.append(f"| {method.upper()} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def keep(out: Path) -> None:
@@ -33,8 +68,6 @@ def keep(out: Path) -> None:
     Raises:
         ValueError: cells are missing or failed.
     """
-    from lightning_modules.atomic import replace_file
-
     statistics = json.loads((out / "statistics.json").read_text())
     if statistics["missing"]:
         raise ValueError(f"{len(statistics['missing'])} cells of '{out}' have no result. Finish the sweep first.")
@@ -44,24 +77,102 @@ def keep(out: Path) -> None:
     replace_file(SWEEP / "statistics.json", json.dumps(statistics, separators=(",", ":")).encode() + b"\n")
 
 
+# ---- README's picture ------------------------------------------------------------------------------------------------
+SHOWN = ("embedded_minigpt4", "embedded_blip2", "embedded_llava")
+"""The source of exp=embedded, a target with the same vision tower, and one with another."""
+SAMPLES = 2
+TILE, GAP, LINE, MARGIN = 176, 10, 26, 200
+ANSWERS = 2 * LINE + TILE + GAP
+
+
+def picture_samples() -> list[tuple[Any, Any]]:
+    """(row, 64 x 64 PIL scene) of the first test samples of emoji_recognition by id."""
+    from PIL import Image
+
+    data = load_datamodule("emoji_recognition")
+    rows = data.rows("test")[:SAMPLES]
+    pixels = (data.original("test", place).permute(1, 2, 0).numpy() for place in range(SAMPLES))
+    return [(row, Image.fromarray(scene)) for row, scene in zip(rows, pixels, strict=True)]
+
+
+def picture_answers() -> dict[str, list[list[str]]]:
+    """Model -> for each sample its answers to the full picture, the black border and the learned frame.
+
+    They are what `python -m experiments.ask` stars: the candidate with the highest mean log-likelihood.
+    """
+    from datamodules.emoji.questions import DOWNSTREAM_NAMES, RECOGNITION
+    from lightning_modules.artefact import load_prompt
+
+    prompt = load_prompt(PROMPT, reading="png")
+    frames = [build_inputs(prompt, scene, fit="crop")[1] for _, scene in picture_samples()]
+    answers: dict[str, list[list[str]]] = {}
+    for name in SHOWN:
+        mllm = load_mllm(name)
+        scores = [ask_candidates(mllm, of_sample, RECOGNITION, DOWNSTREAM_NAMES) for of_sample in frames]
+        answers[name] = [[DOWNSTREAM_NAMES[row.index(max(row))] for row in of_sample] for of_sample in scores]
+    return answers
+
+
+def answers_text() -> str:
+    """The picture's answers in words, for those who cannot see it (and for the test that asks the models again)."""
+    answers, truths = picture_answers(), [row.answer for row, _ in picture_samples()]
+    parts = []
+    for i, truth in enumerate(truths):
+        said = "; ".join(f"{name} {', '.join(of_model[i])}" for name, of_model in answers.items())
+        parts.append(f"Scene {i + 1} ({truth}): {said}.")
+    return " ".join(parts)
+
+
+def draw_picture() -> None:
+    """docs/frame.png: each scene in full, in a black border and in the learned frame; three models' answers below."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    samples, answers = picture_samples(), picture_answers()
+    width, height = MARGIN + SAMPLES * (3 * (TILE + GAP) + GAP), TILE + (2 + len(SHOWN)) * LINE + 2 * GAP
+    sheet, font = Image.new("RGB", (width, height), "white"), ImageFont.load_default(18)
+    for line, name in enumerate(SHOWN):
+        ImageDraw.Draw(sheet).text((GAP, ANSWERS + line * LINE), name, "black", font)
+    for i, (row, scene) in enumerate(samples):
+        left = MARGIN + i * (3 * (TILE + GAP) + GAP)
+        ImageDraw.Draw(sheet).text((left, 4), f"scene {i + 1}: {row.answer}", "black", font)
+        _draw_scene(sheet, font, left, scene, row.answer, [answers[name][i] for name in SHOWN])
+    sheet.quantize(128).save(PICTURE, optimize=True)
+    samples[0][1].save(SCENE)
+
+
+def _draw_scene(sheet: Any, font: Any, left: int, scene: Any, truth: str, answers: Sequence[Sequence[str]]) -> None:
+    """One scene's three pictures side by side, each with a line for every model's answer."""
+    from PIL import ImageDraw
+
+    from lightning_modules.artefact import load_prompt
+    from lightning_modules.drawing import RIGHT, WRONG, magnify
+
+    draw = ImageDraw.Draw(sheet)
+    names, frames = build_inputs(load_prompt(PROMPT, reading="png"), scene, fit="crop")
+    for column, (name, frame) in enumerate(zip(names, frames, strict=True)):
+        x = left + column * (TILE + GAP)
+        draw.text((x, LINE), name.replace("prompted", "learned frame"), "black", font)
+        sheet.paste(magnify(frame, TILE), (x, 2 * LINE))
+        for line, of_model in enumerate(answers):
+            colour = RIGHT if of_model[column] == truth else WRONG
+            draw.text((x, ANSWERS + line * LINE), of_model[column], colour, font)
+
+
+def keep_prompt(folder: Path) -> None:
+    """Copy a prompt artefact to docs/prompt (unless it is that one) and draw the picture with it."""
+    if folder.resolve() != PROMPT:
+        shutil.copytree(folder, PROMPT, dirs_exist_ok=True)
+    draw_picture()
+
+
+# ---- tables of the reference -----------------------------------------------------------------------------------------
 def key_tables() -> str:
     """Every key a run and a sweep log."""
-    from experiments.tracking.keys import keys_table
-
     return f"{keys_table('run').strip()}\n\nA sweep's own run:\n\n{keys_table('sweep').strip()}"
 
 
-def weights_tables() -> str:
-    """Every published model with its two commands, then every file once, with who needs it."""
-    return "\n".join([*_models(), "", *_files()])
-
-
-def _models() -> list[str]:
-    from model_zoo.memory.need import source_need, target_need
-    from model_zoo.memory.sizes import PUBLISHED_SIZES
-    from model_zoo.registry import get_entry
-    from model_zoo.weights.catalogue import PUBLISHED
-
+def models_table() -> str:
+    """Every published model with its two commands."""
     lines = [
         "| name | what | parameters | GiB as source / target | check the files | train on it |",
         "|---|---|---|---|---|---|",
@@ -74,12 +185,11 @@ def _models() -> list[str]:
             f"| `{name}` | {entry.description} | {sizes.parameters / 1e6:,.1f} M | {source:.0f} / {target:.0f} "
             f"| `python -m model_zoo check {name} weights=weights` | `make train EXP=cifar10_{name}` |"
         )
-    return lines
+    return "\n".join(lines)
 
 
-def _files() -> list[str]:
-    from model_zoo.weights.catalogue import PUBLISHED
-
+def files_table() -> str:
+    """Every published file once, with who needs it."""
     users: dict[str, list[str]] = {}
     items = {}
     for name, known in PUBLISHED.items():
@@ -90,19 +200,17 @@ def _files() -> list[str]:
     for path, item in items.items():
         folder = "/" if item.holds else ""
         lines.append(f"| `{path}{folder}` | {item.what} | {item.source} | {item.licence} | {', '.join(users[path])} |")
-    return lines
+    return "\n".join(lines)
 
 
 CHOSEN = ("svhn", "eurosat", "oxford_pets", "dtd")
-"""Not named by the paper: our choice (METHOD.md section 6)."""
+"""Not named by the paper: our choice (docs/method.md#data-sets)."""
 
 
 def data_table() -> str:
     """The ten data sets and CIFAR-10-C: task, size, licence, where from, and the command that gets them."""
-    from datamodules.prepare.catalogue import PUBLISHED
-
     lines = ["| name | task | what | to get | licence | publisher | command |", "|---|---|---|---|---|---|---|"]
-    for name, known in PUBLISHED.items():
+    for name, known in PUBLISHED_DATA.items():
         size = sum(max(archive.size or 0 for archive in part) for part in known.parts())
         amount = f"{size / 1e9:.1f} GB" if size > 1e9 else f"{size / 1e6:.0f} MB" if size else "by hand"
         mark = " (our choice)" if name in CHOSEN else ""
@@ -113,32 +221,40 @@ def data_table() -> str:
     return "\n".join(lines)
 
 
-def sections() -> dict[str, str]:
-    """Mark -> generated text."""
-    made = {"results": result_section, "keys": key_tables, "weights": weights_tables, "data": data_table}
-    return {mark: make() for mark, make in made.items()}
+# ---- writing them ----------------------------------------------------------------------------------------------------
+SECTIONS: dict[tuple[str, str], Callable[[], str]] = {
+    ("README.md", "answers"): answers_text,
+    ("README.md", "found"): found_table,
+    ("docs/results.md", "results"): result_section,
+    ("docs/logging.md", "keys"): key_tables,
+    ("docs/models.md", "models"): models_table,
+    ("docs/models.md", "files"): files_table,
+    ("docs/data.md", "data"): data_table,
+}
+"""(file, mark) -> what makes the text between `<!-- mark -->` and `<!-- /mark -->`."""
 
 
 def replace(text: str, mark: str, section: str) -> str:
     """`text` with what lies between `<!-- mark -->` and `<!-- /mark -->` replaced. Raises ValueError without marks."""
     start, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
     if start not in text or end not in text:
-        raise ValueError(f"README.md has no '{start}' ... '{end}'. Expected both marks; put them back.")
+        raise ValueError(f"The page has no '{start}' ... '{end}'. Expected both marks; put them back.")
     before, after = text.split(start)[0], text.split(end)[1]
     return f"{before}{start}\n{section}\n{end}{after}"
 
 
 def main(argv: Sequence[str]) -> int:
-    options = flat_options(argv, {"sweep": ""}, usage=USAGE)
+    options = flat_options(argv, {"sweep": "", "prompt": ""}, usage=USAGE)
     if options is None:
         return 0
     if options["sweep"]:
         keep(Path(str(options["sweep"])))
-    text = README.read_text()
-    for mark, section in sections().items():
-        text = replace(text, mark, section)
-    README.write_text(text)
-    print(f"Wrote {README.name}: {', '.join(sections())}.")
+    if options["prompt"]:
+        keep_prompt(Path(str(options["prompt"])))
+    for (name, mark), make in SECTIONS.items():
+        page = ROOT / name
+        page.write_text(replace(page.read_text(), mark, make()))
+        print(f"Wrote {mark} of {name}.")
     return 0
 
 

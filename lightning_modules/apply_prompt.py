@@ -22,7 +22,7 @@ def apply_prompt(prompt: Prompt, image: Any, *, fit: str = "crop") -> Any:
     """Put `prompt` on one picture; the same kind of picture comes back, frame x frame.
 
     8-bit kinds agree exactly; floats are resized in float, which the 8-bit resize rounds (by up to 2/255).
-    A PIL image gives, bit for bit, what five lines of Pillow give with prompt.png alone (README, "Use"):
+    A PIL image gives, bit for bit, what five lines of Pillow give with prompt.png alone (README, "Use a prompt"):
     `frame.paste(ImageOps.fit(ImageOps.exif_transpose(photo).convert("RGB"), (size, size), Image.BICUBIC), (pad, pad))`.
 
     Args:

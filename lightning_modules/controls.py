@@ -1,4 +1,4 @@
-"""The inputs a model is scored on: the prompted frame, and the controls a gain is stated against (METHOD.md 2)."""
+"""The inputs a model is scored on: the prompted frame, and the controls a gain is stated against (docs/method.md)."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ FEATURES = 1  # raised when the features of the same frame could change
 
 
 def fca_tokens(source: Any, visual: Any) -> Tensor:
-    """What FCA compares: all tokens handed to the LLM; under `official` the query tokens only (METHOD.md section 3)."""
+    """What FCA compares: all tokens handed to the LLM; under `official` the query tokens only (docs/method.md)."""
     return visual.tokens[:, : visual.n_query] if source.official else visual.tokens
 
 

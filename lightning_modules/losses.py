@@ -1,4 +1,4 @@
-"""The two transfer losses of TVP (METHOD.md section 2) as functions of tensors."""
+"""The two transfer losses of TVP (docs/method.md#losses) as functions of tensors."""
 
 from __future__ import annotations
 

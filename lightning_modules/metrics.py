@@ -206,7 +206,7 @@ def per_sample(metric: str, scores: Scores) -> np.ndarray:
 
 
 def auroc(scores: Scores, index: np.ndarray | None = None) -> float:
-    """Area under ROC of score(second candidate) - score(first), the paper's reading of yes/no tasks (METHOD.md 6)."""
+    """Area under ROC of score(second candidate) - score(first), as the paper reads yes/no tasks (docs/method.md)."""
     from torchmetrics.functional.classification import binary_auroc
 
     margin = torch.from_numpy(scores.scores[:, 1].astype(np.float64) - scores.scores[:, 0])

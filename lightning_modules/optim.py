@@ -15,7 +15,7 @@ class NormalizedSGD(Optimizer):
     """delta <- delta - lr * v, with v = momentum * v + g / (||g||_2 + eps).
 
     The norm is over each WHOLE parameter tensor, as the reference normalises the whole 3x224x224 gradient and masks
-    afterwards: keep delta full-frame and let `Prompt.project_()` zero the inside after the step (METHOD.md section 2).
+    afterwards: keep delta full-frame and let `Prompt.project_()` zero the inside after the step (docs/method.md).
     So backward cannot stop at the border: the inner pixels' gradient is part of the norm. Little would be gained:
     attention mixes all patches; only the last product, the patch embedding's, could leave pixels out.
 

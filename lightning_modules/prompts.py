@@ -52,7 +52,7 @@ class Prompt(nn.Module, ABC):
 
     @abstractmethod
     def blank(self, images: Tensor) -> Tensor:
-        """The same frames without the prompt: the `clean` of METHOD.md section 2."""
+        """The same frames without the prompt: the `clean` of docs/method.md#losses."""
 
     @abstractmethod
     def project_(self) -> None:

@@ -1,4 +1,4 @@
-"""Result rows: one JSON object a line, appended with fsync, readable after any crash (HOUSE.md, "Result rows")."""
+"""Result rows: one JSON object a line, appended with fsync, readable after a crash (docs/run_folder.md#result-rows)."""
 
 from __future__ import annotations
 
@@ -74,7 +74,8 @@ def _checked(row: dict) -> dict:
     row = {"schema": SCHEMA, "time": round(time.time(), 3), **row}
     missing, extra = [f for f in FIELDS if f not in row], [f for f in row if f not in FIELDS]
     if missing or extra:
-        raise ValueError(f"A result row has exactly the fields of HOUSE.md; missing {missing}, unknown {extra}.")
+        found = f"missing {missing}, unknown {extra}"
+        raise ValueError(f"A result row has exactly the fields of docs/run_folder.md; {found}.")
     return {field: row[field] for field in FIELDS}
 
 

@@ -200,7 +200,7 @@ class PromptScorer:
     def rows(
         self, spec: ModelSpec, split: str, records: Mapping[str, Scores], prompts: Mapping[str, Prompt], context: dict
     ) -> list[dict]:
-        """Result rows (HOUSE.md) of one model; `context` holds run, epoch, step, seed, method, source..."""
+        """Result rows (docs/run_folder.md) of one model; `context` holds run, epoch, step, seed, method, source..."""
         task = self.datamodule.task
         groups = {n: group_metrics(task, record, self.numbers(split, record.ids)) for n, record in records.items()}
         if "prompt" in groups and (split, spec.name) in self.drifts:

@@ -29,7 +29,7 @@ class Losses(NamedTuple):
 
 class TVPModule(L.LightningModule):
     """One update: g = d loss / d prompt with loss = sum(nats) / sum(tokens) + fca * mean + tse * mean, over the GLOBAL
-    batch (all ranks, all accumulated micro-batches), METHOD.md section 2.
+    batch (all ranks, all accumulated micro-batches), docs/method.md#losses.
 
     Args:
         prompt: what is learned; the only thing with gradients and the only thing in a checkpoint.

@@ -18,7 +18,7 @@ usage: python -m model_zoo list [NAME] [weights=DIR] [batch=16]
             Reads headers only: seconds, little memory. One line per item; exit code 0 when all is well, else 1
   convert   one safetensors folder that loads in one go and gives bit-identical outputs
 
-  weights=weights   the root that holds the published files of all models (README, "Weights")
+  weights=weights   the root that holds the published files of all models (docs/models.md)
 """
 KEYS = {"list": ("weights", "batch"), "check": ("weights",), "convert": ("weights", "to")}
 

@@ -45,7 +45,7 @@ class MLLM(nn.Module, ABC):
         name: registry name, e.g. `minigpt4`.
         image_size: side in pixels of the model's own input.
         mean, std: the three channel statistics of the model's own normalisation.
-        official: reproduce the reference's deviations (METHOD.md section 3) where the family has any.
+        official: reproduce the reference's deviations (docs/method.md#deviations) where the family has any.
     """
 
     def __init__(

@@ -21,7 +21,7 @@ class Blip2OPT(DecoderMLLM):
     """Loss: image + `</s>` + text + answer + newline, the answer and the newline being predicted. Ranking: no `</s>`.
 
     The reference ignores the answer: it predicts `</s>` + text + newline after the image. `official=True` reproduces
-    that loss (METHOD.md section 3); scores and generation are the same in both.
+    that loss (docs/method.md#deviations); scores and generation are the same in both.
 
     Args:
         connector, llm, tokenizer: ready modules; llm is a transformers `OPTForCausalLM`.

@@ -15,8 +15,8 @@ from model_zoo.templates import TEMPLATES
 class BLIVA(TextReadingMLLM):
     """BLIVA (Vicuna). The connector needs a `patch_projection`. Other arguments: see `TextReadingMLLM`.
 
-    The reference ranks without the patch tokens but trains with them (METHOD.md section 3, row 8). By default both see
-    them; `official=True` drops them in ranking. `Visual.tokens` always holds all, `Visual.n_query` counts the first.
+    The reference ranks without the patch tokens but trains with them (docs/method.md#deviations, row 8). By default
+    both see them; `official=True` drops them in ranking. `Visual.tokens` holds all, `Visual.n_query` counts the first.
     """
 
     def __init__(

@@ -18,7 +18,7 @@ class TextReadingMLLM(DecoderMLLM):
     """What InstructBLIP and BLIVA share: a question-reading Q-Former and the `</s>` ... `</s>` layout. Abstract.
 
     The training prefix carries `</s>` as BOS, the ranking prefix does not: the reference's published scores are made
-    that way (METHOD.md section 3, row 10).
+    that way (docs/method.md#deviations, row 10).
 
     Args:
         qformer_tokenizer: the BERT-style tokenizer of the Q-Former; called with its special tokens ([CLS] text [SEP]).

@@ -211,7 +211,7 @@ def find_clip(name_or_path: str | Path, weights: str | Path = "weights") -> Path
     listing = ", ".join(map(str, tried))
     raise FileNotFoundError(
         f"No CLIP '{name_or_path}'. Looked for {listing}. Expected open_clip_model.safetensors of "
-        'timm/vit_base_patch32_clip_224.openai (hub) under that name, or use `embedded`. See README, "Weights".'
+        "timm/vit_base_patch32_clip_224.openai (hub) under that name, or use `embedded`. See docs/models.md."
     )
 
 

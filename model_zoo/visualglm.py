@@ -19,9 +19,9 @@ from model_zoo.templates import TEMPLATES, Template, render
 class VisualGLM(DecoderMLLM):
     """`<img>` + image + (`</img>` and text, tokenised together) + `[gMASK]` `<sop>` + answer; no end token [R].
 
-    With official=True (METHOD.md section 3, row 9): the loss counts ALL tokens of a row, image placeholders included,
-    because the reference's label mask slices the wrong axis; it takes one image at a time. Ranking uses the first
-    row's text for every row.
+    With official=True (docs/method.md#deviations, row 9): the loss counts ALL tokens of a row, image placeholders
+    included, because the reference's label mask slices the wrong axis; it takes one image at a time. Ranking uses the
+    first row's text for every row.
 
     Args:
         connector, llm, tokenizer: ready modules; llm is a `ChatGLMForCausalLM`, tokenizer a `ChatGLMTokenizer`.

@@ -1,6 +1,6 @@
 """Every published MLLM is a source and a target: real commands on tiny checkpoints in the original file layout.
 
-All models share one weights root, as the README says; the checkpoints are those of the golden set at hand.
+All models share one weights root, as docs/models.md says; the checkpoints are those of the golden set at hand.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The one list of logged keys: patterns find their keys, places are the ones the code knows, README can be made."""
+"""The one list of logged keys: patterns find their keys, places are the ones the code knows, docs/ can be made."""
 
 from __future__ import annotations
 

@@ -206,7 +206,7 @@ def test_missing_weights_and_data_are_all_named_and_nothing_is_created(tmp_path,
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError) as error:
         main(["exp=cifar10_minigpt4"])
-    for word in ("eva_vit_g.pth", "prerained_minigpt4_7b.pth", "vicuna-7b-v0", "ViT-B-32", "data_batch_1", "README"):
+    for word in ("eva_vit_g.pth", "prerained_minigpt4_7b.pth", "vicuna-7b-v0", "ViT-B-32", "data_batch_1", "docs/"):
         assert word in str(error.value)
     assert list(tmp_path.iterdir()) == []
 

@@ -1,21 +1,47 @@
-"""The README says what the code does: its tables of weights follow from the registry, its commands exist."""
+"""README and docs/ say what the code does: generated parts follow from it, and what they name exists and runs."""
 
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
+from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from experiments.recipes import list_recipes
-from experiments.write_docs import README, replace, sections
+from experiments.write_docs import DOCS, ROOT, SCENE, SECTIONS, picture_samples, replace
 from model_zoo.registry import list_mllms
 from model_zoo.weights.catalogue import PUBLISHED
 
+README = ROOT / "README.md"
+PAGES = [README, *sorted(DOCS.glob("*.md"))]
+PLACES = ("model_zoo", "datamodules", "lightning_modules", "experiments", "tests", "docs")
+SOURCES = [path for place in PLACES for path in (ROOT / place).rglob("*") if path.suffix in (".py", ".yaml", ".md")]
+SOURCES += [README, ROOT / "CHANGELOG.md", ROOT / "Makefile", ROOT / "pyproject.toml"]
+GENERATED = [pytest.param(*key, id="-".join(key)) for key in SECTIONS]
 
-@pytest.mark.parametrize("mark", sections())
-def test_generated_tables_are_up_to_date(mark: str) -> None:
-    text = README.read_text()
-    assert replace(text, mark, sections()[mark]) == text, "run: python -m experiments.write_docs"
+
+def page_id(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def anchors(path: Path) -> set[str]:
+    """What GitHub calls the headings of a page: lower case, punctuation dropped, spaces as dashes."""
+    titles = re.findall(r"^#+ (.+)$", path.read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def python_blocks(path: Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", path.read_text(), re.S)
+
+
+# ---- generated parts -------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("name", "mark"), GENERATED)
+def test_generated_parts_are_up_to_date(name: str, mark: str) -> None:
+    text = (ROOT / name).read_text()
+    assert replace(text, mark, SECTIONS[name, mark]()) == text, "run: python -m experiments.write_docs"
 
 
 def test_a_missing_mark_is_named() -> None:
@@ -23,11 +49,77 @@ def test_a_missing_mark_is_named() -> None:
         replace("nothing", "weights", "")
 
 
+def test_the_scene_is_the_first_test_sample() -> None:
+    (_, scene), *_ = picture_samples()
+    with Image.open(SCENE) as kept:
+        assert (np.asarray(kept) == np.asarray(scene)).all()
+
+
+# ---- what pages name -------------------------------------------------------------------------------------------------
+def test_readme_is_one_screen() -> None:
+    assert len(README.read_text().splitlines()) <= 150
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_every_command_exists(page: Path) -> None:
+    text = page.read_text()
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    assert set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.M)) <= targets
+    for module in set(re.findall(r"python -m ([\w.]+)", text)) - {"pip"}:
+        spec = find_spec(module)
+        assert spec, module
+        assert spec.submodule_search_locations is None or find_spec(f"{module}.__main__"), f"{module} cannot be run"
+    scripts = re.findall(r"python ([\w/]+\.py)", text)
+    assert all((ROOT / script).is_file() for script in scripts), scripts
+
+
+def test_every_recipe_and_sweep_a_page_names_exists() -> None:
+    text = "".join(page.read_text() for page in PAGES)
+    named = set(re.findall(r"(?:EXP|\bexp)=(\w+)", text)) - {"cifar10_NAME"}
+    assert named and named <= set(list_recipes())
+    sweeps = {path.stem for path in (ROOT / "experiments" / "sweeps").glob("*.yaml")}
+    assert set(re.findall(r"sweep=([a-z_]+)", text)) <= sweeps
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_every_link_between_pages_leads_somewhere(page: Path) -> None:
+    for target, anchor in re.findall(r"\]\((?!http)([\w./-]*)(?:#([\w-]+))?\)", page.read_text()):
+        there = page.parent / target if target else page
+        assert there.exists(), target
+        assert not anchor or anchor in anchors(there), f"{target}#{anchor}"
+
+
+def test_every_page_named_in_the_code_exists() -> None:
+    for path in SOURCES:
+        text = path.read_text()
+        for page, anchor in re.findall(r"\bdocs/([\w-]+\.md)(?:#([\w-]+))?", text):
+            assert (DOCS / page).is_file(), f"{page_id(path)}: {page}"
+            assert not anchor or anchor in anchors(DOCS / page), f"{page_id(path)}: {page}#{anchor}"
+        for section in re.findall(r'README, \\?"([A-Z][^"\\]+)\\?"', text):
+            assert re.search(rf"^## {section}$", README.read_text(), re.M), f"{page_id(path)}: {section}"
+
+
+def test_nothing_points_at_files_outside_the_repository() -> None:
+    outside = ("METHOD" + ".md", "HOUSE" + ".md")
+    assert not [page_id(path) for path in SOURCES if any(name in path.read_text() for name in outside)]
+
+
 def test_every_published_model_has_a_recipe_and_is_registered() -> None:
     assert {f"cifar10_{name}" for name in PUBLISHED} <= set(list_recipes())
     assert set(PUBLISHED) <= set(list_mllms())
 
 
-def test_every_recipe_the_readme_names_exists() -> None:
-    named = set(re.findall(r"EXP=(\w+)", README.read_text())) - {"cifar10_NAME"}
-    assert named and named <= set(list_recipes())
+# ---- what pages show -------------------------------------------------------------------------------------------------
+def test_readme_puts_the_prompt_on_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "docs").symlink_to(DOCS)
+    monkeypatch.chdir(tmp_path)
+    (block,) = python_blocks(README)
+    exec(block, {})
+    with Image.open("prompted.png") as prompted:
+        assert prompted.size == (64, 64)
+
+
+@pytest.mark.parametrize("block", python_blocks(DOCS / "python_api.md"))
+def test_the_python_api_runs_as_written(block: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    exec(block, {})

@@ -62,7 +62,7 @@ def test_all_missing_files_are_listed_in_one_error(tmp_path: Path) -> None:
     message = str(caught.value)
     for item in get_entry("minigpt4").files:
         assert item.path in message and item.what in message and item.source in message
-    assert 'See README, "Weights".' in message
+    assert "See docs/models.md." in message
 
 
 def test_missing_shards_are_listed_by_name(weights: Path) -> None:

@@ -31,7 +31,7 @@ def text_ids(model: Any, text: str) -> list[int]:
 
 
 def prefix_parts(model: Any, *, ranking: bool) -> tuple[list[int], list[int]]:
-    """Ids before and after the visual tokens of a row, the question included (METHOD.md section 4)."""
+    """Ids before and after the visual tokens of a row, the question included (docs/method.md#templates)."""
     question = text_ids(model, QUESTION)
     if model.name in ("minigpt4", "vpgtrans"):
         return [model.tokenizer.bos_token_id, *text_ids(model, "<Img>")], [*text_ids(model, "</Img>"), *question]

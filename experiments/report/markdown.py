@@ -19,7 +19,7 @@ def markdown_table(table: TextTable) -> str:
 
 
 def result_section(statistics: dict, *, label: str) -> str:
-    """README's text on a sweep: what it is, the verdict in words, the headline tables, one table a data set, alarms.
+    """docs/results.md on a sweep: what it is, the verdict in words, the headline tables, one table a data set, alarms.
 
     label: what the sweep is called in the text, e.g. `sweep=embedded`.
     """

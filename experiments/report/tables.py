@@ -1,4 +1,4 @@
-"""Tables of a sweep from its statistics.json, as rows of text: README, report.md and the page print the same ones."""
+"""Tables of a sweep from its statistics.json, as rows of text: docs, report.md and the page print the same ones."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def require_everything(config: DictConfig) -> None:
     """
     blocks = missing_things(config)
     if blocks:
-        raise FileNotFoundError("\n".join([*blocks, 'See README, "Weights" and "Data". Nothing was created.']))
+        raise FileNotFoundError("\n".join([*blocks, "See docs/models.md and docs/data.md. Nothing was created."]))
 
 
 def missing_things(config: DictConfig) -> list[str]:

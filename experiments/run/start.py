@@ -31,7 +31,7 @@ from experiments.tracking.loggers import public_config, shows_samples
 from experiments.tracking.run import log_results
 from lightning_modules.artefact import load_prompt, save_artefact, update_manifest
 
-LICENCE = "the prompt inherits the terms of the data it was learned on; see the data set's entry in README"
+LICENCE = "the prompt inherits the terms of the data it was learned on; see the data set's entry in docs/data.md"
 
 # Lightning's advice that is wrong or already followed here: frozen models are meant to stay in eval mode, data sets are
 # small or set `data.workers`, checkpoints after the update are what we want, and one warning is about its own code.

@@ -68,7 +68,7 @@ START = 6.0  # imports and loading
 # Published models: counted operations at a rate we assume, not one we measured.
 FLOPS, TOKENS, PASSES = 50e12, 150, {"tvp": 5, "evp": 3, "vp": 3, "none": 0}
 
-# (train, test) rows as published; POPE's train is what METHOD.md section 6 builds.
+# (train, test) rows as published; POPE's train is what docs/method.md#data-sets builds.
 PUBLISHED_ROWS = {
     "cifar10": (50_000, 10_000), "cifar100": (50_000, 10_000), "imagenette": (9_469, 3_925), "svhn": (73_257, 26_032),
     "eurosat": (21_600, 5_400), "oxford_pets": (3_680, 3_669), "dtd": (3_760, 1_880), "clevr": (70_000, 15_000),

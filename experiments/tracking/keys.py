@@ -1,4 +1,4 @@
-"""Every key a run or a sweep logs, with its meaning: README's table is made from this list, a test holds runs to it."""
+"""Every key a run or a sweep logs, with its meaning: docs/logging.md is made of this list, a test holds runs to it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Key(NamedTuple):
 UPDATE, VALIDATION, END = "each update", "each validation epoch", "once, at the end"
 SCORED = (
     ("loss", "answer loss of the source on the split, nats per token"),
-    ("<metric>/<mllm>", "score of this model with the prompt; the task's metrics (README, Data)"),
+    ("<metric>/<mllm>", "score of this model with the prompt; the task's metrics (docs/method.md#data-sets)"),
     ("gain/<control>/<mllm>", "prompted minus control on the same samples, in the primary metric; 0.05 = 5 points"),
     ("gain/<control>/mean_select", "mean of that gain over the targets that may steer"),
     ("drift/<mllm>", "FCA distance of this model's features, prompted against the black border"),
@@ -116,6 +116,6 @@ def matching_key(name: str, of: str = "run") -> Key | None:
 
 
 def keys_table(of: str) -> str:
-    """The keys of a `run` or a `sweep` as a Markdown table, for README."""
+    """The keys of a `run` or a `sweep` as a Markdown table, for docs/logging.md."""
     lines = ["| key | when | what |", "|---|---|---|"]
     return "\n".join(lines + [f"| `{key.pattern}` | {key.when} | {key.meaning} |" for key in KEYS if key.of == of])

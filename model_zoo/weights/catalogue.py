@@ -229,7 +229,7 @@ def raise_missing(name: str, lines: Sequence[str], weights: str | Path) -> None:
     if lines:
         listing = "\n  ".join(lines)
         raise FileNotFoundError(
-            f"No complete {name} weights in '{weights}'. Expected:\n  {listing}\nSee README, \"Weights\"."
+            f"No complete {name} weights in '{weights}'. Expected:\n  {listing}\nSee docs/models.md."
         )
 
 

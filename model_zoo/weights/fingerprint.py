@@ -35,7 +35,7 @@ def fingerprint(files: Iterable[Path | str]) -> str:
     """
     paths = sorted(Path(file).resolve() for file in files)
     if not paths:
-        raise FileNotFoundError('No weight files to fingerprint. See README, "Weights".')
+        raise FileNotFoundError("No weight files to fingerprint. See docs/models.md.")
     known = _read_cache()
     lines: list[str] = []
     for path in paths:

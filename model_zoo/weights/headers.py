@@ -22,7 +22,7 @@ def read_headers(path: Path | str) -> dict[str, Tensor]:
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder. Expected a weight file; take the file itself out of the folder.")
     if not path.is_file():
-        raise FileNotFoundError(f'No weight file {path}. See README, "Weights".')
+        raise FileNotFoundError(f"No weight file {path}. See docs/models.md.")
     return _safetensors(path) if path.suffix == ".safetensors" else read_pickled(path, "meta")
 
 
@@ -54,7 +54,7 @@ def folder_headers(folder: Path, *keys: str) -> dict[str, Tensor]:
     """
     names = _shards_of(folder, keys) if keys else shard_names(folder)
     if absent := [name for name in names if not (folder / name).is_file()]:
-        raise FileNotFoundError(f'Missing in {folder}: {", ".join(absent)}. See README, "Weights".')
+        raise FileNotFoundError(f"Missing in {folder}: {', '.join(absent)}. See docs/models.md.")
     found: dict[str, Tensor] = {}
     for name in names:
         found |= read_headers(folder / name)

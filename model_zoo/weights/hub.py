@@ -8,7 +8,7 @@ Where transformers' own class and LAVIS differ, LAVIS wins (differences measured
   which transformers alone would derive gelu_new;
 * revisions since transformers 4.47 have rows for an `<image>` token that no original has: OPT 50,304 instead of 50,272,
   Vicuna 32,064 instead of 32,001. More rows change every softmax, so they are dropped;
-* InstructBLIP's row of `[PAD]` (random in LAVIS) is dropped too unless `padded` asks for it (METHOD.md section 3).
+* InstructBLIP's row of `[PAD]` (random in LAVIS) is dropped unless `padded` asks for it (docs/method.md#deviations).
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ def shard_paths(folder: Path) -> list[Path]:
     """The existing shards. Raises FileNotFoundError that names every missing one."""
     names = shard_names(folder)
     if absent := [name for name in names if not (folder / name).is_file()]:
-        raise FileNotFoundError(f'Missing in {folder}: {", ".join(absent)}. See README, "Weights".')
+        raise FileNotFoundError(f"Missing in {folder}: {', '.join(absent)}. See docs/models.md.")
     return [folder / name for name in names]
 
 

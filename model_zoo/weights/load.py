@@ -38,7 +38,7 @@ def load_published(
         weights: the root that holds the files of `PUBLISHED[name]`, or a converted folder; see `layouts.py`.
         vision_heads, qformer_heads: what shapes do not tell; known for the published widths, else from a manifest.
         extra_rows: one more row (1, D) of the LLM's input embedding and of its head, as LAVIS's InstructBLIP adds at
-            random for [PAD]; it enters every softmax. Absent by default (METHOD.md section 3).
+            random for [PAD]; it enters every softmax. Absent by default (docs/method.md#deviations).
         options: go to the adapter (`scoring`, `max_nodes`, ...).
 
     Raises FileNotFoundError that lists every missing file, ValueError for files that do not fit.

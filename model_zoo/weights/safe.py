@@ -30,7 +30,7 @@ def load_tensors(path: Path | str) -> dict[str, Tensor]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f'No weight file {path}. See README, "Weights".')
+        raise FileNotFoundError(f"No weight file {path}. See docs/models.md.")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     return read_pickled(path)

@@ -91,7 +91,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise IsADirectoryError(f"{path} is a folder. Expected a JSON file; get the original again.")
     if not path.is_file():
         raise FileNotFoundError(
-            f'No {path}. Expected the JSON file that is published with the model. See README, "Weights".'
+            f"No {path}. Expected the JSON file that is published with the model. See docs/models.md."
         )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
