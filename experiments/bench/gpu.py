@@ -130,8 +130,6 @@ def attention_backward_flops(grad: Sequence[int], *shapes: Any, **_: Any) -> int
     return 5 * attention_flops(*shapes[:3]) // 2
 
 
-
-
 @contextmanager
 def llm_tokens(model: Any) -> Iterator[list[int]]:
     """Entries (batch times length) of each LLM forward made inside the `with`; T5's encoder and decoder both count."""

@@ -62,18 +62,17 @@ def from_cache(model: MLLM, name: str, features: tuple[Tensor, ...]) -> Iterator
 @contextmanager
 def laid_out(model: MLLM, variants: Sequence[int]) -> Iterator[None]:
     """Inside, row i of `answer_loss` uses the token layout VARIANTS[variants[i]] instead of the training layout."""
-    method = "prompt_ids" if hasattr(model, "prompt_ids") else "prefix_ids"
-    original, turn = getattr(model, method), iter(variants)
+    original, turn = model.prefix_ids, iter(variants)
 
     def layout(*args: Any, ranking: bool, style: str = "cls") -> list[int]:
         style, ranking = VARIANTS[next(turn)]
         return original(*args, ranking=ranking, style=style)
 
-    object.__setattr__(model, method, layout)
+    object.__setattr__(model, "prefix_ids", layout)
     try:
         yield
     finally:
-        object.__delattr__(model, method)
+        object.__delattr__(model, "prefix_ids")
 
 
 def train_model(
