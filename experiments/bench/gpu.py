@@ -23,12 +23,12 @@ PEAKS = (("H200", 989), ("H100 PCIe", 756), ("H100", 989), ("A100", 312), ("L40S
 """Dense bfloat16 TFLOP/s by a part of the device's name, from the makers' data sheets; the first that fits counts."""
 
 VISION, QFORMER = (1408, 39, 16, 6144), (768, 12, 12, 3072)
-SEVEN_B = MEDIUM._replace(vision=VISION, qformer=QFORMER, llm=(4096, 32, 32, 11008), vocab=32000)
-PUBLISHED: dict[str, Size] = {
+SEVEN_B = MEDIUM._replace(vision=VISION, qformer=QFORMER, llm=(4096, 32, 32, 11008), vocab=32000, feed=16384)
+PUBLISHED_SHAPES: dict[str, Size] = {
     **dict.fromkeys(ARCHITECTURES, SEVEN_B),
     "blip2_t5": SEVEN_B._replace(llm=(2048, 24, 32, 5120), vocab=32128),  # FlanT5-XL
-    "blip2_opt": SEVEN_B._replace(llm=(4096, 32, 32, 10923), vocab=50272),  # feed-forward 16384
-    "visualglm": SEVEN_B._replace(llm=(4096, 28, 32, 10923), vocab=130528),
+    "blip2_opt": SEVEN_B._replace(vocab=50272),
+    "visualglm": SEVEN_B._replace(llm=(4096, 28, 32, 11008), vocab=130528),
 }
 
 
@@ -38,7 +38,7 @@ def gpu_rows(*, batch: int = 0, repeats: int = 5) -> Iterator[dict[str, Any]]:
     batch 0: 16. No TSE: CLIP needs open_clip.
     """
     for architecture in ARCHITECTURES:
-        size = PUBLISHED[architecture]
+        size = PUBLISHED_SHAPES[architecture]
         model = build_bench_model(architecture, size, device="cuda", dtype=torch.bfloat16)
         inputs = bench_inputs(batch or 16, size)
         for path, candidates, call in gpu_calls(model, inputs, size):

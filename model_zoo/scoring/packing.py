@@ -27,7 +27,7 @@ R is 1 or B. The mask is None where plain causal attention is meant.
 """
 
 
-class Layout(NamedTuple):
+class PrefixLayout(NamedTuple):
     """What prefix entries see and where entries stand; from the prefix mask (R, P) bool, padded on either side.
 
     seen: mask -> (R, P, P) bool, padding never seen. start: mask -> positions (R, P) of the prefix.
@@ -47,7 +47,7 @@ def causal_seen(mask: Tensor) -> Tensor:
     return mask.unsqueeze(1) & torch.ones(p, p, dtype=torch.bool, device=mask.device).tril()
 
 
-CAUSAL = Layout(causal_seen, positions_of, lambda mask, depths: mask.sum(-1, keepdim=True) + depths, causal=True)
+CAUSAL = PrefixLayout(causal_seen, positions_of, lambda mask, depths: mask.sum(-1, keepdim=True) + depths, causal=True)
 """The layout of LLaMA, OPT and all other causal models."""
 
 
@@ -63,7 +63,7 @@ class Scorer(NamedTuple):
     embed: Callable[[Tensor], Tensor]
     project: Callable[[Tensor], Tensor]
     new_cache: Callable[[], Any] | None = None
-    layout: Layout = CAUSAL
+    layout: PrefixLayout = CAUSAL
     vocab_rows: int = 512
 
 
@@ -136,7 +136,7 @@ def _join(start: Tensor, after: Tensor) -> Tensor:
 
 
 def block_mask(
-    prefix: Tensor, nodes: Tensor, dtype: torch.dtype, layout: Layout = CAUSAL, queries: int | None = None
+    prefix: Tensor, nodes: Tensor, dtype: torch.dtype, layout: PrefixLayout = CAUSAL, queries: int | None = None
 ) -> Tensor:
     """Additive mask (R, 1, P+N, P+N) from the prefix mask (R', P) and the ancestor matrices (R'', N, N).
 

@@ -67,7 +67,7 @@ def merged_headers(paths: Iterable[Path]) -> dict[str, Tensor]:
     return header
 
 
-class Parts(NamedTuple):
+class ModelParts(NamedTuple):
     """What every layout of a model's files comes down to; an adapter is built from these."""
 
     connector: nn.Module
