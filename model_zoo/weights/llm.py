@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from model_zoo.weights.filling import Blueprint, Convert, Feed, merged_headers
 from model_zoo.weights.index import shard_paths
-from model_zoo.weights.safe import check_fit, load_tensors
+from model_zoo.weights.safe import check_fit
 
 UNUSED = re.compile(r"rotary_emb\.inv_freq$|EncDecAttention\.relative_attention_bias\.weight$|(^|\.)decoder\.version$")
 """Buffers that old checkpoints store and today's classes compute, or never use."""
@@ -55,19 +55,6 @@ def load_tokenizer(folder: Path) -> Any:
 
 def _read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def read_shards(folder: Path) -> dict[str, Tensor]:
-    """All tensors of the folder's shards. Raises FileNotFoundError that names every missing shard."""
-    tensors: dict[str, Tensor] = {}
-    for path in shard_paths(folder):
-        tensors |= load_tensors(path)
-    return {key: value for key, value in tensors.items() if not UNUSED.search(key)}
-
-
-def load_llm(folder: Path, dtype: torch.dtype | None, **options: Any) -> nn.Module:
-    """The folder's LLaMA, OPT or T5, filled shard by shard. Options: see `plan_llm`."""
-    return plan_llm(folder, **options).fill(dtype)
 
 
 def plan_llm(folder: Path, *, extra_rows: tuple[Tensor, Tensor] | None = None, **config: Any) -> Blueprint:

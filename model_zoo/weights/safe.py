@@ -114,19 +114,6 @@ def take_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]
     return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
 
 
-def assign_weights_(
-    module: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype | None, source: str
-) -> nn.Module:
-    """Put tensors into a module built on the meta device, as `dtype`, without an intermediate copy of the model.
-
-    Raises ValueError naming every missing, unexpected and mis-shaped key.
-    """
-    check_fit(module, tensors, source)
-    for key, value in tensors.items():
-        put_(module, key, own(value, dtype))
-    return module
-
-
 def check_fit(module: nn.Module, tensors: Mapping[str, Tensor], source: str, tied: Iterable[str] = ()) -> None:
     """Compare names and shapes (of tensors on any device) with a module's, `tied` names left out.
 

@@ -38,23 +38,13 @@ class WeightsFinding(NamedTuple):
     text: str
 
 
-def check_llm_folder(name: str, folder: Path) -> None:
-    """Refuse an LLM folder that is not what `name` was trained with; reads headers and JSON only.
-
-    Raises ValueError naming everything that is wrong, what it was told from and what to get.
-    """
-    _raise(name, llm_findings(name, Path(folder)))
-
-
 def check_structure(name: str, root: Path) -> None:
-    """`check_llm_folder`, and whether vision tower, Q-Former, projection and LLM fit each other.
+    """Refuse an LLM that `name` was not trained with, and vision tower, Q-Former, projection and LLM that do not fit.
 
-    Raises ValueError as `check_llm_folder` does.
+    Headers and JSON are read, no weights. Raises ValueError naming everything that is wrong, what it was told from and
+    what to get.
     """
-    _raise(name, structure_findings(name, Path(root)))
-
-
-def _raise(name: str, findings: list[WeightsFinding]) -> None:
+    findings = structure_findings(name, root)
     bad = [f"{found.item}: {found.text}" for found in findings if found.state in (WRONG, MISSING)]
     if bad:
         raise ValueError(f"These files do not make a {name}. " + "\n  ".join(bad))
@@ -63,7 +53,7 @@ def _raise(name: str, findings: list[WeightsFinding]) -> None:
 def structure_findings(name: str, root: Path) -> list[WeightsFinding]:
     """Findings on the LLM folder and on how the parts fit."""
     known = PUBLISHED[name]
-    findings, llm = _llm(known, root / known.llm.path)
+    findings, llm = llm_findings(known, root / known.llm.path)
     if known.vision is None or llm is None:
         return findings
     tensors: dict[str, Tensor] = {}
@@ -78,12 +68,8 @@ def structure_findings(name: str, root: Path) -> list[WeightsFinding]:
     ]
 
 
-def llm_findings(name: str, folder: Path) -> list[WeightsFinding]:
-    """Findings on the LLM folder alone."""
-    return _llm(PUBLISHED[name], folder)[0]
-
-
-def _llm(known: PublishedModel, folder: Path) -> tuple[list[WeightsFinding], LLMFingerprint | None]:
+def llm_findings(known: PublishedModel, folder: Path) -> tuple[list[WeightsFinding], LLMFingerprint | None]:
+    """Findings on the LLM folder alone, and what it says about itself; None for an LLM of another kind."""
     found = read_llm_fingerprint(folder)
     expected = TYPES.get(known.adapter.split(":")[1], "llama")
     where = known.llm.path
