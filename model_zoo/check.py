@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from model_zoo.registry import canonical, get_entry, missing_files, weight_files
+from model_zoo.registry import canonical, dry_load, get_entry, missing_files, weight_files
 from model_zoo.weights.catalogue import PUBLISHED, WeightFile
 from model_zoo.weights.index import shard_names
 from model_zoo.weights.layouts import WeightsLayout, complete_layout, converted_folder, folder_lines
@@ -50,7 +51,7 @@ def _published_files(name: str, weights: Path) -> list[WeightsFinding]:
         return [WeightsFinding(MISSING, str(folder), line) for line in folder_lines(folder)]
     findings = []
     for item in PUBLISHED[name].files:
-        findings += guarded(item.path, lambda item=item: _item(item, weights / item.path))
+        findings += guarded(item.path, partial(_item, item, weights / item.path))
     return findings
 
 
@@ -98,8 +99,6 @@ def key_findings(name: str, weights: Path) -> list[WeightsFinding]:
 
 
 def _keys(name: str, weights: Path) -> list[WeightsFinding]:
-    from model_zoo.registry import dry_load
-
     model = dry_load(name, weights)
     count = sum(1 for _ in model.parameters())
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from model_zoo.embedded.config import WEIGHTS, embedded_files
-from model_zoo.weights.catalogue import PUBLISHED, WeightFile, raise_missing
+from model_zoo.weights.catalogue import PUBLISHED, WeightFile, missing_error
 from model_zoo.weights.layouts import find_layout, layout_files, missing_in_layouts
 
 if TYPE_CHECKING:
@@ -144,7 +144,8 @@ def missing_files(name: str, weights: str | Path = "weights") -> list[str]:
 
 def require_files(name: str, weights: str | Path = "weights") -> None:
     """Raise ONE FileNotFoundError that lists every missing file of an MLLM, published or embedded."""
-    raise_missing(name, missing_files(name, weights), weights)
+    if lines := missing_files(name, weights):
+        raise missing_error(name, lines, weights)
 
 
 def model_fingerprint(name: str, weights: str | Path = "weights") -> str:

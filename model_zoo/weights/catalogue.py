@@ -224,13 +224,12 @@ def existing_files(files: Sequence[WeightFile], weights: str | Path) -> list[Pat
     return found
 
 
-def raise_missing(name: str, lines: Sequence[str], weights: str | Path) -> None:
-    """Raise FileNotFoundError with the lines of missing files; nothing if there are none."""
-    if lines:
-        listing = "\n  ".join(lines)
-        raise FileNotFoundError(
-            f"No complete {name} weights in '{weights}'. Expected:\n  {listing}\nSee README, \"Weights\"."
-        )
+def missing_error(name: str, lines: Sequence[str], weights: str | Path) -> FileNotFoundError:
+    """The one error that lists every missing file."""
+    listing = "\n  ".join(lines)
+    return FileNotFoundError(
+        f"No complete {name} weights in '{weights}'. Expected:\n  {listing}\nSee README, \"Weights\"."
+    )
 
 
 def _absent(item: WeightFile, weights: Path) -> list[str]:

@@ -80,7 +80,8 @@ def save_folder(
 def distinct(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     """(tensors to store, {name: the name it shares its parameter with})."""
     tensors: dict[str, Tensor] = {}
-    ties, names = {}, {}
+    ties: dict[str, str] = {}
+    names: dict[int, str] = {}
     for key, value in module.state_dict(keep_vars=True).items():
         if id(value) in names:
             ties[key] = names[id(value)]

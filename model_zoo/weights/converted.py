@@ -99,9 +99,12 @@ def llm_settings(saved: Mapping[str, Any]) -> Any:
     """The LLM's config from its saved values, each of them set: some classes derive a few from others (T5)."""
     from transformers import CONFIG_MAPPING
 
-    kind = saved["model_type"]
+    kind: Any = saved["model_type"]
+    config_class: Any
     if kind == CHATGLM:
-        from model_zoo.chatglm import ChatGLMConfig as config_class
+        from model_zoo.chatglm import ChatGLMConfig
+
+        config_class = ChatGLMConfig
     elif kind in CONFIG_MAPPING:
         config_class = CONFIG_MAPPING[kind]
     else:

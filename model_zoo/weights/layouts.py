@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from model_zoo.weights.catalogue import PUBLISHED, existing_files, missing_lines, raise_missing
+from model_zoo.weights.catalogue import PUBLISHED, existing_files, missing_error, missing_lines
 from model_zoo.weights.index import shard_names
 
 MANIFEST, FORMAT = "mllm.json", 1
@@ -41,7 +41,7 @@ def find_layout(name: str, weights: str | Path) -> WeightsLayout:
     """
     layout = complete_layout(name, Path(weights))
     if layout is None:
-        raise_missing(name, missing_in_layouts(name, weights), weights)
+        raise missing_error(name, missing_in_layouts(name, weights), weights)
     return layout
 
 
@@ -123,6 +123,7 @@ def folder_lines(folder: Path) -> list[str]:
 def hub_lines(name: str, weights: Path) -> list[str]:
     """What the hub folder of a model lacks."""
     known = PUBLISHED[name]
+    assert known.hub is not None
     folder = weights / known.hub
     absent = [file for file in ("config.json", *shard_names(folder)) if not (folder / file).is_file()]
     if not has_vocabulary(folder):

@@ -103,6 +103,7 @@ def plan_parts(
     known: PublishedModel, root: Path, heads: dict[str, int | None], extra_rows: tuple[Tensor, Tensor] | None = None
 ) -> tuple[Blueprint, Blueprint]:
     """(connector, llm) on the meta device, checked against the headers of the original files; no data is read."""
+    assert known.vision is not None
     connector = plan_connector(
         root / known.vision.path,
         [root / item.path for item in known.checkpoints],

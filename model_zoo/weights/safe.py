@@ -150,8 +150,8 @@ def put_(module: nn.Module, key: str, value: Tensor) -> None:
     if name in dict(owner.named_buffers(recurse=False)):
         owner.register_buffer(name, value)
     else:
-        shared = isinstance(value, nn.Parameter)
-        owner.register_parameter(name, value if shared else nn.Parameter(value, requires_grad=False))
+        shared = value if isinstance(value, nn.Parameter) else nn.Parameter(value, requires_grad=False)
+        owner.register_parameter(name, shared)
 
 
 def complain(source: str, **problems: Iterable[str]) -> None:

@@ -146,6 +146,7 @@ def _qformer(
     key, queries = "Qformer.bert.encoder.layer.0.crossattention.self.key.weight", "query_tokens"
     if not {key, queries} <= tensors.keys() or "cls_token" not in vision:
         return []
+    assert known.vision is not None  # the caller has read it
     (width, reads), tower = tensors[key].shape, vision["cls_token"].shape[-1]
     text = f"width {width}, {tensors[queries].shape[1]} queries, reads a vision tower of width {reads}"
     if reads != tower:
@@ -182,6 +183,7 @@ def _bert(known: PublishedModel, tensors: Mapping[str, Tensor], root: Path) -> l
     key = "Qformer.bert.embeddings.word_embeddings.weight"
     if key not in tensors:
         return []
+    assert known.bert is not None
     lines, rows = count_lines(root / known.bert.path), tensors[key].shape[0]
     text = f"{lines} entries, the Q-Former has {rows} word embeddings"
     if rows == lines + 1:
