@@ -116,7 +116,7 @@ def plan_parts(
     return connector, plan_llm(root / known.llm.path, extra_rows=extra_rows, **known.llm_config)
 
 
-def build_adapter(name: str, parts: ModelParts, **options: Any) -> MLLM:
+def build_adapter(name: str, parts: ModelParts, /, **options: Any) -> MLLM:
     """The adapter class of `name` around its parts, frozen."""
     module, adapter = PUBLISHED[name].adapter.split(":")
     modules = [part for part in parts if part is not None]
