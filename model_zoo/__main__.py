@@ -48,6 +48,7 @@ def _dispatch(argv: list[str]) -> int:
     name, weights = names[0] if names else None, Path(options.get("weights", "weights"))
     if command == "list":
         return _list(name, weights, options.get("batch", "16"))
+    assert name is not None  # one was asked for above
     return _check(name, weights) if command == "check" else _convert(name, weights, options)
 
 

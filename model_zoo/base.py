@@ -48,6 +48,8 @@ class MLLM(nn.Module, ABC):
         official: reproduce the reference's deviations (docs/method.md#deviations) where the family has any.
     """
 
+    pixel_mean: Tensor
+
     def __init__(
         self,
         name: str,

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from model_zoo.base import Visual
 from model_zoo.connectors import QFormerConnector
 from model_zoo.decoder import DecoderMLLM
 from model_zoo.sequences import IMAGE, special_id
@@ -27,7 +25,7 @@ class Blip2OPT(DecoderMLLM):
         connector, llm, tokenizer: ready modules; llm is a transformers `OPTForCausalLM`.
         bos_id: the `</s>` before a text; the tokenizer's BOS by default.
         max_text: most tokens of `</s>` + text in the loss, the end cut off [R]. Ranking is never cut.
-        template, scoring, max_nodes, official, mean, std: see `DecoderMLLM`.
+        template, scoring, max_nodes, official, mean, std: see `Adapter`.
     """
 
     def __init__(
@@ -47,9 +45,7 @@ class Blip2OPT(DecoderMLLM):
         self.connector = connector
         self.bos_id = special_id(tokenizer, "bos") if bos_id is None else bos_id
         self.max_text = max_text
-
-    def encode_image(self, images: Tensor, questions: Sequence[str]) -> Visual:
-        return Visual(self.connector(self.prepare(images)), self.connector.n_query)
+        self.decoding["eos_token_id"] = self.text_ids(END)[-1]  # a newline ends the text, as in LAVIS
 
     def prefix_ids(self, question: str, n_visual: int, *, ranking: bool, style: str = "cls") -> list[int]:
         text = self.text_ids("".join(render(self.template, question, style)))
@@ -63,7 +59,3 @@ class Blip2OPT(DecoderMLLM):
             return super().loss_ids(question, answer, n_visual)
         text = self.text_ids("".join(render(self.template, question)) + END)
         return [IMAGE] * n_visual, [self.bos_id, *text][: self.max_text]
-
-    def generate(self, *args: Any, **kwargs: Any) -> list[str]:
-        """As `MLLM.generate`; a newline ends the text, as in LAVIS."""
-        return super().generate(*args, **{"eos_token_id": self.text_ids(END)[-1], **kwargs})

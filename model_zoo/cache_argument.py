@@ -39,4 +39,5 @@ def cache_argument(module: nn.Module, cache: Any) -> dict[str, Any]:
 
 def cache_of(output: Any) -> Any:
     """The cache that an output of transformers carries."""
-    return getattr(output, cache_name(type(output)))
+    kind: Any = type(output)
+    return getattr(output, cache_name(kind))

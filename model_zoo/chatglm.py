@@ -135,7 +135,7 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         return self.word_embeddings
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: Any) -> None:
         self.word_embeddings = value
 
     def forward(

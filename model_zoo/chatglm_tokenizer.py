@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 SPECIAL = {"unk": "<unk>", "bos": "<sop>", "eos": "<eop>", "pad": "<pad>", "mask": "[MASK]", "gmask": "[gMASK]"}
 """The published names; `<sop>` begins an answer, `<eop>` ends it."""
@@ -59,7 +60,7 @@ class ChatGLMTokenizer:
         self.pieces = SentencePieceProcessor(model_file=str(vocab_file))
         self.offset, self.remove_space, self.lower_case = offset, remove_space, lower_case
         self.names = {**SPECIAL, **(names or {})}
-        known = {kind: self.piece_id(name) for kind, name in self.names.items()}
+        known: dict[str, Any] = {kind: self.piece_id(name) for kind, name in self.names.items()}
         if absent := [self.names[kind] for kind, number in known.items() if number is None]:
             raise ValueError(f"{vocab_file} has no piece {', '.join(absent)}. Expected VisualGLM-6B's ice_text.model.")
         self.unk_token_id, self.pad_token_id = known["unk"], known["pad"]
@@ -96,7 +97,7 @@ def load_tokenizer(folder: Path) -> ChatGLMTokenizer:
     """
     settings, model = (_read(folder / name) for name in ("tokenizer_config.json", "config.json"))
     names = {kind: settings[f"{kind}_token"] for kind in SPECIAL if isinstance(settings.get(f"{kind}_token"), str)}
-    options = {
+    options: dict[str, Any] = {
         "names": names,
         "remove_space": bool(settings.get("remove_space")),
         "lower_case": bool(settings.get("do_lower_case")),

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from model_zoo.registry import canonical, get_entry, missing_files, weight_files
+from model_zoo.registry import canonical, dry_load, get_entry, missing_files, weight_files
 from model_zoo.weights.catalogue import PUBLISHED, WeightFile
 from model_zoo.weights.index import shard_names
-from model_zoo.weights.layouts import Layout, complete_layout, converted_folder, folder_lines
-from model_zoo.weights.structure import MISSING, NOTE, OK, WRONG, Finding, guarded, structure_findings
+from model_zoo.weights.layouts import WeightsLayout, complete_layout, converted_folder, folder_lines
+from model_zoo.weights.structure import MISSING, NOTE, OK, WRONG, WeightsFinding, guarded, structure_findings
 
 
-def check_all(name: str, weights: Path, *, show: Callable[[Finding], None]) -> list[Finding]:
+def check_all(name: str, weights: Path, *, show: Callable[[WeightsFinding], None]) -> list[WeightsFinding]:
     """Every finding, each handed to `show` as soon as it is known; later steps need the earlier ones to be well.
 
     Raises ValueError for an unknown name.
     """
     get_entry(name)
     name = canonical(name)
-    findings: list[Finding] = []
+    findings: list[WeightsFinding] = []
     for step in (file_findings, _structure, key_findings):
         for finding in step(name, weights):
             show(finding)
@@ -30,53 +31,55 @@ def check_all(name: str, weights: Path, *, show: Callable[[Finding], None]) -> l
     return findings
 
 
-def file_findings(name: str, weights: Path) -> list[Finding]:
+def file_findings(name: str, weights: Path) -> list[WeightsFinding]:
     """Is every file there, a file (or folder) as it should be, and readable?"""
     look = _packaged_files if get_entry(name).embedded else _published_files
     return guarded(str(weights), lambda: look(name, weights))
 
 
-def _packaged_files(name: str, weights: Path) -> list[Finding]:
-    absent = [Finding(MISSING, "package", line) for line in missing_files(name, weights)]
-    return absent or [Finding(OK, path.name, _size(path)) for path in weight_files(name, weights)]
+def _packaged_files(name: str, weights: Path) -> list[WeightsFinding]:
+    absent = [WeightsFinding(MISSING, "package", line) for line in missing_files(name, weights)]
+    return absent or [WeightsFinding(OK, path.name, _size(path)) for path in weight_files(name, weights)]
 
 
-def _published_files(name: str, weights: Path) -> list[Finding]:
+def _published_files(name: str, weights: Path) -> list[WeightsFinding]:
     if layout := other_layout(name, weights):
         text = f"the {layout.kind} layout; it is loaded instead of the original files"
-        found = [Finding(OK, path.name, _size(path)) for path in layout.files]
-        return [Finding(NOTE, str(layout.folder), text), *found]
+        found = [WeightsFinding(OK, path.name, _size(path)) for path in layout.files]
+        return [WeightsFinding(NOTE, str(layout.folder), text), *found]
     if folder := converted_folder(name, weights):
-        return [Finding(MISSING, str(folder), line) for line in folder_lines(folder)]
+        return [WeightsFinding(MISSING, str(folder), line) for line in folder_lines(folder)]
     findings = []
     for item in PUBLISHED[name].files:
-        findings += guarded(item.path, lambda item=item: _item(item, weights / item.path))
+        findings += guarded(item.path, partial(_item, item, weights / item.path))
     return findings
 
 
-def other_layout(name: str, weights: Path) -> Layout | None:
+def other_layout(name: str, weights: Path) -> WeightsLayout | None:
     """The converted or hub folder that would be loaded; None when the original files are what counts."""
     layout = complete_layout(name, weights)
     return layout if layout and layout.kind != "original" else None
 
 
-def _item(item: WeightFile, path: Path) -> list[Finding]:
+def _item(item: WeightFile, path: Path) -> list[WeightsFinding]:
     if not item.holds:
         return [_file(item.path, path, item)]
     if path.is_file():
-        return [Finding(WRONG, item.path, f"is a file. Expected a folder with {item.what}. Published: {item.source}")]
+        return [
+            WeightsFinding(WRONG, item.path, f"is a file. Expected a folder with {item.what}. Published: {item.source}")
+        ]
     return [_file(f"{item.path}/{name}", path / name, item) for name in (*item.holds, *shard_names(path))]
 
 
-def _file(label: str, path: Path, item: WeightFile) -> Finding:
+def _file(label: str, path: Path, item: WeightFile) -> WeightsFinding:
     published = f"{item.what}. Published: {item.source}"
     if path.is_dir():
-        return Finding(WRONG, label, f"is a folder. Expected the file itself: {published}")
+        return WeightsFinding(WRONG, label, f"is a folder. Expected the file itself: {published}")
     if not path.exists():
-        return Finding(MISSING, label, published)
+        return WeightsFinding(MISSING, label, published)
     if not os.access(path, os.R_OK):
-        return Finding(WRONG, label, f"cannot be read. Expected read permission; try: chmod +r {path}")
-    return Finding(OK, label, _size(path))
+        return WeightsFinding(WRONG, label, f"cannot be read. Expected read permission; try: chmod +r {path}")
+    return WeightsFinding(OK, label, _size(path))
 
 
 def _size(path: Path) -> str:
@@ -84,22 +87,23 @@ def _size(path: Path) -> str:
     return f"{size / 2**30:.2f} GiB" if size > 2**29 else f"{size:,} bytes"
 
 
-def _structure(name: str, weights: Path) -> list[Finding]:
+def _structure(name: str, weights: Path) -> list[WeightsFinding]:
     if get_entry(name).embedded or other_layout(name, weights) is not None:
         return []  # one folder of one model: its manifest or config names it
     return guarded("structure", lambda: structure_findings(name, weights))
 
 
-def key_findings(name: str, weights: Path) -> list[Finding]:
+def key_findings(name: str, weights: Path) -> list[WeightsFinding]:
     """Names and shapes of every key: the loader itself, on tensors that stay in their files."""
     return guarded("keys", lambda: _keys(name, weights))
 
 
-def _keys(name: str, weights: Path) -> list[Finding]:
-    from model_zoo.registry import dry_load
-
+def _keys(name: str, weights: Path) -> list[WeightsFinding]:
     model = dry_load(name, weights)
     count = sum(1 for _ in model.parameters())
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-    digest = Finding(NOTE, "digest", "no published digest to compare with; values are not checked")
-    return [Finding(OK, "keys", f"{count} tensors of the model, {millions:,.1f} M parameters, all present"), digest]
+    digest = WeightsFinding(NOTE, "digest", "no published digest to compare with; values are not checked")
+    return [
+        WeightsFinding(OK, "keys", f"{count} tensors of the model, {millions:,.1f} M parameters, all present"),
+        digest,
+    ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,8 @@ class ClipScorer(nn.Module):
         tokenizer: list of captions -> token ids (B, L).
         image_size: side in pixels of the model's own input; frames of another size are resized differentiably.
     """
+
+    model: Any
 
     def __init__(self, model: nn.Module, tokenizer: Callable[[list[str]], Tensor], image_size: int) -> None:
         super().__init__()

@@ -20,6 +20,11 @@ class QFormerConnector(nn.Module):
             layer norm); None where the LLM sees query tokens only.
     """
 
+    vision: Any
+    qformer: Any
+    projection: Any
+    patch_projection: nn.Module | None
+
     def __init__(
         self,
         vision: nn.Module,
@@ -54,6 +59,7 @@ class QFormerConnector(nn.Module):
         queries = self.query_tokens.expand(len(features), -1, -1)
         if not self.reads_text:
             return self.qformer(query_embeds=queries, encoder_hidden_states=features).last_hidden_state
+        assert text_mask is not None  # a connector that reads text is called with one
         mask = torch.cat([text_mask.new_ones(queries.shape[:2]), text_mask], dim=1).long()
         output = self.qformer(
             input_ids=text_ids, attention_mask=mask, query_embeds=queries, encoder_hidden_states=features
@@ -79,26 +85,15 @@ def build_connector(
     with_patches: bool = False,
 ) -> QFormerConnector:
     """A connector with random weights from `Blip2VisionConfig` and Q-Former config arguments (no dropout)."""
-    from transformers import (
-        Blip2QFormerConfig,
-        Blip2QFormerModel,
-        Blip2VisionConfig,
-        Blip2VisionModel,
-        InstructBlipQFormerConfig,
-        InstructBlipQFormerModel,
-    )
+    import transformers
 
-    tower = Blip2VisionModel(Blip2VisionConfig(**vision))
+    tower: Any = transformers.Blip2VisionModel(transformers.Blip2VisionConfig(**vision))
     tower.post_layernorm.eps = 1e-5  # the original ln_vision; the blocks use the config's layer_norm_eps
     width = tower.config.hidden_size
-    config_class, model_class = (
-        (InstructBlipQFormerConfig, InstructBlipQFormerModel) if reads_text else (Blip2QFormerConfig, Blip2QFormerModel)
-    )
-    bert = model_class(
-        config_class(
-            **{"encoder_hidden_size": width, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, **qformer}
-        )
-    )
+    family = "InstructBlip" if reads_text else "Blip2"
+    numbers = {"encoder_hidden_size": width, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, **qformer}
+    config = getattr(transformers, f"{family}QFormerConfig")(**numbers)
+    bert = getattr(transformers, f"{family}QFormerModel")(config)
     size = bert.config.hidden_size
     return QFormerConnector(
         tower,

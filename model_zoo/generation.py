@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 REFERENCE_DECODING = {"num_beams": 5, "max_new_tokens": 128, "do_sample": False}
 """The reference's decoding [R]; LAVIS and MiniGPT-4 add their own length_penalty."""
@@ -36,7 +36,7 @@ def stop_criteria(tokenizer: Any, stops: Sequence[str]) -> Any:
 
 
 def generate_texts(
-    llm: nn.Module, tokenizer: Any, embeds: Tensor, mask: Tensor, stops: Sequence[str] = (), **decoding: Any
+    llm: Any, tokenizer: Any, embeds: Tensor, mask: Tensor, stops: Sequence[str] = (), **decoding: Any
 ) -> list[str]:
     """Decode from prefix embeddings (B, L, D), padded on the left where mask (B, L) is False.
 

@@ -34,15 +34,15 @@ def checkpoint_layers_(model: nn.Module) -> nn.Module:
     return model
 
 
-def stacked_layers(model: nn.Module) -> list[nn.Module]:
+def stacked_layers(model: nn.Module) -> list[Any]:
     """The members of every outermost `nn.ModuleList`: transformer blocks, in the model's order."""
-    found: list[nn.Module] = []
+    found: list[Any] = []
     for child in model.children():
         found += list(child) if isinstance(child, nn.ModuleList) else stacked_layers(child)
     return found
 
 
-def _recomputed(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+def _recomputed(self: Any, *args: Any, **kwargs: Any) -> Any:
     forward = MethodType(self._beneath, self)
     if not torch.is_grad_enabled() or has_cache(args, kwargs):
         return forward(*args, **kwargs)
@@ -93,10 +93,11 @@ def require_compiler() -> None:
         )
 
 
-def _maybe_compiled(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+def _maybe_compiled(self: Any, *args: Any, **kwargs: Any) -> Any:
     if torch.is_inference_mode_enabled() or has_cache(args, kwargs):
         return type(self).forward(self, *args, **kwargs)
-    return _compiled(type(self))(self, *args, **kwargs)
+    kind: Any = type(self)
+    return _compiled(kind)(self, *args, **kwargs)
 
 
 @lru_cache
@@ -125,7 +126,7 @@ def require_quant(quant: str) -> None:
         )
 
 
-def quantise_(model: nn.Module, quant: str) -> nn.Module:
+def quantise_(model: Any, quant: str) -> nn.Module:
     """Replace every `nn.Linear` of `model.llm` but its head; the weights become integers when moved to CUDA."""
     import bitsandbytes
 

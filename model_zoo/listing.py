@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from model_zoo.memory.activations import BYTES
@@ -24,7 +25,7 @@ def gib(count: float) -> str:
     return f"{int(count)} bytes"
 
 
-def table(rows: list[tuple[str, ...]]) -> list[str]:
+def table(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Rows with their columns aligned, two blanks between."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
@@ -32,7 +33,9 @@ def table(rows: list[tuple[str, ...]]) -> list[str]:
 
 def show_all(weights: Path, batch: int) -> str:
     """One line per MLLM."""
-    rows = [("name", "files", "on disk", "parameters", f"source, batch {batch}", "target", "what it is")]
+    rows: list[tuple[str, ...]] = [
+        ("name", "files", "on disk", "parameters", f"source, batch {batch}", "target", "what it is")
+    ]
     for name in list_mllms():
         entry, sizes = get_entry(name), PUBLISHED_SIZES.get(name)
         source = gib(source_need(sizes, batch, "bfloat16").total) if sizes else "small"
@@ -89,7 +92,9 @@ def _remarks(name: str, weights: Path) -> list[str]:
 def memory_table(sizes: Sizes, batch: int) -> list[str]:
     """Bytes by dtype and role."""
     source = f"source, gradients at batch {batch}"
-    rows = [("weights as", "weights", source, "the same, checkpointing", f"target, scoring {EVAL_BATCH}")]
+    rows: list[tuple[str, ...]] = [
+        ("weights as", "weights", source, "the same, checkpointing", f"target, scoring {EVAL_BATCH}")
+    ]
     for dtype, quant in CHOICES:
         plain, kept = (source_need(sizes, batch, dtype, quant=quant, checkpointing=c) for c in (False, True))
         target = target_need(sizes, EVAL_BATCH, dtype, quant=quant)

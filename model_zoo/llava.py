@@ -26,7 +26,7 @@ class LLaVA(DecoderMLLM):
         projector: Dv -> the LLM's width, e.g. `build_projector`.
         llm, tokenizer: ready modules.
         bos_id, eos_id: the tokenizer's own by default.
-        template, scoring, max_nodes, official, mean, std: see `DecoderMLLM`.
+        template, scoring, max_nodes, official, mean, std: see `Adapter`.
     """
 
     def __init__(

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from model_zoo.base import Visual
 from model_zoo.connectors import QFormerConnector
 from model_zoo.decoder import DecoderMLLM
 from model_zoo.sequences import IMAGE, special_id
@@ -24,7 +22,7 @@ class WrappedImageMLLM(DecoderMLLM):
         end_sym: what ends a training answer, tokenised together with it.
         length_penalty: the family's own default for beam search [R].
         bos_id: first token; the tokenizer's own BOS by default.
-        template, scoring, max_nodes, official, mean, std: see `DecoderMLLM`.
+        template, scoring, max_nodes, official, mean, std: see `Adapter`.
     """
 
     def __init__(
@@ -43,11 +41,8 @@ class WrappedImageMLLM(DecoderMLLM):
     ) -> None:
         super().__init__(name, image_size, llm, tokenizer, template, **kwargs)
         self.connector = connector
-        self.end_sym, self.length_penalty = end_sym, length_penalty
+        self.end_sym, self.decoding["length_penalty"] = end_sym, length_penalty
         self.bos_id = special_id(tokenizer, "bos") if bos_id is None else bos_id
-
-    def encode_image(self, images: Tensor, questions: Sequence[str]) -> Visual:
-        return Visual(self.connector(self.prepare(images)), self.connector.n_query)
 
     def prefix_ids(self, question: str, n_visual: int, *, ranking: bool, style: str = "cls") -> list[int]:
         before, after, text = map(self.text_ids, render(self.template, question, style))
@@ -55,10 +50,6 @@ class WrappedImageMLLM(DecoderMLLM):
 
     def answer_ids(self, answer: str) -> list[int]:
         return self.text_ids(answer + self.end_sym)
-
-    def generate(self, *args: Any, **kwargs: Any) -> list[str]:
-        """As `MLLM.generate`, with the family's length_penalty."""
-        return super().generate(*args, **{"length_penalty": self.length_penalty, **kwargs})
 
 
 class MiniGPT4(WrappedImageMLLM):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from model_zoo.scoring.packing import Layout
+from model_zoo.scoring.packing import PrefixLayout
 from model_zoo.sequences import additive_mask, positions_of
 
 
@@ -45,7 +45,7 @@ def _counts(mask: Tensor) -> Tensor:
     return mask.long().sum(-1)
 
 
-PREFIX_LM = Layout(
+PREFIX_LM = PrefixLayout(
     seen=lambda mask: prefix_seen(mask, _counts(mask)),
     start=lambda mask: glm_positions(positions_of(mask), _counts(mask)),
     after=lambda mask, depths: glm_positions(_counts(mask).unsqueeze(-1) + depths, _counts(mask)),

@@ -7,8 +7,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from model_zoo.weights.catalogue import PUBLISHED, WeightFile, raise_missing
-from model_zoo.weights.layouts import layout_files, missing_in_layouts
+from model_zoo.embedded.config import WEIGHTS, embedded_files
+from model_zoo.weights.catalogue import PUBLISHED, WeightFile, missing_error
+from model_zoo.weights.layouts import find_layout, layout_files, missing_in_layouts
 
 if TYPE_CHECKING:
     from model_zoo.base import MLLM
@@ -109,18 +110,18 @@ def load_mllm(
     """
     entry = get_entry(name)
     module, function = entry.factory.split(":")
-    if entry.embedded:
-        weights = None  # their files ship inside the package, see `weight_files`
+    from model_zoo import layer_options
+
     if quant:
-        import_module("model_zoo.layer_options").require_quant(quant)  # before any weight is read
+        layer_options.require_quant(quant)  # before any weight is read
     factory = getattr(import_module(module), function)
     model = factory(name=canonical(name), weights=weights, dtype=dtype, official=official, **options)
     if quant:
-        import_module("model_zoo.layer_options").quantise_(model, quant)
+        layer_options.quantise_(model, quant)
     if compile:
-        import_module("model_zoo.layer_options").compile_layers_(model)
+        layer_options.compile_layers_(model)
     if checkpointing:
-        import_module("model_zoo.layer_options").checkpoint_layers_(model)
+        layer_options.checkpoint_layers_(model)
     return model
 
 
@@ -129,7 +130,7 @@ def weight_files(name: str, weights: str | Path = "weights") -> list[Path]:
 
     Without a complete layout, those of the original files that exist.
     """
-    return _embedded_files(name) if get_entry(name).embedded else layout_files(canonical(name), weights)
+    return embedded_files(name) if get_entry(name).embedded else layout_files(canonical(name), weights)
 
 
 def missing_files(name: str, weights: str | Path = "weights") -> list[str]:
@@ -137,13 +138,14 @@ def missing_files(name: str, weights: str | Path = "weights") -> list[str]:
     entry = get_entry(name)
     if not entry.embedded:
         return missing_in_layouts(canonical(name), weights)
-    absent = [path for path in _embedded_files(name) if not path.exists()]
+    absent = [path for path in embedded_files(name) if not path.exists()]
     return [f"{path}: part of the package. Reinstall it, or restore it with git" for path in absent]
 
 
 def require_files(name: str, weights: str | Path = "weights") -> None:
     """Raise ONE FileNotFoundError that lists every missing file of an MLLM, published or embedded."""
-    raise_missing(name, missing_files(name, weights), weights)
+    if lines := missing_files(name, weights):
+        raise missing_error(name, lines, weights)
 
 
 def model_fingerprint(name: str, weights: str | Path = "weights") -> str:
@@ -157,19 +159,12 @@ def model_fingerprint(name: str, weights: str | Path = "weights") -> str:
     return fingerprint(weight_files(name, weights))
 
 
-def _embedded_files(name: str) -> list[Path]:
-    return [Path(path) for path in import_module("model_zoo.embedded.build").embedded_files(name)]
-
-
 def dry_load(name: str, weights: Path) -> MLLM:
     """What `load_mllm` would return, through the same converters, with tensors mapped from their files.
 
     Raises what `load_mllm` raises.
     """
-    from model_zoo.weights.layouts import find_layout
     from model_zoo.weights.load import build_adapter, load_parts
-
-    pass
 
     if get_entry(name).embedded:
         return load_mllm(name)  # a megabyte: nothing to save
@@ -220,9 +215,7 @@ def clip_fingerprint(name_or_path: str | Path, weights: str | Path = "weights") 
     from model_zoo.weights.fingerprint import fingerprint
 
     if str(name_or_path) == "embedded":
-        from model_zoo.embedded.build import WEIGHTS
-
-        return fingerprint([Path(WEIGHTS) / "clip.safetensors"])
+        return fingerprint([WEIGHTS / "clip.safetensors"])
     return fingerprint([find_clip(name_or_path, weights)])
 
 

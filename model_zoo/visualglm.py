@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model_zoo.base import Visual
 from model_zoo.connectors import QFormerConnector
 from model_zoo.decoder import DecoderMLLM
 from model_zoo.prefix_lm import PREFIX_LM, glm_rows
-from model_zoo.sequences import IMAGE, embed_rows, log_softmax_pick, require_texts, special_id
+from model_zoo.sequences import IMAGE, embed_rows, log_softmax_pick, special_id
 from model_zoo.templates import TEMPLATES, Template, render
 
 
@@ -26,7 +25,7 @@ class VisualGLM(DecoderMLLM):
     Args:
         connector, llm, tokenizer: ready modules; llm is a `ChatGLMForCausalLM`, tokenizer a `ChatGLMTokenizer`.
         gmask_id, sop_id: what ends a prefix; the tokenizer's `[gMASK]` and BOS by default.
-        template, scoring, max_nodes, official, mean, std: see `DecoderMLLM`.
+        template, scoring, max_nodes, official, mean, std: see `Adapter`.
     """
 
     layout = PREFIX_LM
@@ -49,9 +48,7 @@ class VisualGLM(DecoderMLLM):
         self.gmask_id = special_id(tokenizer, "gmask") if gmask_id is None else gmask_id
         self.sop_id = special_id(tokenizer, "bos") if sop_id is None else sop_id
         self.unk_id = special_id(tokenizer, "unk")
-
-    def encode_image(self, images: Tensor, questions: Sequence[str]) -> Visual:
-        return Visual(self.connector(self.prepare(images)), self.connector.n_query)
+        self.decoding["num_beams"] = 1  # greedy, as the reference
 
     def prefix_ids(self, question: str, n_visual: int, *, ranking: bool, style: str = "cls") -> list[int]:
         before, after, text = render(self.template, question, style)
@@ -61,7 +58,7 @@ class VisualGLM(DecoderMLLM):
     def answer_ids(self, answer: str) -> list[int]:
         return self.text_ids(answer)
 
-    def hidden_states(self, embeds: Tensor, mask: Tensor, positions: Tensor, cache: Any = None) -> Tensor:
+    def hidden_states(self, embeds: Tensor, mask: Tensor | None, positions: Tensor, cache: Any = None) -> Tensor:
         """As `DecoderMLLM.hidden_states`; mask is (B, 1, L, past+L), positions are (B, 2, L)."""
         output = self.llm.transformer(inputs_embeds=embeds, attention_mask=mask, position_ids=positions, cache=cache)
         return output.last_hidden_state
@@ -76,39 +73,24 @@ class VisualGLM(DecoderMLLM):
         rows = [self.loss_ids(*pair, self.connector.n_query) for pair in zip(questions, answers, strict=True)]
         return torch.tensor([len(prefix) + len(target) - 1 for prefix, target in rows], dtype=torch.long)
 
-    def answer_loss(
-        self, images: Tensor, questions: Sequence[str], answers: Sequence[str], *, visual: Visual | None = None
+    def answer_logp(
+        self, tokens: Tensor, prefixes: Sequence[list[int]], targets: Sequence[list[int]]
     ) -> tuple[Tensor, Tensor]:
-        visual = self.encode_image(images, questions) if visual is None else visual
         if not self.official:
-            return super().answer_loss(images, questions, answers, visual=visual)
-        require_texts("questions", questions, len(visual.tokens))
-        require_texts("answers", answers, len(visual.tokens))
-        if len(visual.tokens) != 1:
+            return super().answer_logp(tokens, prefixes, targets)
+        if len(tokens) != 1:
             raise ValueError(
-                f"The reference's VisualGLM loss takes one image at a time, got {len(visual.tokens)}. "
+                f"The reference's VisualGLM loss takes one image at a time, got {len(tokens)}. "
                 "Use batches of 1, or official=false for the loss on answer tokens, which takes any batch."
             )
-        return self._unmasked_loss(visual.tokens, questions[0], answers[0])
-
-    def _unmasked_loss(self, tokens: Tensor, question: str, answer: str) -> tuple[Tensor, Tensor]:
-        """The reference's loss: every token but the first is a target, image placeholders (`<unk>`) included.
-
-        Returns (nats (1,), tokens (1,)) of one image's tokens (1, T, D).
-        """
-        prefix, target = self.loss_ids(question, answer, tokens.shape[1])
-        ids = torch.tensor([prefix + target], device=tokens.device)
+        # The reference's loss: every token but the first is a target, image placeholders (`<unk>`) included.
+        ids = torch.tensor([prefixes[0] + targets[0]], device=tokens.device)
         embeds = embed_rows(self.llm.get_input_embeddings(), ids, tokens)
-        hidden = self.row_states(embeds, torch.ones_like(ids, dtype=torch.bool), [len(prefix)])
+        hidden = self.row_states(embeds, torch.ones_like(ids, dtype=torch.bool), [len(prefixes[0])])
         labels = ids[0, 1:].masked_fill(ids[0, 1:] == IMAGE, self.unk_id)
-        logp = log_softmax_pick(self.llm.lm_head(hidden[0, :-1]), labels)
-        return -logp.sum().view(1), torch.tensor([len(labels)], device=tokens.device)
+        return log_softmax_pick(self.llm.lm_head(hidden[0, :-1]), labels), torch.zeros_like(labels)
 
     def score(self, images: Tensor, questions: Sequence[str], *args: Any, **kwargs: Any) -> Tensor:
         if self.official and not isinstance(questions, str):
             questions = [*questions[:1]] * len(questions)
         return super().score(images, questions, *args, **kwargs)
-
-    def generate(self, *args: Any, **kwargs: Any) -> list[str]:
-        """As `MLLM.generate`; greedy by default, as the reference."""
-        return super().generate(*args, **{"num_beams": 1, **kwargs})

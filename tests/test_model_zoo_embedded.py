@@ -17,7 +17,6 @@ from model_zoo.embedded.build import (
     WEIGHTS,
     build_embedded,
     embedded_files,
-    embedded_names,
     load_embedded,
     model_config,
     read_config,
@@ -25,7 +24,7 @@ from model_zoo.embedded.build import (
 from model_zoo.embedded.text import ClipTokenizer, build_tokenizer, train_tokenizer
 from model_zoo.registry import load_clip, load_mllm, weight_files
 
-MODELS = embedded_names()
+MODELS = list(read_config()["models"])
 ON_VIT = [name for name in MODELS if model_config(name)["tower"] == "vit"]
 
 

@@ -46,7 +46,7 @@ import json, sys
 from pathlib import Path
 import torch
 from transformers import LlamaForCausalLM
-from model_zoo.weights.llm import load_llm
+from model_zoo.weights.llm import plan_llm
 
 def memory(line):
     status = Path("/proc/self/status").read_text()
@@ -54,7 +54,7 @@ def memory(line):
 
 folder, dtype = Path(sys.argv[1]), getattr(torch, sys.argv[2])
 before = memory("VmRSS")
-llm = load_llm(folder, dtype)
+llm = plan_llm(folder).fill(dtype)
 total = sum(float(value.sum(dtype=torch.float64)) for value in llm.parameters())  # every page is touched
 model = sum(value.nbytes for value in llm.parameters())
 shard = max(path.stat().st_size for path in folder.iterdir())

@@ -72,10 +72,7 @@ def built(name: str, size: str, dtype: str) -> MLLM:
 
 def workload(model: MLLM, questions: list[str], answers: list[str]) -> Workload:
     """The longest text of a batch in tokens; candidates: the nodes of `CANDIDATES` packed, counted generously."""
-    if hasattr(model, "prompt_ids"):
-        text = max(len(model.prompt_ids(question, ranking=False)) for question in questions)
-    else:
-        text = max(len(model.prefix_ids(question, 0, ranking=False)) for question in questions)
+    text = max(len(model.prefix_ids(question, 0, ranking=False)) for question in questions)
     answer = int(model.answer_token_counts(questions, answers).max())
     tokens = [len(model.text_ids(candidate)) for candidate in CANDIDATES]
     return Workload(text, answer, sum(tokens))

@@ -74,10 +74,7 @@ def test_kept_bytes_at_published_size_are_what_autograd_keeps(name: str, dtype: 
     questions, answers = ["This is a photo of a"] * BATCH, ["a red car"] * BATCH
     with SavedBytes(model) as saved:
         model.answer_loss(frames, questions, answers)
-    if name == "blip2":
-        text = len(model.prompt_ids(questions[0], ranking=False))
-    else:
-        text = len(model.prefix_ids(questions[0], 0, ranking=False))
+    text = len(model.prefix_ids(questions[0], 0, ranking=False))
     load = Workload(text, int(model.answer_token_counts(questions, answers)[0]))
     planned = kept_bytes(PUBLISHED_SIZES[name], BATCH, dtype, load=load, padded=False)
     assert planned == pytest.approx(saved.total, rel=TOLERANCE)

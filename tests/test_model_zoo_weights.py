@@ -16,8 +16,8 @@ from model_zoo.registry import get_entry, load_mllm, missing_files, weight_files
 from model_zoo.weights import filling
 from model_zoo.weights.eva import convert_eva
 from model_zoo.weights.headers import read_headers
-from model_zoo.weights.index import shard_names
-from model_zoo.weights.llm import load_llm, load_tokenizer, read_shards
+from model_zoo.weights.index import shard_names, shard_paths
+from model_zoo.weights.llm import load_tokenizer, plan_llm
 from model_zoo.weights.safe import as_dtype, load_tensors
 
 QFORMER = "hub/checkpoints/blip2_pretrained_flant5xxl.pth"
@@ -185,7 +185,7 @@ def test_wrong_keys_are_named(weights: Path, heads: dict, file: str, change, mes
 
 def rewrite_llm(folder: Path, change) -> None:
     """Put the whole LLM into one changed shard."""
-    tensors = read_shards(folder)
+    tensors = {key: value for path in shard_paths(folder) for key, value in load_tensors(path).items()}
     for path in folder.glob("pytorch_model*"):
         path.unlink()
     change(tensors)
@@ -207,7 +207,7 @@ def test_wrong_llm_keys_are_named_before_any_weight_is_read(
     rewrite_llm(weights / LLM, change)
     monkeypatch.setattr(filling, "load_tensors", lambda path: pytest.fail(f"{path} was read"))
     with pytest.raises(ValueError, match=message):
-        load_llm(weights / LLM, torch.float32)
+        plan_llm(weights / LLM).fill(torch.float32)
 
 
 def test_a_wrong_llm_is_named_before_the_vision_tower_is_read(
@@ -223,14 +223,14 @@ def test_a_wrong_llm_is_named_before_the_vision_tower_is_read(
 def test_an_index_that_points_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
     with pytest.raises(ValueError, match="Expected plain file names in the same folder"):
-        read_shards(tmp_path)
+        shard_paths(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"a": 3}}'])
 def test_an_index_without_a_weight_map_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(content)
     with pytest.raises(ValueError, match=r"index.json is no index of weight shards"):
-        read_shards(tmp_path)
+        shard_paths(tmp_path)
 
 
 def test_half_a_safetensors_download_beside_a_whole_bin_copy_is_ignored(weights: Path) -> None:
@@ -246,10 +246,10 @@ def test_half_a_safetensors_download_beside_a_whole_bin_copy_is_ignored(weights:
 def test_tied_weights_are_stored_once_whichever_name_the_file_kept(tmp_path: Path, kept: str) -> None:
     folder = tmp_path / "t5"
     shutil.copytree(golden_root() / "blip2_t5/weights/google/flan-t5-xl", folder, copy_function=shutil.copyfile)
-    expected = load_llm(folder, torch.float32).state_dict()
+    expected = plan_llm(folder).fill(torch.float32).state_dict()
     names = {f"{name}.weight" for name in ("shared", "encoder.embed_tokens", "decoder.embed_tokens")}
     rewrite_llm(folder, lambda t: [t.pop(name) for name in names - {f"{kept}.weight"}])
-    llm = load_llm(folder, torch.float32)
+    llm = plan_llm(folder).fill(torch.float32)
     assert all(torch.equal(value, expected[key]) for key, value in llm.state_dict().items())
     assert len({llm.get_parameter(name).data_ptr() for name in names}) == 1
     assert llm.lm_head.weight.data_ptr() != llm.shared.weight.data_ptr()
@@ -267,7 +267,7 @@ def test_a_loaded_model_does_not_need_its_files(weights: Path, heads: dict) -> N
 
 def test_native_weights_keep_their_dtype_and_are_frozen(weights: Path) -> None:
     rewrite_llm(weights / LLM, lambda t: t.update({key: t[key].half() for key in t if "mlp" in key}))
-    llm = load_llm(weights / LLM, None)
+    llm = plan_llm(weights / LLM).fill(None)
     assert {value.dtype for key, value in llm.state_dict().items() if "mlp" in key} == {torch.float16}
     assert llm.lm_head.weight.dtype == torch.float32 and not any(value.requires_grad for value in llm.parameters())
 
@@ -300,14 +300,14 @@ def test_safetensors_folders_load_like_bin_folders(weights: Path) -> None:
     from safetensors.torch import save_file
 
     folder = weights / LLM
-    before = load_llm(folder, torch.float32).state_dict()
+    before = plan_llm(folder).fill(torch.float32).state_dict()
     tensors = {}
     for name in shard_names(folder):
         tensors |= load_tensors(folder / name)
     for path in folder.glob("pytorch_model*"):
         path.unlink()
     save_file(tensors, folder / "model.safetensors")
-    after = load_llm(folder, torch.float32).state_dict()
+    after = plan_llm(folder).fill(torch.float32).state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[key], after[key]) for key in before)
 

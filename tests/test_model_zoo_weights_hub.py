@@ -107,7 +107,7 @@ def hub_loss(model: MLLM, hub: torch.nn.Module, frames: Tensor, question: str, a
     """Mean negative log-likelihood of the answer's tokens by transformers' class."""
     image, pixels = hub.config.image_token_index, {"pixel_values": model.prepare(frames)}
     if model.llm.config.is_encoder_decoder:
-        prompt, target = model.prompt_ids(question, ranking=False), model.answer_ids(answer)
+        prompt, target = model.prefix_ids(question, 0, ranking=False), model.answer_ids(answer)
         return hub(**pixels, **hub_inputs(model, prompt, target, image), labels=torch.tensor([target])).loss
     prefix, target = model.loss_ids(question, answer, model.connector.n_query)
     inputs = hub_inputs(model, [token for token in prefix if token != IMAGE], target, image)

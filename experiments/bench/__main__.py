@@ -40,7 +40,7 @@ def main(argv: Sequence[str], size: str = "MEDIUM") -> int:
         run_gpu(options)
         return 0
     rows, rss = run_cpu(options, size)
-    extra = {"rss": rss} if rss else {}
+    extra: dict[str, Any] = {"rss": rss} if rss else {}
     if not options["only"] and (gpu := run_gpu(options | {"out": ""})):
         extra["gpu"] = gpu
     save(options["out"], report(cpu_name(), rows, **extra))
@@ -75,8 +75,6 @@ def run_cpu(options: dict[str, Any], size: str) -> tuple[list[dict], list[dict]]
     from experiments.bench import models as bench_models
     from experiments.bench.measure import bench_rows
     from experiments.bench.peak_memory import rss_row
-
-    pass
     from experiments.bench.tasks import PATHS
 
     (architectures, paths), only = names(), options["only"]
@@ -128,8 +126,6 @@ def save(out: str, result: dict[str, Any]) -> None:
         return
     replace_file(out, (json.dumps(result, indent=1) + "\n").encode())
     if "rss" in result or any("ratio_floor" in row for row in result["rows"]):
-        pass
-
         text = bench_text(result["rows"], result.get("rss", []))
         replace_file(Path(out).with_suffix(".txt"), text.encode())
 
@@ -146,12 +142,13 @@ def bench_text(rows: Sequence[Mapping[str, Any]], rss: Sequence[Mapping[str, Any
     """Rows (`bench_rows.FIELDS`) and peak memory as plain text, one line each."""
     from rich.console import Console
 
-    console = Console(file=io.StringIO(), width=width)
+    text = io.StringIO()
+    console = Console(file=text, width=width)
     if rows:
         console.print(_rows_table(rows))
     if rss:
         console.print(_rss_table(rss))
-    return console.file.getvalue()
+    return text.getvalue()
 
 
 def _table(title: str, caption: str, columns: Sequence[str], left: int) -> Any:

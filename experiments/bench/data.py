@@ -122,7 +122,8 @@ def _measure(label: str, kwargs: dict, options: dict) -> dict:
     for loader in loaders:
         _seconds(loader)
     times = [[_seconds(loader) for loader in loaders] for _ in range(options["repeats"])]
-    n = len(loaders[0].dataset) / max(1, workers)
+    dataset: Any = loaders[0].dataset
+    n = len(dataset) / max(1, workers)
     plain, cached = (n / statistics.median(side) for side in zip(*times, strict=True))
     return {"name": label, "plain": plain, "cached": cached, "ratio": statistics.median(a / b for a, b in times)}
 

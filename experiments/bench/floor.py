@@ -63,8 +63,8 @@ class FloorStep:
         self.batch, self.clean = batch, F.pad(batch.images, [size.pad] * 4)
         self.delta = delta.clone().requires_grad_()
         self.targets = padded_targets(model, batch.answers, delta.device)
-        self.reference = self._encode(self.clean).detach() if cached else None
-        self.captions = clip.text_features(batch.captions) if tse else None
+        self.reference: Any = self._encode(self.clean).detach() if cached else None
+        self.captions: Any = clip.text_features(batch.captions) if tse else None
 
     def _encode(self, frames: Tensor) -> Tensor:
         return self.model.encode_image(frames, self.batch.questions).tokens

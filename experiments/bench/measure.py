@@ -64,7 +64,8 @@ def rank_group(model: Any, batch: int, size: Size) -> list[Task]:
 
 def train_group(model: Any, clip: Any, paths: Sequence[str], batch: int, size: Size, folder: Path) -> list[Task]:
     """One task per training path; the naive step is one for both kinds of FCA + TSE."""
-    inputs, delta, tasks = bench_inputs(batch, size), start_delta(size), []
+    inputs, delta = bench_inputs(batch, size), start_delta(size)
+    tasks: list[Task] = []
     for path in paths:
         twin = tasks[-1].naive if tasks and path == f"{tasks[-1].path}_cached" else None
         tasks.append(train_task(model, clip, size, inputs, delta, path, folder, twin))
@@ -115,9 +116,9 @@ def _row(
     first: Mapping[Side, Pass],
 ) -> dict[str, Any]:
     """One row; `repeats` counts the naive side's passes (ours and the floor have all rounds)."""
-    timed = task.naive is not None
-    ours, floor, naive = times[task.ours], times[task.floor], times[task.naive] if timed else None
-    forwards = {"ours": first[task.ours].forwards, "naive": first[task.naive].forwards if timed else None}
-    ratios = (naive / ours if timed else None, ours / floor)
+    ours, floor = times[task.ours], times[task.floor]
+    naive, calls = (times[task.naive], first[task.naive].forwards) if task.naive else (None, None)
+    forwards = {"ours": first[task.ours].forwards, "naive": calls}
+    ratios = (None if naive is None else naive / ours, ours / floor)
     values = (architecture, task.path, task.candidates, task.batch, repeats, ours, naive, floor, *ratios, forwards)
     return dict(zip(FIELDS, values, strict=True))

@@ -1,16 +1,22 @@
-"""Random models of the seven architectures at one size, and what they are given: for timing, so nothing is learned."""
+"""Random models of the seven architectures, for the bench and for the tests, and what the bench gives them."""
 
 from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from model_zoo.base import MLLM
+from model_zoo.connectors import QFormerConnector, build_connector
+from model_zoo.registry import canonical
+from model_zoo.weights.catalogue import PUBLISHED
+from model_zoo.weights.filling import ModelParts
+from model_zoo.weights.load import build_adapter
+from model_zoo.weights.structure import TYPES
 
 ARCHITECTURES = ("minigpt4", "instructblip", "blip2_t5", "blip2_opt", "vpgtrans", "bliva", "visualglm")
 QUESTION = "This is a photo of a"
@@ -21,6 +27,9 @@ class Size(NamedTuple):
     """Numbers of a model. vision, qformer, llm: (width, layers, heads, feed-forward width); clip: the same, no last.
 
     frame, pad: of the prompt, in pixels. The T5 has `llm` layers in the encoder and as many in the decoder.
+    feed: feed-forward width of OPT and ChatGLM, which have two matrices where LLaMA and T5 have three.
+    positions, text_positions: most positions of the LLM and of a Q-Former that reads text.
+    residual_layers: see `ChatGLMConfig`.
     """
 
     frame: int
@@ -33,12 +42,16 @@ class Size(NamedTuple):
     vocab: int
     clip_patch: int
     clip: tuple[int, int, int]
+    feed: int
+    positions: int = 2048
+    text_positions: int = 512
+    residual_layers: int = 28
 
 
-MEDIUM = Size(224, 30, 14, (384, 12, 6, 1676), (384, 6, 6, 1536), 32, (512, 8, 8, 1376), 8000, 32, (256, 6, 4))
+MEDIUM = Size(224, 30, 14, (384, 12, 6, 1676), (384, 6, 6, 1536), 32, (512, 8, 8, 1376), 8000, 32, (256, 6, 4), 2064)
 """Issue 5: EVA-like depth 12 width 384 (feed-forward 4.3637 times that), Q-Former 6 layers, LLM 8 layers width 512.
 CLIP is cut down like the vision tower, from ViT-B/32."""
-MICRO = Size(32, 4, 8, (24, 2, 4, 40), (24, 2, 4, 40), 4, (32, 2, 4, 48), 300, 16, (16, 1, 2))
+MICRO = Size(32, 4, 8, (24, 2, 4, 40), (24, 2, 4, 40), 4, (32, 2, 4, 48), 300, 16, (16, 1, 2), 72)
 """For tests: every architecture in milliseconds."""
 
 
@@ -76,99 +89,83 @@ def build_bench_model(
     torch.set_default_dtype(dtype)
     try:
         with torch.device(device):
-            model = _ADAPTERS[architecture](architecture, size)
+            tokenizers = PieceTokenizer(size.vocab), PieceTokenizer(size.vocab, bert=True)
+            return _redraw_(random_model(architecture, size, *tokenizers))
     finally:
         torch.set_default_dtype(before)
-    return _redraw_(model).freeze_()
 
 
-def _wrapped(name: str, size: Size) -> MLLM:
-    from model_zoo.minigpt4 import MiniGPT4
-    from model_zoo.vpgtrans import VPGTrans
+def random_model(name: str, size: Size, tokenizer: Any, bert: Any, **options: Any) -> MLLM:
+    """A frozen MLLM of a published architecture at `size`, its weights as the libraries draw them.
 
-    kind = {"minigpt4": MiniGPT4, "vpgtrans": VPGTrans}[name]
-    return kind(_connector(size), _llama(size), PieceTokenizer(size.vocab), image_size=size.frame)
-
-
-def _text_reading(name: str, size: Size) -> MLLM:
-    from model_zoo.bliva import BLIVA
-    from model_zoo.instructblip import InstructBLIP
-
-    kind = {"instructblip": InstructBLIP, "bliva": BLIVA}[name]
-    connector = _connector(size, reads_text=True, with_patches=name == "bliva")
-    bert = PieceTokenizer(size.vocab, bert=True)
-    return kind(connector, _llama(size), PieceTokenizer(size.vocab), bert, image_size=size.frame)
+    bert: the tokenizer of a Q-Former that reads text. options: of the adapter.
+    """
+    known = PUBLISHED[canonical(name)]
+    connector = random_connector(size, reads_text=known.bert is not None, with_patches=bool(known.patch_projection))
+    llm = LLMS[TYPES.get(known.adapter.split(":")[1], "llama")](size)
+    parts = ModelParts(connector, llm, tokenizer, bert if known.bert else None)
+    return build_adapter(canonical(name), parts, **{"name": name, **options})
 
 
-def _blip2_t5(name: str, size: Size) -> MLLM:
-    from transformers import T5Config, T5ForConditionalGeneration
-
-    from model_zoo.blip2 import Blip2T5
-
-    width, layers, heads, mlp = size.llm
-    shape = dict(d_model=width, d_kv=width // heads, num_heads=heads, num_layers=layers, num_decoder_layers=layers)
-    special = dict(pad_token_id=0, eos_token_id=2, decoder_start_token_id=0, tie_word_embeddings=False)
-    config = T5Config(
-        vocab_size=size.vocab, d_ff=mlp, dropout_rate=0.0, feed_forward_proj="gated-gelu", **shape, **special
-    )
-    llm = T5ForConditionalGeneration(config)
-    return Blip2T5(_connector(size), llm, PieceTokenizer(size.vocab), name=name, image_size=size.frame)
-
-
-def _blip2_opt(name: str, size: Size) -> MLLM:
-    from transformers import OPTConfig, OPTForCausalLM
-
-    from model_zoo.blip2_opt import Blip2OPT
-
-    width, layers, heads, mlp = size.llm
-    shape = dict(hidden_size=width, word_embed_proj_dim=width, num_hidden_layers=layers, num_attention_heads=heads)
-    config = OPTConfig(
-        vocab_size=size.vocab, ffn_dim=3 * mlp // 2, dropout=0.0, **shape
-    )  # two matrices where LLaMA has three
-    return Blip2OPT(_connector(size), OPTForCausalLM(config), PieceTokenizer(size.vocab), image_size=size.frame)
-
-
-def _visualglm(name: str, size: Size) -> MLLM:
-    from model_zoo.chatglm import ChatGLMConfig, ChatGLMForCausalLM
-    from model_zoo.visualglm import VisualGLM
-
-    width, layers, heads, mlp = size.llm
-    shape = dict(hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads)
-    config = ChatGLMConfig(vocab_size=size.vocab, intermediate_size=3 * mlp // 2, **shape)
-    return VisualGLM(_connector(size), ChatGLMForCausalLM(config), PieceTokenizer(size.vocab), image_size=size.frame)
-
-
-_ADAPTERS = {
-    "minigpt4": _wrapped,
-    "vpgtrans": _wrapped,
-    "instructblip": _text_reading,
-    "bliva": _text_reading,
-    "blip2_t5": _blip2_t5,
-    "blip2_opt": _blip2_opt,
-    "visualglm": _visualglm,
-}
-
-
-def _llama(size: Size) -> nn.Module:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    width, layers, heads, mlp = size.llm
-    shape = dict(hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=mlp)
-    return LlamaForCausalLM(LlamaConfig(vocab_size=size.vocab, **shape))
-
-
-def _connector(size: Size, *, reads_text: bool = False, with_patches: bool = False) -> nn.Module:
-    from model_zoo.connectors import build_connector
-
+def random_connector(size: Size, **options: bool) -> QFormerConnector:
+    """Vision tower and Q-Former of a size; options: `reads_text`, `with_patches`."""
     keys = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
     vision = dict(zip(keys, size.vision, strict=True), image_size=size.frame, patch_size=size.patch)
     qformer = dict(zip(keys, size.qformer, strict=True), vocab_size=size.vocab)
-    options = dict(reads_text=reads_text, with_patches=with_patches)
+    qformer["max_position_embeddings"] = size.text_positions
     return build_connector(vision, qformer, size.queries, size.llm[0], **options)
 
 
+def random_llama(size: Size) -> nn.Module:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    shape = _shape(size) | {"intermediate_size": size.llm[3], "max_position_embeddings": size.positions}
+    return LlamaForCausalLM(LlamaConfig(**shape))
+
+
+def random_t5(size: Size) -> nn.Module:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    width, layers, heads, mlp = size.llm
+    shape: dict[str, Any] = {"d_model": width, "d_kv": width // heads, "d_ff": mlp, "num_heads": heads}
+    shape |= {"num_layers": layers, "num_decoder_layers": layers, "feed_forward_proj": "gated-gelu"}
+    special: dict[str, Any] = {"pad_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 0}
+    config = T5Config(vocab_size=size.vocab, dropout_rate=0.0, tie_word_embeddings=False, **shape, **special)
+    return T5ForConditionalGeneration(config)
+
+
+def random_opt(size: Size) -> nn.Module:
+    from transformers import OPTConfig, OPTForCausalLM
+
+    shape = _shape(size) | {"ffn_dim": size.feed, "max_position_embeddings": size.positions}
+    special: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 2, "dropout": 0.0}
+    return OPTForCausalLM(OPTConfig(word_embed_proj_dim=size.llm[0], **shape, **special))
+
+
+def random_chatglm(size: Size) -> nn.Module:
+    from model_zoo.chatglm import ChatGLMConfig, ChatGLMForCausalLM
+
+    shape = _shape(size) | {"intermediate_size": size.feed, "residual_layers": size.residual_layers}
+    return ChatGLMForCausalLM(ChatGLMConfig(**shape))
+
+
+def _shape(size: Size) -> dict[str, Any]:
+    width, layers, heads, _ = size.llm
+    return {
+        "vocab_size": size.vocab, "hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads,
+    }  # fmt: skip
+
+
+LLMS: dict[str, Callable[[Size], nn.Module]] = {
+    "llama": random_llama,
+    "t5": random_t5,
+    "opt": random_opt,
+    "chatglm": random_chatglm,
+}
+
+
 @torch.no_grad()
-def _redraw_(model: MLLM) -> MLLM:
+def _redraw_(model: Any) -> MLLM:
     """Every matrix at a deviation of 1/sqrt(its inputs): with the libraries' 0.02 a picture hardly moves a feature."""
     for name, weight in model.named_parameters():
         if weight.ndim > 1:

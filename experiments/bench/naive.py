@@ -169,7 +169,7 @@ class NaiveStep:
         self, model: MLLM, clip: Any, size: Size, delta: Tensor, batch: Inputs, *, fca: float, tse: float, lr: float
     ) -> None:
         self.model, self.size, self.delta, self.batch = model, size, delta.clone(), batch
-        self.clip = copy.deepcopy(clip).requires_grad_(True) if tse else None
+        self.clip: Any = copy.deepcopy(clip).requires_grad_(True) if tse else None
         self.fca, self.tse, self.lr = fca, tse, lr
         inside = slice(size.pad, size.frame - size.pad)
         self.mask = torch.ones_like(delta)
@@ -178,7 +178,7 @@ class NaiveStep:
     def gradient(self) -> tuple[Tensor, Tensor]:
         """(loss (), mean over the batch of dloss/d(prompted frame) (3, frame, frame))."""
         clean = F.pad(self.batch.images, [self.size.pad] * 4)
-        reference = _see(self.model, clean) if self.fca else None  # nothing asks for a graph
+        reference: Any = _see(self.model, clean) if self.fca else None  # nothing asks for a graph
         noise = self.delta.repeat(len(clean), 1, 1, 1).requires_grad_()
         prompted = clean + noise
         loss = naive_loss(self.model, _see(self.model, prompted), self.batch.answers)
@@ -187,6 +187,7 @@ class NaiveStep:
         if self.tse:
             loss = loss - self.tse * self._similarity(prompted)
         loss.backward()
+        assert noise.grad is not None
         return loss.detach(), noise.grad.mean(0)
 
     def _similarity(self, prompted: Tensor) -> Tensor:

@@ -14,7 +14,12 @@ from experiments.bench.models import Inputs, Size
 from experiments.bench.naive import NaiveStep, naive_scores
 from experiments.bench.timing import Side
 
-PATHS = {"rank": (2, 10, 45, 100), "train_plain": (None,), "train_fca_tse": (None,), "train_fca_tse_cached": (None,)}
+PATHS: dict[str, tuple[Any, ...]] = {
+    "rank": (2, 10, 45, 100),
+    "train_plain": (None,),
+    "train_fca_tse": (None,),
+    "train_fca_tse_cached": (None,),
+}
 """Path -> numbers of candidates."""
 FCA, TSE, LR = 0.005, 0.001, 1e-3
 VISUALGLM_MOST = 10  # candidates of its naive side: 100 would take minutes
@@ -110,7 +115,9 @@ class OurStep:
         features = [clean_features(model, folder)] if folder else None
         if features:
             features[0](model, prompt.blank(batch.images), batch.questions)  # an earlier epoch filled the cache
-        self.module = TVPModule(prompt, lambda: [model], lambda: clip, clean_features=features, fca=fca, tse=tse, lr=LR)
+        self.module: Any = TVPModule(
+            prompt, lambda: [model], lambda: clip, clean_features=features, fca=fca, tse=tse, lr=LR
+        )
         self.module.configure_model()
         self.optimizer, self.batch = self.module.configure_optimizers()["optimizer"], batch
 

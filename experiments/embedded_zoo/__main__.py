@@ -44,12 +44,12 @@ MODELS = HERE.parents[1] / "model_zoo" / "embedded"
 VOCABULARY = 500
 POOL = 12_288  # scenes a connector trains on, half of them with one object
 ANSWERS = {"recognition": list(NAMES), "counting": ["1", "2", "3", "4"], "presence": ["no", "yes"]}
-GENERATION_STEPS = {0: 2, 5: 3}  # step modulo 10 -> which of train_models.VARIANTS the whole batch is laid out as
+GENERATION_STEPS = {0: 2, 5: 3}  # step modulo 10 -> which of models.VARIANTS the whole batch is laid out as
 
 
 def provenance() -> dict[str, object]:
     """What made a file: digests of the scene code and of this package's code, library version."""
-    data = [Path(module.__file__) for module in (scenes, emoji_art, emoji, lessons)]
+    data = [Path(str(module.__file__)) for module in (scenes, emoji_art, emoji, lessons)]
     return {
         "data_sha256": files_sha256(data),
         "code_sha256": files_sha256([*HERE.glob("*.py"), *MODELS.glob("*.py")]),

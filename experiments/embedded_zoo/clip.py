@@ -25,7 +25,7 @@ class Choice(NamedTuple):
     right: Tensor
 
 
-def encode(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+def encode(model: Any, images: Tensor) -> tuple[Tensor, Tensor]:
     """(unit image features (B, E), tokens (B, 64, C) of the 8 x 8 map after the second stage) of images in [0, 1]."""
     seen: list[Tensor] = []
     hook = model.visual.layer2.register_forward_hook(lambda module, inputs, output: seen.append(output))
@@ -34,7 +34,7 @@ def encode(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     return F.normalize(pooled, dim=-1), seen[0].flatten(2).transpose(1, 2)
 
 
-def choice_logits(model: nn.Module, tokenizer: Any, seen: Tensor, choice: Choice) -> Tensor:
+def choice_logits(model: Any, tokenizer: Any, seen: Tensor, choice: Choice) -> Tensor:
     """exp(logit_scale) * cosine of each scene with each caption, (n, captions)."""
     texts = F.normalize(model.encode_text(tokenizer(choice.captions)), dim=-1)
     return model.logit_scale.exp() * seen[choice.rows] @ texts.T

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from model_zoo.weights.writing import new_file
 
 
 def fit(
@@ -46,14 +47,10 @@ def save_weights(path: Path, tensors: dict[str, Tensor], metadata: dict[str, obj
     """Write float16 safetensors with string metadata, atomically: a reader sees the old file or the whole new one."""
     from safetensors.torch import save_file
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     half = {k: (t.half() if t.is_floating_point() else t).contiguous().cpu() for k, t in tensors.items()}
-    draft = path.with_suffix(".partial")
-    save_file(half, draft, {k: str(v) for k, v in metadata.items()})
-    with draft.open("rb") as file:
-        os.fsync(file.fileno())
-    draft.chmod(0o644)  # safetensors writes for the owner only
-    os.replace(draft, path)
+    with new_file(path) as draft:
+        save_file(half, draft, {k: str(v) for k, v in metadata.items()})
+        draft.chmod(0o644)  # safetensors writes for the owner only
 
 
 def files_sha256(paths: Iterable[Path]) -> str:

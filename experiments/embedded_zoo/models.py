@@ -1,6 +1,6 @@
 """Training of a connector and its LLM through the adapter's own code, on cached features of the frozen tower.
 
-Called by `train.py`. Questions and scenes come in as plain lists and tensors, so this file knows no data set.
+Called by `__main__.py`. Questions and scenes come in as plain lists and tensors, so this file knows no data set.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Asked(NamedTuple):
 
 
 @torch.no_grad()
-def tower_features(model: MLLM, name: str, images: Tensor, batch: int = 128) -> tuple[Tensor, ...]:
+def tower_features(model: Any, name: str, images: Tensor, batch: int = 128) -> tuple[Tensor, ...]:
     """The frozen tower on images (N,3,64,64), in float16: CNN (tokens,), ViT (last features, block before)."""
     convolutional = model_config(name)["tower"] == "cnn"
     rows = []
@@ -41,7 +41,7 @@ def tower_features(model: MLLM, name: str, images: Tensor, batch: int = 128) -> 
 
 
 @contextmanager
-def from_cache(model: MLLM, name: str, features: tuple[Tensor, ...]) -> Iterator[None]:
+def from_cache(model: Any, name: str, features: tuple[Tensor, ...]) -> Iterator[None]:
     """Inside, `images` are scene numbers (B,) and the tower answers from `features`; everything else runs as ever."""
     convolutional = model_config(name)["tower"] == "cnn"
 
@@ -60,20 +60,19 @@ def from_cache(model: MLLM, name: str, features: tuple[Tensor, ...]) -> Iterator
 
 
 @contextmanager
-def laid_out(model: MLLM, variants: Sequence[int]) -> Iterator[None]:
+def laid_out(model: Any, variants: Sequence[int]) -> Iterator[None]:
     """Inside, row i of `answer_loss` uses the token layout VARIANTS[variants[i]] instead of the training layout."""
-    method = "prompt_ids" if hasattr(model, "prompt_ids") else "prefix_ids"
-    original, turn = getattr(model, method), iter(variants)
+    original, turn = model.prefix_ids, iter(variants)
 
     def layout(*args: Any, ranking: bool, style: str = "cls") -> list[int]:
         style, ranking = VARIANTS[next(turn)]
         return original(*args, ranking=ranking, style=style)
 
-    object.__setattr__(model, method, layout)
+    object.__setattr__(model, "prefix_ids", layout)
     try:
         yield
     finally:
-        object.__delattr__(model, method)
+        object.__delattr__(model, "prefix_ids")
 
 
 def train_model(

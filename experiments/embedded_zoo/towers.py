@@ -1,4 +1,4 @@
-"""Dense pre-training of a vision tower: the class of every patch and the objects present. Called by `train.py`.
+"""Dense pre-training of a vision tower: the class of every patch and the objects present. Called by `__main__.py`.
 
 Scenes come in as a function, so this file knows no data set: `scenes(step)` gives images (B,3,64,64) in [0,1], patch
 labels (B,8,8) with 0 = background, and classes (B,4) with -1 = none.

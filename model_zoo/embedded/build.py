@@ -2,46 +2,27 @@
 
 from __future__ import annotations
 
-import json
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from model_zoo.base import MLLM
-    from model_zoo.clip import ClipScorer
+from model_zoo.base import MLLM
+from model_zoo.clip import ClipScorer
+from model_zoo.connectors import build_connector
+from model_zoo.embedded.config import WEIGHTS, embedded_files, model_config, read_config
+from model_zoo.embedded.text import ClipTokenizer, build_tokenizer
+from model_zoo.embedded.tower import ConvTower, Merge, build_clip_model
+from model_zoo.llava import LLaVA, build_projector
+from model_zoo.templates import TEMPLATES
+from model_zoo.weights.catalogue import PUBLISHED
+from model_zoo.weights.filling import ModelParts
+from model_zoo.weights.load import build_adapter
 
-HERE = Path(__file__).parent
-WEIGHTS = HERE / "weights"
 TOWER_AT = {"vit": "connector.vision.", "cnn": "tower."}
 """Where a tower sits in its adapter's state dict; the rest is the model's own file."""
-
-
-@lru_cache(maxsize=1)
-def read_config() -> dict[str, Any]:
-    """Every architecture and training number of the zoo."""
-    return json.loads((HERE / "config.json").read_text(encoding="utf-8"))
-
-
-def embedded_names() -> list[str]:
-    return list(read_config()["models"])
-
-
-def model_config(name: str) -> dict[str, Any]:
-    """One model's entry. Raises ValueError naming the available ones."""
-    models = read_config()["models"]
-    if name not in models:
-        raise ValueError(f"Unknown embedded MLLM {name!r}. Available: {', '.join(models)}.")
-    return models[name]
-
-
-def embedded_files(name: str, folder: Path | None = None) -> list[Path]:
-    """The tower's file and the model's own file: all the bytes its outputs depend on."""
-    folder = Path(folder or WEIGHTS)
-    return [folder / f"{model_config(name)['tower']}.safetensors", folder / f"{name}.safetensors"]
 
 
 def _llama(config: dict[str, Any], vocab: int) -> nn.Module:
@@ -63,49 +44,34 @@ def _t5(config: dict[str, Any], vocab: int) -> nn.Module:
 
 
 def _qformer_mllm(config: dict[str, Any], tokenizer: Any, llm: nn.Module, width: int, options: dict) -> MLLM:
-    from model_zoo.blip2 import Blip2T5
-    from model_zoo.bliva import BLIVA
-    from model_zoo.connectors import build_connector
-    from model_zoo.embedded.text import build_tokenizer
-    from model_zoo.instructblip import InstructBLIP
-    from model_zoo.minigpt4 import MiniGPT4
-    from model_zoo.templates import TEMPLATES
-
     family = config["family"]
-    reads_text = family in ("instructblip", "bliva")
+    known = PUBLISHED[family]  # the 7B sibling says which parts there are
     connector = build_connector(
         read_config()["towers"][config["tower"]]["architecture"],
         {**config["qformer"], "vocab_size": len(tokenizer)},
         config["n_query"],
         width,
-        reads_text=reads_text,
-        with_patches=family == "bliva",
+        reads_text=known.bert is not None,
+        with_patches=known.patch_projection is not None,
     )
     if family == "minigpt4":
         template = TEMPLATES["minigpt4"]
         # Trained on nothing but answer + newline, it has no text of its own after one.
         options = {"template": template._replace(stops=(*template.stops, "\n")), **options}
-        return MiniGPT4(connector, llm, tokenizer, **options)
     if family == "blip2":
-        return Blip2T5(connector, llm, tokenizer, max_text=64, **options)
-    return (InstructBLIP if family == "instructblip" else BLIVA)(
-        connector, llm, tokenizer, build_tokenizer(qformer=True), **options
-    )
+        options = {"max_text": 64, **options}
+    bert = build_tokenizer(qformer=True) if known.bert else None
+    return build_adapter(family, ModelParts(connector, llm, tokenizer, bert), **options)
 
 
 def _llava(config: dict[str, Any], tokenizer: Any, llm: nn.Module, width: int, options: dict) -> MLLM:
-    from model_zoo.embedded.tower import ConvTower, Merge
-    from model_zoo.llava import LLaVA, build_projector
-
     architecture = read_config()["towers"][config["tower"]]["architecture"]
     projector = nn.Sequential(Merge(), *build_projector(4 * architecture["width"], width))
     return LLaVA(ConvTower(**architecture), projector, llm, tokenizer, **options)
 
 
 def build_embedded(name: str, **options: Any) -> MLLM:
-    """The adapter with random weights, not frozen; leaves torch's global generator as it was."""
-    from model_zoo.embedded.text import build_tokenizer
-
+    """The adapter with random weights; leaves torch's global generator as it was."""
     config, tokenizer = model_config(name), build_tokenizer()
     options = {"name": name, "image_size": read_config()["frame"], **options}
     make = _llava if config["family"] == "llava" else _qformer_mllm
@@ -127,8 +93,6 @@ def load_tower_(model: nn.Module, name: str, folder: Path | None = None) -> None
 
 
 def _fill_(model: nn.Module, path: Path, prefix: str) -> None:
-    from safetensors.torch import load_file
-
     if not path.is_file():
         raise FileNotFoundError(
             f"No {path.name} in '{path.parent}'. It ships with the package: reinstall it, or train it with "
@@ -171,10 +135,6 @@ def load_embedded(
 
 def load_embedded_clip(folder: Path | None = None) -> ClipScorer:
     """The tiny CLIP behind TSE, frozen. Raises FileNotFoundError when its file is missing."""
-    from model_zoo.clip import ClipScorer
-    from model_zoo.embedded.text import ClipTokenizer
-    from model_zoo.embedded.tower import build_clip_model
-
     config, tokenizer = read_config()["towers"]["clip"]["architecture"], ClipTokenizer()
     with torch.random.fork_rng(devices=[]):
         model = build_clip_model(config, tokenizer.vocab_size, tokenizer.context_length)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-if TYPE_CHECKING:
-    from model_zoo.base import MLLM
+from typing import Any, NamedTuple
 
 
 class Tower(NamedTuple):
@@ -134,7 +131,7 @@ PUBLISHED_SIZES: dict[str, Sizes] = {
 }
 
 
-def sizes_of(model: MLLM) -> Sizes:
+def sizes_of(model: Any) -> Sizes:
     """The numbers of a built Q-Former MLLM, from its modules' configs.
 
     Raises ValueError for a model without a Q-Former connector: its numbers are not planned.

@@ -48,8 +48,9 @@ def budget_of(config: Any, prefix: Tensor, memory: int | None, heads: int = 1) -
     """The budget of an LLM's configuration for prefix embeddings (B, P, D); memory None is `default_memory`."""
     mlp = next(getattr(config, key) for key in ("intermediate_size", "ffn_dim", "d_ff") if hasattr(config, key))
     memory = default_memory(prefix.device) if memory is None else memory
-    sizes = config.hidden_size, mlp, config.num_hidden_layers, config.vocab_size
-    return Budget(memory, *prefix.shape[:2], prefix.element_size(), *sizes, heads)
+    batch, length = prefix.shape[:2]
+    layers, vocab = config.num_hidden_layers, config.vocab_size
+    return Budget(memory, batch, length, prefix.element_size(), config.hidden_size, mlp, layers, vocab, heads)
 
 
 def default_memory(device: torch.device) -> int:

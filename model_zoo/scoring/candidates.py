@@ -1,7 +1,7 @@
 """Candidate answers in, scores out: checking and tokenising candidates, and turning sums into scores.
 
 A candidate's score is the log-probability of its tokens (no special tokens, no end token) after the prefix, as a mean
-or a sum over its tokens (docs/method.md#ranking). `packing.py` computes the sums, `scoring_naive.py` is its oracle.
+or a sum over its tokens (docs/method.md#ranking). `packing.py` computes the sums, `score_naive` is its oracle.
 """
 
 from __future__ import annotations

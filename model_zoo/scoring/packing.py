@@ -2,7 +2,7 @@
 
 The candidates form a token trie (`trie.py`). Its inner nodes are appended once to the prefix under a mask where every
 node sees the prefix and its own ancestors only, at the position it would have in its own sentence. This equals scoring
-candidates one at a time (`scoring_naive.py`) up to rounding. Nothing is kept per image that all images share: where
+candidates one at a time (`candidates.py`) up to rounding. Nothing is kept per image that all images share: where
 prefixes are equally long and candidates common, masks, positions and node ids exist once and are broadcast.
 
 Left out: sharing the keys of what precedes the image over a batch. MiniGPT-4's BOS + `<Img>` are 3 tokens of the
@@ -11,7 +11,7 @@ bench's 44, counted, not timed; VisualGLM's context looks both ways; OPT, T5 and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -27,7 +27,7 @@ R is 1 or B. The mask is None where plain causal attention is meant.
 """
 
 
-class Layout(NamedTuple):
+class PrefixLayout(NamedTuple):
     """What prefix entries see and where entries stand; from the prefix mask (R, P) bool, padded on either side.
 
     seen: mask -> (R, P, P) bool, padding never seen. start: mask -> positions (R, P) of the prefix.
@@ -47,7 +47,7 @@ def causal_seen(mask: Tensor) -> Tensor:
     return mask.unsqueeze(1) & torch.ones(p, p, dtype=torch.bool, device=mask.device).tril()
 
 
-CAUSAL = Layout(causal_seen, positions_of, lambda mask, depths: mask.sum(-1, keepdim=True) + depths, causal=True)
+CAUSAL = PrefixLayout(causal_seen, positions_of, lambda mask, depths: mask.sum(-1, keepdim=True) + depths, causal=True)
 """The layout of LLaMA, OPT and all other causal models."""
 
 
@@ -63,7 +63,7 @@ class Scorer(NamedTuple):
     embed: Callable[[Tensor], Tensor]
     project: Callable[[Tensor], Tensor]
     new_cache: Callable[[], Any] | None = None
-    layout: Layout = CAUSAL
+    layout: PrefixLayout = CAUSAL
     vocab_rows: int = 512
 
 
@@ -79,8 +79,9 @@ def score_packed(
     shared = mask[:1] if bool((mask == mask[:1]).all()) else mask
     packs = [stack_tries(tries).to(prefix.device) for tries in rounds]
     if len(packs) == 1:
-        states = [_together(scorer, prefix, shared, packs[0])]
+        states: Iterable[Tensor] = [_together(scorer, prefix, shared, packs[0])]
     else:
+        assert scorer.new_cache is not None
         cache = scorer.new_cache()
         ends = _prefix_alone(scorer, prefix, shared, cache)
         states = (_behind(scorer, prefix, shared, pack, cache, ends) for pack in packs)
@@ -136,7 +137,7 @@ def _join(start: Tensor, after: Tensor) -> Tensor:
 
 
 def block_mask(
-    prefix: Tensor, nodes: Tensor, dtype: torch.dtype, layout: Layout = CAUSAL, queries: int | None = None
+    prefix: Tensor, nodes: Tensor, dtype: torch.dtype, layout: PrefixLayout = CAUSAL, queries: int | None = None
 ) -> Tensor:
     """Additive mask (R, 1, P+N, P+N) from the prefix mask (R', P) and the ancestor matrices (R'', N, N).
 

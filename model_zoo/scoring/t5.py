@@ -11,12 +11,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from model_zoo.cache_argument import cache_argument
 
 
-def relative_bias(decoder: nn.Module, queries: Tensor, keys: Tensor) -> Tensor:
+def relative_bias(decoder: Any, queries: Tensor, keys: Tensor) -> Tensor:
     """Bias (R, H, L, M) of a T5 stack for positions queries (R, L) and keys (R, M); keys may not see later ones."""
     deepest = int(queries.max()) + 1
     attention = decoder.block[0].layer[0].SelfAttention
@@ -26,7 +26,7 @@ def relative_bias(decoder: nn.Module, queries: Tensor, keys: Tensor) -> Tensor:
 
 
 def decode_packed(
-    decoder: nn.Module,
+    decoder: Any,
     embeds: Tensor,
     mask: Tensor | None,
     positions: Tensor,

@@ -97,7 +97,9 @@ def chunks(row: Sequence[Ids], max_nodes: int | None) -> Iterator[list[int]]:
     if max_nodes is None:
         yield list(range(len(row)))
         return
-    group, size, before = [], 0, ()
+    group: list[int] = []
+    before: tuple[int, ...] = ()
+    size = 0
     for k in sorted(range(len(row)), key=lambda k: tuple(row[k])):
         path = tuple(row[k][:-1])
         new = len(path) - _common(before, path)

@@ -25,7 +25,7 @@ class WeightFile(NamedTuple):
     holds: tuple[str, ...] = ()
 
 
-class Published(NamedTuple):
+class PublishedModel(NamedTuple):
     """One published MLLM: which files hold its parts and what the shapes in them do not say.
 
     adapter: "module:Class", called with connector, llm, tokenizer (and the Q-Former's tokenizer where `bert` is set).
@@ -97,8 +97,8 @@ OPT_6_7B = _hub_llm("facebook/opt-6.7b", "OPT-6.7B", OPT_LICENCE, "vocab.json", 
 QFORMER = "BLIP-2 Q-Former, queries and ln_vision"
 FLAN_XXL_QFORMER = _lavis("BLIP2/blip2_pretrained_flant5xxl.pth", QFORMER)
 
-PUBLISHED: dict[str, Published] = {
-    "minigpt4": Published(
+PUBLISHED: dict[str, PublishedModel] = {
+    "minigpt4": PublishedModel(
         "model_zoo.minigpt4:MiniGPT4",
         VICUNA_V0,
         (
@@ -115,7 +115,7 @@ PUBLISHED: dict[str, Published] = {
         unused=("t5_proj.",),
         vicuna="v0",
     ),
-    "instructblip": Published(
+    "instructblip": PublishedModel(
         "model_zoo.instructblip:InstructBLIP",
         VICUNA_V11,
         (
@@ -130,7 +130,7 @@ PUBLISHED: dict[str, Published] = {
         hub="Salesforce/instructblip-vicuna-7b",
         vicuna="v1.1",
     ),
-    "blip2": Published(
+    "blip2": PublishedModel(
         "model_zoo.blip2:Blip2T5",
         FLAN_XL,
         (_lavis("BLIP2/blip2_pretrained_flant5xl.pth", f"{QFORMER}, t5_proj"),),
@@ -140,7 +140,7 @@ PUBLISHED: dict[str, Published] = {
         llm_config={"dense_act_fn": "gelu"},
         hub="Salesforce/blip2-flan-t5-xl",
     ),
-    "blip2_t5_xxl": Published(
+    "blip2_t5_xxl": PublishedModel(
         "model_zoo.blip2:Blip2T5",
         FLAN_XXL,
         (FLAN_XXL_QFORMER,),
@@ -149,7 +149,7 @@ PUBLISHED: dict[str, Published] = {
         llm_config={"dense_act_fn": "gelu"},
         hub="Salesforce/blip2-flan-t5-xxl",
     ),
-    "blip2_opt": Published(
+    "blip2_opt": PublishedModel(
         "model_zoo.blip2_opt:Blip2OPT",
         OPT_2_7B,
         (_lavis("BLIP2/blip2_pretrained_opt2.7b.pth", f"{QFORMER}, opt_proj"),),
@@ -157,7 +157,7 @@ PUBLISHED: dict[str, Published] = {
         EVA,
         hub="Salesforce/blip2-opt-2.7b",
     ),
-    "blip2_opt_6_7b": Published(
+    "blip2_opt_6_7b": PublishedModel(
         "model_zoo.blip2_opt:Blip2OPT",
         OPT_6_7B,
         (_lavis("BLIP2/blip2_pretrained_opt6.7b.pth", f"{QFORMER}, opt_proj"),),
@@ -165,7 +165,7 @@ PUBLISHED: dict[str, Published] = {
         EVA,
         hub="Salesforce/blip2-opt-6.7b",
     ),
-    "vpgtrans": Published(
+    "vpgtrans": PublishedModel(
         "model_zoo.vpgtrans:VPGTrans",
         VICUNA_V0,
         (
@@ -180,7 +180,7 @@ PUBLISHED: dict[str, Published] = {
         EVA,
         vicuna="v0",
     ),
-    "bliva": Published(
+    "bliva": PublishedModel(
         "model_zoo.bliva:BLIVA",
         VICUNA_V0,
         (
@@ -197,7 +197,7 @@ PUBLISHED: dict[str, Published] = {
         patch_projection="vision_project",
         vicuna="v0",
     ),
-    "visualglm": Published(
+    "visualglm": PublishedModel(
         "model_zoo.visualglm:VisualGLM",
         _hub_llm(
             "THUDM/visualglm-6b",
@@ -224,13 +224,10 @@ def existing_files(files: Sequence[WeightFile], weights: str | Path) -> list[Pat
     return found
 
 
-def raise_missing(name: str, lines: Sequence[str], weights: str | Path) -> None:
-    """Raise FileNotFoundError with the lines of missing files; nothing if there are none."""
-    if lines:
-        listing = "\n  ".join(lines)
-        raise FileNotFoundError(
-            f"No complete {name} weights in '{weights}'. Expected:\n  {listing}\nSee docs/models.md."
-        )
+def missing_error(name: str, lines: Sequence[str], weights: str | Path) -> FileNotFoundError:
+    """The one error that lists every missing file."""
+    listing = "\n  ".join(lines)
+    return FileNotFoundError(f"No complete {name} weights in '{weights}'. Expected:\n  {listing}\nSee docs/models.md.")
 
 
 def _absent(item: WeightFile, weights: Path) -> list[str]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from model_zoo.base import MLLM
 from model_zoo.connectors import QFormerConnector
 from model_zoo.weights.catalogue import PUBLISHED
-from model_zoo.weights.filling import Parts
+from model_zoo.weights.filling import ModelParts
 from model_zoo.weights.layouts import FORMAT, MANIFEST, find_layout
 from model_zoo.weights.load import load_parts
 from model_zoo.weights.writing import copy_tokenizer, new_folder, write_json, write_shards
@@ -45,7 +45,7 @@ def tokenizer_folders(name: str, layout: Any) -> dict[str, Path]:
 
 
 def save_folder(
-    model: MLLM | Parts,
+    model: MLLM | ModelParts,
     name: str,
     target: Path,
     *,
@@ -60,7 +60,11 @@ def save_folder(
 
     Raises FileExistsError if `target` is not empty, OSError if the disk is too full; nothing is left of it then.
     """
-    parts = model if isinstance(model, Parts) else Parts(*(getattr(model, part, None) for part in Parts._fields))
+    parts = (
+        model
+        if isinstance(model, ModelParts)
+        else ModelParts(*(getattr(model, part, None) for part in ModelParts._fields))
+    )
     tensors, ties = distinct(nn.ModuleDict({"connector": parts.connector, "llm": parts.llm}))
     tokenizers = tokenizers or loaded_from(parts)
     need = sum(value.nbytes for value in tensors.values())
@@ -76,7 +80,8 @@ def save_folder(
 def distinct(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     """(tensors to store, {name: the name it shares its parameter with})."""
     tensors: dict[str, Tensor] = {}
-    ties, names = {}, {}
+    ties: dict[str, str] = {}
+    names: dict[int, str] = {}
     for key, value in module.state_dict(keep_vars=True).items():
         if id(value) in names:
             ties[key] = names[id(value)]
@@ -85,7 +90,7 @@ def distinct(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, ties
 
 
-def loaded_from(parts: Parts) -> dict[str, Path]:
+def loaded_from(parts: ModelParts) -> dict[str, Path]:
     """The folders the tokenizers came from. Raises ValueError when one was not loaded from a folder."""
     found = {"tokenizer": parts.tokenizer, "qformer_tokenizer": parts.qformer_tokenizer}
     folders = {part: Path(getattr(each, "name_or_path", "") or "?") for part, each in found.items() if each is not None}
@@ -95,7 +100,7 @@ def loaded_from(parts: Parts) -> dict[str, Path]:
     return folders
 
 
-def describe(parts: Parts) -> dict[str, Any]:
+def describe(parts: ModelParts) -> dict[str, Any]:
     """The architecture numbers that rebuild the parts. Raises ValueError for a connector without a Q-Former."""
     connector = parts.connector
     if not isinstance(connector, QFormerConnector):

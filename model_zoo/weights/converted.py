@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from model_zoo.connectors import QFormerConnector
 from model_zoo.weights.catalogue import PUBLISHED
 from model_zoo.weights.eva import meta_vision
-from model_zoo.weights.filling import Blueprint, Feed, Parts, merged_headers
+from model_zoo.weights.filling import Blueprint, Feed, ModelParts, merged_headers
 from model_zoo.weights.hub import own_rows
 from model_zoo.weights.index import shard_paths
 from model_zoo.weights.layouts import MANIFEST, read_manifest
@@ -35,7 +35,7 @@ def load_folder(
     name: str | None = None,
     padded: bool = False,
     extra_rows: tuple[Tensor, Tensor] | None = None,
-) -> Parts:
+) -> ModelParts:
     """The parts of a model from its converted folder, filled shard by shard.
 
     Args:
@@ -49,7 +49,7 @@ def load_folder(
     tokenizer = tokenizer_loader(manifest["llm"])(folder / "tokenizer")
     bert = folder / "qformer_tokenizer"
     parts = plan_folder(folder, manifest, tokenizer, padded=padded, extra_rows=extra_rows).fill(dtype)
-    return Parts(parts["connector"], parts["llm"], tokenizer, load_tokenizer(bert) if bert.is_dir() else None)
+    return ModelParts(parts["connector"], parts["llm"], tokenizer, load_tokenizer(bert) if bert.is_dir() else None)
 
 
 def plan_folder(
@@ -99,9 +99,12 @@ def llm_settings(saved: Mapping[str, Any]) -> Any:
     """The LLM's config from its saved values, each of them set: some classes derive a few from others (T5)."""
     from transformers import CONFIG_MAPPING
 
-    kind = saved["model_type"]
+    kind: Any = saved["model_type"]
+    config_class: Any
     if kind == CHATGLM:
-        from model_zoo.chatglm import ChatGLMConfig as config_class
+        from model_zoo.chatglm import ChatGLMConfig
+
+        config_class = ChatGLMConfig
     elif kind in CONFIG_MAPPING:
         config_class = CONFIG_MAPPING[kind]
     else:

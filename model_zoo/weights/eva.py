@@ -83,12 +83,12 @@ def build_vision(
     return vision
 
 
-def meta_vision(config: Any) -> nn.Module:
+def meta_vision(config: Any) -> Any:
     """A `Blip2VisionModel` on the meta device whose last norm has the epsilon of the original `ln_vision`."""
     from transformers import Blip2VisionModel
 
     with torch.device("meta"):
-        vision = Blip2VisionModel(config)
+        vision: Any = Blip2VisionModel(config)
     vision.post_layernorm.eps = LN_VISION_EPS
     return vision
 

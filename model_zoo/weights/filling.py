@@ -35,9 +35,9 @@ class Blueprint:
     module: nn.Module
     feeds: list[Feed]
     ties: Mapping[str, str] = field(default_factory=dict)
-    finish: Callable[[nn.Module], None] | None = None
+    finish: Callable[[Any], None] | None = None
 
-    def fill(self, dtype: torch.dtype | None) -> nn.Module:
+    def fill(self, dtype: torch.dtype | None) -> Any:
         """Read the files one after the other: cast, assign, drop. Peak memory is the module and the largest file.
 
         dtype: of the floating-point weights; None keeps every tensor's own, mapped from its file.
@@ -67,10 +67,10 @@ def merged_headers(paths: Iterable[Path]) -> dict[str, Tensor]:
     return header
 
 
-class Parts(NamedTuple):
+class ModelParts(NamedTuple):
     """What every layout of a model's files comes down to; an adapter is built from these."""
 
-    connector: nn.Module
-    llm: nn.Module
+    connector: Any
+    llm: Any
     tokenizer: Any
     qformer_tokenizer: Any = None

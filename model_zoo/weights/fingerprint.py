@@ -6,11 +6,13 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
 from model_zoo.weights.safe import load_tensors
+from model_zoo.weights.writing import new_file
 
 
 def cache_file() -> Path:
@@ -57,11 +59,6 @@ def _read_cache() -> dict[str, list[str]]:
 
 
 def _write_cache(known: dict[str, list[str]]) -> None:
-    target = cache_file()
-    scratch = target.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+    # Only a cache: a read-only home costs time, nothing else.
+    with suppress(OSError), new_file(cache_file()) as scratch:
         scratch.write_text(json.dumps(known))
-        scratch.replace(target)
-    except OSError:
-        scratch.unlink(missing_ok=True)  # only a cache: a read-only home costs time, nothing else

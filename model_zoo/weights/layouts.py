@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from model_zoo.weights.catalogue import PUBLISHED, existing_files, missing_lines, raise_missing
+from model_zoo.weights.catalogue import PUBLISHED, existing_files, missing_error, missing_lines
 from model_zoo.weights.index import shard_names
 
 MANIFEST, FORMAT = "mllm.json", 1
@@ -19,7 +19,7 @@ VOCABULARIES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json
 """Files a tokenizer can come from; a folder needs one of them."""
 
 
-class Layout(NamedTuple):
+class WeightsLayout(NamedTuple):
     """A complete set of files.
 
     kind: `converted` (one folder written by `convert`), `original` (the published files) or `hub` (the Hugging Face
@@ -33,7 +33,7 @@ class Layout(NamedTuple):
     files: tuple[Path, ...]
 
 
-def find_layout(name: str, weights: str | Path) -> Layout:
+def find_layout(name: str, weights: str | Path) -> WeightsLayout:
     """The layout to load `name` from; a converted folder may be `weights` itself or lie in it under the name.
 
     Raises FileNotFoundError that lists the missing original files and names the hub folder that would do instead,
@@ -41,20 +41,20 @@ def find_layout(name: str, weights: str | Path) -> Layout:
     """
     layout = complete_layout(name, Path(weights))
     if layout is None:
-        raise_missing(name, missing_in_layouts(name, weights), weights)
+        raise missing_error(name, missing_in_layouts(name, weights), weights)
     return layout
 
 
-def complete_layout(name: str, weights: Path) -> Layout | None:
+def complete_layout(name: str, weights: Path) -> WeightsLayout | None:
     """The first complete layout, None if there is none. Raises ValueError for a converted folder of another model."""
     folder = converted_folder(name, weights)
     if folder and not folder_lines(folder):
-        return Layout("converted", folder, _shards(folder))
+        return WeightsLayout("converted", folder, _shards(folder))
     if not missing_lines(PUBLISHED[name].files, weights):
-        return Layout("original", weights, tuple(existing_files(PUBLISHED[name].files, weights)))
+        return WeightsLayout("original", weights, tuple(existing_files(PUBLISHED[name].files, weights)))
     hub = PUBLISHED[name].hub
     if hub and not hub_lines(name, weights):
-        return Layout("hub", weights / hub, _shards(weights / hub))
+        return WeightsLayout("hub", weights / hub, _shards(weights / hub))
     return None
 
 
@@ -123,6 +123,7 @@ def folder_lines(folder: Path) -> list[str]:
 def hub_lines(name: str, weights: Path) -> list[str]:
     """What the hub folder of a model lacks."""
     known = PUBLISHED[name]
+    assert known.hub is not None
     folder = weights / known.hub
     absent = [file for file in ("config.json", *shard_names(folder)) if not (folder / file).is_file()]
     if not has_vocabulary(folder):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from model_zoo.weights.filling import Blueprint, Convert, Feed, merged_headers
 from model_zoo.weights.index import shard_paths
-from model_zoo.weights.safe import check_fit, load_tensors
+from model_zoo.weights.safe import check_fit
 
 UNUSED = re.compile(r"rotary_emb\.inv_freq$|EncDecAttention\.relative_attention_bias\.weight$|(^|\.)decoder\.version$")
 """Buffers that old checkpoints store and today's classes compute, or never use."""
@@ -43,7 +43,7 @@ def load_tokenizer(folder: Path) -> Any:
 
     stated, config = (_read_json(folder / name) for name in ("tokenizer_config.json", "config.json"))
     kind = config.get("model_type") or ("bert" if (folder / "vocab.txt").is_file() else None)
-    name, specials = PLAIN.get(kind, ("AutoTokenizer", {}))
+    name, specials = PLAIN.get(str(kind), ("AutoTokenizer", {}))
     if stated.get("tokenizer_class"):
         empty = [key for key in specials if stated.get(key) == ""]  # as Vicuna v0's delta has them
         name, specials = "AutoTokenizer", {key: specials[key] for key in empty}
@@ -55,19 +55,6 @@ def load_tokenizer(folder: Path) -> Any:
 
 def _read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def read_shards(folder: Path) -> dict[str, Tensor]:
-    """All tensors of the folder's shards. Raises FileNotFoundError that names every missing shard."""
-    tensors: dict[str, Tensor] = {}
-    for path in shard_paths(folder):
-        tensors |= load_tensors(path)
-    return {key: value for key, value in tensors.items() if not UNUSED.search(key)}
-
-
-def load_llm(folder: Path, dtype: torch.dtype | None, **options: Any) -> nn.Module:
-    """The folder's LLaMA, OPT or T5, filled shard by shard. Options: see `plan_llm`."""
-    return plan_llm(folder, **options).fill(dtype)
 
 
 def plan_llm(folder: Path, *, extra_rows: tuple[Tensor, Tensor] | None = None, **config: Any) -> Blueprint:
@@ -94,17 +81,17 @@ def plan_llm(folder: Path, *, extra_rows: tuple[Tensor, Tensor] | None = None, *
     return Blueprint(llm, [Feed(path, convert) for path in paths], ties, rebuild_buffers_)
 
 
-def build_llm(settings: Any, source: str) -> nn.Module:
+def build_llm(settings: Any, source: str) -> Any:
     """The LLM of a transformers config on the meta device, tied as `tied_names` says and no further."""
     with torch.device("meta"):
-        llm = llm_class(settings, source)(settings)
+        llm: Any = llm_class(settings, source)(settings)
         if "lm_head.weight" not in tied_names(llm):  # transformers 5 builds every T5 with a tied head
             llm.lm_head.weight = nn.Parameter(torch.empty_like(llm.lm_head.weight))
     llm.all_tied_weights_keys = llm._tied_weights_keys = tied_names(llm)  # whatever ties again later keeps to it
     return llm
 
 
-def llm_class(config: Any, source: str) -> type[nn.Module]:
+def llm_class(config: Any, source: str) -> Any:
     """The transformers class for a config, whatever name config.json gives it. Raises ValueError if there is none."""
     from transformers.models.auto import modeling_auto as auto
 
@@ -116,7 +103,7 @@ def llm_class(config: Any, source: str) -> type[nn.Module]:
     return mapping[type(config)]
 
 
-def tied_names(llm: nn.Module) -> dict[str, str]:
+def tied_names(llm: Any) -> dict[str, str]:
     """Names that share another's weight: the head where the config says so, T5's two embeddings always."""
     config = llm.config
     # transformers 5 forces tie_word_embeddings on for T5 and keeps what the file said in scale_decoder_outputs.
@@ -155,7 +142,7 @@ def resize_rows(
     return tensors if extra_rows is None else add_rows(tensors, extra_rows, prefix)
 
 
-def llm_names(llm: nn.Module, names: Iterable[str]) -> dict[str, str]:
+def llm_names(llm: Any, names: Iterable[str]) -> dict[str, str]:
     """The LLM's name for each of a checkpoint's names that is used; unknown names stay as they are."""
     wanted = set(llm.state_dict(keep_vars=True))
     target = {}
@@ -181,7 +168,7 @@ def add_rows(tensors: dict[str, Tensor], extra_rows: tuple[Tensor, Tensor], pref
     return tensors | grown
 
 
-def rebuild_buffers_(llm: nn.Module) -> None:
+def rebuild_buffers_(llm: Any) -> None:
     """Compute what is not in a checkpoint (rotary frequencies) on the CPU; it was built on the meta device."""
     for name, module in list(llm.named_modules()):
         if any(buffer.is_meta for buffer in module.buffers(recurse=False)):

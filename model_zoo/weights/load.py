@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from model_zoo.base import MLLM
-from model_zoo.weights.catalogue import PUBLISHED, Published
-from model_zoo.weights.filling import Blueprint, Parts
-from model_zoo.weights.layouts import Layout, find_layout
+from model_zoo.weights.catalogue import PUBLISHED, PublishedModel
+from model_zoo.weights.filling import Blueprint, ModelParts
+from model_zoo.weights.layouts import WeightsLayout, find_layout
 from model_zoo.weights.llm import load_tokenizer, plan_llm
 from model_zoo.weights.qformer import plan_connector
 from model_zoo.weights.safe import as_dtype
@@ -51,13 +51,13 @@ def load_published(
 
 def load_parts(
     name: str,
-    layout: Layout,
+    layout: WeightsLayout,
     dtype: torch.dtype | None,
     *,
     official: bool = False,
     heads: dict[str, int | None] | None = None,
     extra_rows: tuple[Tensor, Tensor] | None = None,
-) -> Parts:
+) -> ModelParts:
     """The parts of a model from one layout of its files. dtype None keeps every tensor's own, mapped from its file.
 
     `official` keeps the LLM row of `[PAD]` that the hub conversion of InstructBLIP has. Raises as `load_published`.
@@ -73,36 +73,37 @@ def load_parts(
     return read_parts(PUBLISHED[name], layout.folder, dtype, counts, extra_rows)
 
 
-def read_hub(known: Published, folder: Path, dtype: torch.dtype | None, **rows: Any) -> Parts:
+def read_hub(known: PublishedModel, folder: Path, dtype: torch.dtype | None, **rows: Any) -> ModelParts:
     """The parts of a model from its Hugging Face conversion; `rows`: padded, extra_rows of `plan_hub`."""
     from model_zoo.weights.hub import plan_hub
 
     tokenizer = load_tokenizer(folder)
     bert = load_tokenizer(folder / "qformer_tokenizer") if known.bert else None
     parts = plan_hub(folder, tokenizer, llm_config=known.llm_config, **rows).fill(dtype)
-    return Parts(parts["connector"], parts["llm"], tokenizer, bert)
+    return ModelParts(parts["connector"], parts["llm"], tokenizer, bert)
 
 
 def read_parts(
-    known: Published,
+    known: PublishedModel,
     root: Path,
     dtype: torch.dtype | None,
     heads: dict[str, int | None],
     extra_rows: tuple[Tensor, Tensor] | None = None,
-) -> Parts:
+) -> ModelParts:
     """The parts of a model from its original files, every name and shape checked before the first weight is read."""
     if known.vision is None:  # VisualGLM: one folder holds every part
-        return Parts(*load_visualglm_parts(root / known.llm.path, dtype, **heads))
+        return ModelParts(*load_visualglm_parts(root / known.llm.path, dtype, **heads))
     connector, llm = plan_parts(known, root, heads, extra_rows)
     bert = load_tokenizer((root / known.bert.path).parent) if known.bert else None
     tokenizer = load_tokenizer(root / known.llm.path)
-    return Parts(connector.fill(dtype), llm.fill(dtype), tokenizer, bert)
+    return ModelParts(connector.fill(dtype), llm.fill(dtype), tokenizer, bert)
 
 
 def plan_parts(
-    known: Published, root: Path, heads: dict[str, int | None], extra_rows: tuple[Tensor, Tensor] | None = None
+    known: PublishedModel, root: Path, heads: dict[str, int | None], extra_rows: tuple[Tensor, Tensor] | None = None
 ) -> tuple[Blueprint, Blueprint]:
     """(connector, llm) on the meta device, checked against the headers of the original files; no data is read."""
+    assert known.vision is not None
     connector = plan_connector(
         root / known.vision.path,
         [root / item.path for item in known.checkpoints],
@@ -115,7 +116,7 @@ def plan_parts(
     return connector, plan_llm(root / known.llm.path, extra_rows=extra_rows, **known.llm_config)
 
 
-def build_adapter(name: str, parts: Parts, **options: Any) -> MLLM:
+def build_adapter(name: str, parts: ModelParts, /, **options: Any) -> MLLM:
     """The adapter class of `name` around its parts, frozen."""
     module, adapter = PUBLISHED[name].adapter.split(":")
     modules = [part for part in parts if part is not None]

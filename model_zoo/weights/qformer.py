@@ -72,7 +72,7 @@ def build_qformer(
     return qformer
 
 
-def meta_qformer(config: Mapping[str, Any], *, reads_text: bool) -> nn.Module:
+def meta_qformer(config: Mapping[str, Any], *, reads_text: bool) -> Any:
     """An `InstructBlipQFormerModel` (reads_text) or `Blip2QFormerModel` on the meta device."""
     import transformers
 

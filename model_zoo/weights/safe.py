@@ -114,19 +114,6 @@ def take_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]
     return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
 
 
-def assign_weights_(
-    module: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype | None, source: str
-) -> nn.Module:
-    """Put tensors into a module built on the meta device, as `dtype`, without an intermediate copy of the model.
-
-    Raises ValueError naming every missing, unexpected and mis-shaped key.
-    """
-    check_fit(module, tensors, source)
-    for key, value in tensors.items():
-        put_(module, key, own(value, dtype))
-    return module
-
-
 def check_fit(module: nn.Module, tensors: Mapping[str, Tensor], source: str, tied: Iterable[str] = ()) -> None:
     """Compare names and shapes (of tensors on any device) with a module's, `tied` names left out.
 
@@ -163,8 +150,8 @@ def put_(module: nn.Module, key: str, value: Tensor) -> None:
     if name in dict(owner.named_buffers(recurse=False)):
         owner.register_buffer(name, value)
     else:
-        shared = isinstance(value, nn.Parameter)
-        owner.register_parameter(name, value if shared else nn.Parameter(value, requires_grad=False))
+        shared = value if isinstance(value, nn.Parameter) else nn.Parameter(value, requires_grad=False)
+        owner.register_parameter(name, shared)
 
 
 def complain(source: str, **problems: Iterable[str]) -> None:

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from model_zoo.chatglm_tokenizer import ChatGLMTokenizer, load_tokenizer
 from model_zoo.connectors import QFormerConnector
 from model_zoo.weights.eva import HEADS as VISION_HEADS
-from model_zoo.weights.eva import known_heads
+from model_zoo.weights.eva import known_heads, meta_vision
 from model_zoo.weights.filling import Blueprint, Feed, merged_headers
 from model_zoo.weights.index import shard_paths
 from model_zoo.weights.qformer import HEADS as QFORMER_HEADS
+from model_zoo.weights.qformer import meta_linear
 from model_zoo.weights.safe import complain, take_prefix
 
 LLM_HEADS = {4096: 32}
@@ -125,8 +126,8 @@ def check_originals(
 
 def original_shape(shape: torch.Size, place: Origin) -> tuple[int, ...]:
     """Shape in the file: `parts` times the rows, and no leading 1 for CLS, positions and queries."""
-    shape = shape[1:] if len(shape) == 3 else shape
-    return (shape[0] * place.parts, *shape[1:])
+    rows, *rest = shape[1:] if len(shape) == 3 else shape
+    return (rows * place.parts, *rest)
 
 
 def stored_in_half(key: str) -> bool:
@@ -143,9 +144,9 @@ def count_layers(tensors: Mapping[str, Tensor], stated: Mapping[str, Any]) -> in
     return stated.get("num_layers") or 1 + max(found, default=-1)
 
 
-def build_sat_vision(tensors: Mapping[str, Tensor], stated: Mapping[str, Any], heads: int | None) -> nn.Module:
+def build_sat_vision(tensors: Mapping[str, Tensor], stated: Mapping[str, Any], heads: int | None) -> Any:
     """The tower on the meta device for keys below `image_encoder.vit.`; all its blocks count, `ln_vision` is last."""
-    from transformers import Blip2VisionConfig, Blip2VisionModel
+    from transformers import Blip2VisionConfig
 
     width, patch = tensors[WORDS].shape[-1], tensors["mixins.patch_embedding.proj.weight"].shape[-1]
     heads = heads or stated.get("num_attention_heads") or known_heads(VISION_HEADS, width, "vision_heads")
@@ -159,15 +160,12 @@ def build_sat_vision(tensors: Mapping[str, Tensor], stated: Mapping[str, Any], h
         patch_size=patch,
         layer_norm_eps=stated.get("layernorm_epsilon", 1e-6),
     )
-    with torch.device("meta"):
-        vision = Blip2VisionModel(config)
-    vision.post_layernorm.eps = 1e-5
-    return vision
+    return meta_vision(config)
 
 
 def build_sat_qformer(
     tensors: Mapping[str, Tensor], stated: Mapping[str, Any], heads: int | None, vision_width: int
-) -> nn.Module:
+) -> Any:
     """The Q-Former on the meta device for keys below `image_encoder.qformer.`; it reads no text."""
     from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
@@ -188,7 +186,7 @@ def build_sat_qformer(
         return Blip2QFormerModel(config)
 
 
-def build_chatglm(tensors: Mapping[str, Tensor], stated: Mapping[str, Any]) -> nn.Module:
+def build_chatglm(tensors: Mapping[str, Tensor], stated: Mapping[str, Any]) -> Any:
     """ChatGLM-6B v1 on the meta device for the keys outside `image_encoder.`."""
     from model_zoo.chatglm import ChatGLMConfig, ChatGLMForCausalLM
 
@@ -208,15 +206,14 @@ def build_chatglm(tensors: Mapping[str, Tensor], stated: Mapping[str, Any]) -> n
 
 def build_parts(
     header: Mapping[str, Tensor], stated: Mapping[str, Any], vision_heads: int | None, qformer_heads: int | None
-) -> nn.ModuleDict:
+) -> Any:
     """ModuleDict({"connector": ..., "llm": ...}) on the meta device; sizes from shapes, counts from config.json."""
     tower = build_sat_vision(take_prefix(header, VISION), stated.get("eva_config", {}), vision_heads)
     queries = take_prefix(header, QFORMER)
     stacked = stated.get("qformer_config", {})
     qformer = build_sat_qformer(queries, stacked, qformer_heads, tower.config.hidden_size)
     llm = build_chatglm(header, stated)
-    with torch.device("meta"):
-        projection = nn.Linear(qformer.config.hidden_size, llm.config.hidden_size)
+    projection = meta_linear(qformer.config.hidden_size, llm.config.hidden_size)
     connector = QFormerConnector(tower, qformer, queries[QUERIES].unsqueeze(0), projection)
     return nn.ModuleDict({"connector": connector, "llm": llm})
 

@@ -1,4 +1,4 @@
-"""Writing a folder of weights so that it is there whole or not at all."""
+"""Writing a folder of weights, or a file, so that it is there whole or not at all."""
 
 from __future__ import annotations
 
@@ -55,6 +55,20 @@ def new_folder(target: Path, need: int) -> Iterator[Path]:
         _flush(target.parent)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def new_file(target: Path) -> Iterator[Path]:
+    """A scratch file beside `target` that replaces it when the block ends well, and is removed otherwise."""
+    scratch = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield scratch
+        _flush(scratch)
+        scratch.replace(target)
+    except BaseException:
+        scratch.unlink(missing_ok=True)
         raise
 
 

@@ -19,7 +19,7 @@ from lightning_modules.prompts import PadPrompt
 from model_zoo.base import MLLM
 from model_zoo.clip import ClipScorer
 from model_zoo.registry import load_clip, load_mllm
-from model_zoo.sequences import embed_rows, pad_rows
+from model_zoo.sequences import pad_rows
 
 FORCED = os.environ.get("TVP_GOLDEN")
 HERE = Path(__file__).resolve().parents[1]
@@ -130,13 +130,12 @@ class Golden:
         model, questions = self.model, self.questions("mixed")
         with torch.no_grad():
             visual = model.encode_image(self.frames, questions)
+            tokens = model.llm_tokens(visual, ranking=ranking)
             if self.is_t5:
-                prompts = [model.prompt_ids(question, ranking=ranking) for question in questions]
-                embeds, mask = model.encoder_input(visual.tokens, prompts)
+                rows = [model.prefix_ids(question, tokens.shape[1], ranking=ranking) for question in questions]
             else:
-                tokens = model.llm_tokens(visual, ranking=ranking)
-                ids, mask = pad_rows(self.llm_ids(tokens.shape[1], ranking), tokens.device)
-                embeds = embed_rows(model.llm.get_input_embeddings(), ids, tokens)
+                rows = self.llm_ids(tokens.shape[1], ranking)
+            embeds, mask = model.place(rows, tokens)
         return [row[seen] for row, seen in zip(embeds, mask, strict=True)]
 
     def llm_ids(self, n_visual: int, ranking: bool) -> list[list[int]]:

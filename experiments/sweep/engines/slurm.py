@@ -85,13 +85,10 @@ class _Jobs(Pool):
             with _inherited(), self.executor.batch():
                 jobs = [self.executor.submit(slurm_worker, *words) for _ in range(count)]
         except Exception as error:
-<<<<<<< HEAD
             said = last_line(error).removesuffix(".")
-            raise ValueError(f"SLURM refused the jobs: {said}. Change slurm=..., see README.") from error
-=======
-            refusal = f"SLURM refused the jobs: {_last_line(error)}. Change slurm=..., see docs/transfer_sweep.md."
-            raise ValueError(refusal) from error
->>>>>>> docs
+            raise ValueError(
+                f"SLURM refused the jobs: {said}. Change slurm=..., see docs/transfer_sweep.md."
+            ) from error
         self.jobs |= dict.fromkeys(jobs, before)
 
     def _progress(self) -> tuple[int, float]:
