@@ -45,11 +45,11 @@ def main(argv: Sequence[str]) -> int:
     from rich.progress import track
 
     from lightning_modules.apply_prompt import FITS
-    from lightning_modules.artefact import load_prompt
+    from lightning_modules.prompts import Prompt
 
     if options["fit"] not in FITS:
         raise ValueError(f"Unknown fit '{options['fit']}'. Available: {', '.join(FITS)}.")
-    prompt = load_prompt(str(options["prompt"]), reading=str(options["reading"]))
+    prompt = Prompt.load(str(options["prompt"]), reading=str(options["reading"]))
     console, skipped = Console(stderr=True), 0
     for source, target in track(plan.items(), "Prompting", console=console, disable=len(plan) < 8, transient=True):
         skipped += not put_on(prompt, source, target, fit=str(options["fit"]))

@@ -59,10 +59,11 @@ def main(argv: Sequence[str]) -> int:
     from rich.console import Console
 
     from lightning_modules.apply_prompt import load_picture
-    from lightning_modules.artefact import load_prompt, read_manifest
+    from lightning_modules.artefact import read_manifest
+    from lightning_modules.prompts import Prompt
     from model_zoo.registry import load_mllm
 
-    prompt, manifest = load_prompt(options["prompt"], reading=options["reading"]), read_manifest(options["prompt"])
+    prompt, manifest = Prompt.load(options["prompt"], reading=options["reading"]), read_manifest(options["prompt"])
     names, frames = build_inputs(prompt, load_picture(options["image"]), fit=options["fit"])
     device = find_device(options["device"])
     with Console(stderr=True).status(f"Loading {options['mllm']}"):

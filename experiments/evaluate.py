@@ -71,13 +71,14 @@ def main(argv: Sequence[str]) -> int:
     from experiments.run.summary import show_records
 
     pass
-    from lightning_modules.artefact import load_prompt, read_manifest
+    from lightning_modules.artefact import read_manifest
+    from lightning_modules.prompts import Prompt
 
     manifest = read_manifest(options["prompt"])
     names = [name for name in options["mllm"].split(",") if name]
     specs = _specs(options, names, manifest)
     device = _device(options["device"])
-    prompts = {"prompt": load_prompt(options["prompt"]), "png": load_prompt(options["prompt"], reading="png")}
+    prompts = {"prompt": Prompt.load(options["prompt"]), "png": Prompt.load(options["prompt"], reading="png")}
     prompts = {name: prompt.to(device) for name, prompt in prompts.items()}
     scorer = _scorer(options, manifest, prompts["prompt"], controls, device)
     report_left_out(scorer.datamodule, [options["split"]], None)

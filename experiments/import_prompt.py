@@ -45,14 +45,15 @@ def main(argv: Sequence[str]) -> int:
     path = Path(options["from"])
     tensor = read_perturbation(path, options["key"])
     prompt = build_imported(tensor, options["pad"])
-    from lightning_modules.artefact import load_prompt, prompt_sha256, read_manifest, save_artefact
+    from lightning_modules.artefact import prompt_sha256, read_manifest
+    from lightning_modules.prompts import Prompt
 
     noted = {key: options[key] for key in ("source", "task", "licence") if options[key]}
     origin = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "key": options["key"]}
-    folder = save_artefact(prompt, options["out"], {"mode": "official", "imported_from": origin, **noted})
-    load_prompt(folder, reading="png")
+    folder = prompt.save(options["out"], {"mode": "official", "imported_from": origin, **noted})
+    Prompt.load(folder, reading="png")
     manifest = read_manifest(folder)
-    if prompt_sha256(load_prompt(folder).delta) != manifest["prompt"]:
+    if prompt_sha256(Prompt.load(folder).delta) != manifest["prompt"]:
         raise ValueError(f"'{folder}' does not read back as written. Check the disk and import again.")
     print(f"Imported '{path}' as '{folder}': frame {prompt.frame}, pad {prompt.pad}, unbounded.")
     print(f"prompt {manifest['prompt']}")

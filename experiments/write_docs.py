@@ -101,9 +101,9 @@ def picture_answers() -> dict[str, list[list[str]]]:
     They are what `python -m experiments.ask` stars: the candidate with the highest mean log-likelihood.
     """
     from datamodules.emoji.questions import DOWNSTREAM_NAMES, RECOGNITION
-    from lightning_modules.artefact import load_prompt
+    from lightning_modules.prompts import Prompt
 
-    prompt = load_prompt(PROMPT, reading="png")
+    prompt = Prompt.load(PROMPT, reading="png")
     frames = [build_inputs(prompt, scene, fit="crop")[1] for _, scene in picture_samples()]
     answers: dict[str, list[list[str]]] = {}
     for name in SHOWN:
@@ -144,11 +144,11 @@ def _draw_scene(sheet: Any, font: Any, left: int, scene: Any, truth: str, answer
     """One scene's three pictures side by side, each with a line for every model's answer."""
     from PIL import ImageDraw
 
-    from lightning_modules.artefact import load_prompt
     from lightning_modules.drawing import RIGHT, WRONG, magnify
+    from lightning_modules.prompts import Prompt
 
     draw = ImageDraw.Draw(sheet)
-    names, frames = build_inputs(load_prompt(PROMPT, reading="png"), scene, fit="crop")
+    names, frames = build_inputs(Prompt.load(PROMPT, reading="png"), scene, fit="crop")
     for column, (name, frame) in enumerate(zip(names, frames, strict=True)):
         x = left + column * (TILE + GAP)
         draw.text((x, LINE), name.replace("prompted", "learned frame"), "black", font)

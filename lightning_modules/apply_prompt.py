@@ -11,14 +11,12 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from lightning_modules.prompts import Prompt
-
 FITS = ("crop", "letterbox")
 # Formats read from disk: all decoded inside Pillow (its EPS reader would start another program).
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 
-def apply_prompt(prompt: Prompt, image: Any, *, fit: str = "crop") -> Any:
+def apply_prompt(prompt: Any, image: Any, *, fit: str = "crop") -> Any:
     """Put `prompt` on one picture; the same kind of picture comes back, frame x frame.
 
     8-bit kinds agree exactly; floats are resized in float, which the 8-bit resize rounds (by up to 2/255).
@@ -26,7 +24,8 @@ def apply_prompt(prompt: Prompt, image: Any, *, fit: str = "crop") -> Any:
     `frame.paste(ImageOps.fit(ImageOps.exif_transpose(photo).convert("RGB"), (size, size), Image.BICUBIC), (pad, pad))`.
 
     Args:
-        prompt: any Prompt, on any device.
+        prompt: what turns images (B, 3, image_size, image_size) into frames and has `image_size` and `delta`: any
+            Prompt, on any device.
         image: PIL image of any mode (EXIF orientation is respected; alpha is dropped; 16-bit grey is scaled to 8 bits),
             numpy (H, W, 3) or (H, W), or tensor (3, H, W); arrays and tensors uint8, or float in [0, 1].
         fit: `crop` takes the centre square, `letterbox` the whole picture between black bars.
@@ -84,7 +83,7 @@ def frame_to_pil(frame: Tensor) -> Image.Image:
 
 
 @torch.no_grad()
-def _put(image: Any, size: int, fit: str, prompt: Prompt | None) -> Any:
+def _put(image: Any, size: int, fit: str, prompt: Any) -> Any:
     if fit not in FITS:
         raise ValueError(f"Unknown fit '{fit}'. Available: {', '.join(FITS)}.")
     if isinstance(image, Image.Image):
@@ -99,7 +98,7 @@ def _put(image: Any, size: int, fit: str, prompt: Prompt | None) -> Any:
     raise TypeError(f"Got a picture of type {type(image).__name__}. Expected a PIL image, numpy array or tensor.")
 
 
-def _put_array(pixels: np.ndarray, size: int, fit: str, prompt: Prompt | None) -> np.ndarray:
+def _put_array(pixels: np.ndarray, size: int, fit: str, prompt: Any) -> np.ndarray:
     """(H, W, 3) uint8 -> uint8, or float -> float32, both (frame, frame, 3)."""
     if pixels.dtype == np.uint8:
         return _put_8bit(Image.fromarray(pixels), size, fit, prompt)
@@ -108,12 +107,12 @@ def _put_array(pixels: np.ndarray, size: int, fit: str, prompt: Prompt | None) -
     return _prompted(photo, prompt).permute(1, 2, 0).numpy()
 
 
-def _put_8bit(photo: Image.Image, size: int, fit: str, prompt: Prompt | None) -> np.ndarray:
+def _put_8bit(photo: Image.Image, size: int, fit: str, prompt: Any) -> np.ndarray:
     pixels = torch.from_numpy(np.array(_fitted(photo, size, fit))).permute(2, 0, 1)
     return frames_to_uint8(_prompted(pixels / 255, prompt)).permute(1, 2, 0).contiguous().numpy()
 
 
-def _prompted(photo: Tensor, prompt: Prompt | None) -> Tensor:
+def _prompted(photo: Tensor, prompt: Any) -> Tensor:
     return photo if prompt is None else prompt(photo[None].to(prompt.delta.device))[0].float().cpu()
 
 

@@ -18,9 +18,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_modules.artefact_png import PNG_ENCODINGS, decode_pixels, encode_delta, png_bytes, read_png
+from lightning_modules.artefact_png import (
+    PNG_ENCODINGS,
+    PromptTensors,
+    check_geometry,
+    decode_pixels,
+    encode_delta,
+    png_bytes,
+    read_png,
+)
 from lightning_modules.atomic import replace_file, replace_folder, settled_folder
-from lightning_modules.prompts import Prompt, build_prompt
 
 FORMAT, FORMAT_VERSION = "tvp-prompt", 1
 FLOAT_FILE, PNG_FILE, MANIFEST_FILE = "prompt.safetensors", "prompt.png", "manifest.json"
@@ -37,11 +44,11 @@ def prompt_sha256(delta: Tensor) -> str:
     return hashlib.sha256(values.astype("<f4", copy=False).tobytes()).hexdigest()
 
 
-def save_artefact(prompt: Prompt, folder: str | Path, manifest: Mapping[str, Any]) -> Path:
+def save_artefact(prompt: PromptTensors, folder: str | Path, manifest: Mapping[str, Any]) -> Path:
     """Write `prompt` as an artefact; all three files or none, and an older artefact is replaced only when complete.
 
     Args:
-        prompt: finished prompt, after `project_()`.
+        prompt: `prompt.tensors` of a finished prompt, after `project_()`.
         folder: new, empty, or an older artefact.
         manifest: JSON-able entries of the caller: mode, task, source, training data fingerprint, scores, licence...
 
@@ -55,7 +62,7 @@ def save_artefact(prompt: Prompt, folder: str | Path, manifest: Mapping[str, Any
     """
     from safetensors.torch import save
 
-    delta = prompt.delta.detach().to("cpu", torch.float32).contiguous()
+    delta = prompt.delta
     _check_delta(delta, prompt, where="This prompt")
     pixels = encode_delta(delta, PNG_ENCODINGS[prompt.kind])
     files = {FLOAT_FILE: save({"delta": delta}, metadata={"format": "pt"}), PNG_FILE: png_bytes(pixels)}
@@ -100,8 +107,8 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     return manifest
 
 
-def load_prompt(folder: str | Path, *, reading: str = "float") -> Prompt:
-    """Read a prompt back: frozen, in eval mode, bit for bit what the file says.
+def load_artefact(folder: str | Path, *, reading: str = "float") -> PromptTensors:
+    """Read a prompt back, bit for bit what the file says; `Prompt.load` makes a prompt of it.
 
     Args:
         reading: `float` reads prompt.safetensors, `png` the 8-bit picture. Only that file and the manifest are needed.
@@ -114,7 +121,7 @@ def load_prompt(folder: str | Path, *, reading: str = "float") -> Prompt:
     if reading not in READINGS:
         raise ValueError(f"Unknown reading '{reading}'. Available: {', '.join(READINGS)}.")
     manifest = read_manifest(folder)
-    prompt = build_prompt(manifest["kind"], **{key: manifest[key] for key in ("frame", "pad", "bounds")})
+    prompt = _expected(manifest)
     name, where = READINGS[reading], f"'{folder}/{READINGS[reading]}'"
     data = _read(folder, name)
     delta = (_read_float if reading == "float" else read_png)(data, prompt, where=where)
@@ -123,12 +130,20 @@ def load_prompt(folder: str | Path, *, reading: str = "float") -> Prompt:
     if reading == "float" and prompt_sha256(delta) != manifest["prompt"]:
         raise ValueError(f"'{folder}' holds another prompt than its manifest names (sha256 of delta). Copy it again.")
     _check_delta(delta, prompt, where=where)
-    prompt.delta.data = delta
-    return prompt.requires_grad_(False).eval()
+    return prompt._replace(delta=delta)
 
 
-def _own_entries(prompt: Prompt, delta: Tensor, decoded: Tensor, files: Mapping[str, bytes]) -> dict[str, Any]:
-    border = delta[:, prompt.mask[0].cpu() > 0]
+def _expected(manifest: Mapping[str, Any]) -> PromptTensors:
+    """The prompt a manifest announces, its pixels still zero."""
+    kind, frame, pad, bounds = (manifest[key] for key in ("kind", "frame", "pad", "bounds"))
+    if kind not in PNG_ENCODINGS:
+        raise ValueError(f"Unknown prompt kind '{kind}'. Available: {', '.join(sorted(PNG_ENCODINGS))}.")
+    check_geometry(frame, pad, bounds)
+    return PromptTensors(kind, frame, pad, bounds, torch.zeros(3, frame, frame))
+
+
+def _own_entries(prompt: PromptTensors, delta: Tensor, decoded: Tensor, files: Mapping[str, bytes]) -> dict[str, Any]:
+    border = delta[:, prompt.mask[0] > 0]
     low = 0.0 if PNG_ENCODINGS[prompt.kind] == "unsigned" else -1.0
     return {
         "format": FORMAT,
@@ -148,7 +163,7 @@ def _own_entries(prompt: Prompt, delta: Tensor, decoded: Tensor, files: Mapping[
     }
 
 
-def _preprocessing(prompt: Prompt) -> dict[str, Any]:
+def _preprocessing(prompt: PromptTensors) -> dict[str, Any]:
     """The contract of `lightning_modules.apply_prompt.apply_prompt`, for readers without this code."""
     size, frame, pad = prompt.image_size, prompt.frame, prompt.pad
     put = {
@@ -171,11 +186,11 @@ def _preprocessing(prompt: Prompt) -> dict[str, Any]:
     }
 
 
-def _check_delta(delta: Tensor, prompt: Prompt, *, where: str) -> None:
+def _check_delta(delta: Tensor, prompt: PromptTensors, *, where: str) -> None:
     low = 0.0 if prompt.kind == "pad" else -1.0
     if not torch.isfinite(delta).all():
         raise ValueError(f"{where} holds NaN or infinite values. Expected finite pixels; train or export it again.")
-    if (delta * (1 - prompt.mask.to(delta))).any():
+    if (delta * (1 - prompt.mask)).any():
         raise ValueError(f"{where} is not zero inside its border of {prompt.pad} px. Expected prompt.project_() first.")
     if prompt.bounds == "image" and (delta.min() < low or delta.max() > 1):
         raise ValueError(f"{where} leaves [{low:g}, 1], but its bounds are `image`. Expected prompt.project_() first.")
@@ -192,7 +207,7 @@ def _read(folder: str | Path, name: str) -> bytes:
     return (place / name).read_bytes()
 
 
-def _read_float(data: bytes, prompt: Prompt, *, where: str) -> Tensor:
+def _read_float(data: bytes, prompt: PromptTensors, *, where: str) -> Tensor:
     from safetensors import SafetensorError
     from safetensors.torch import load
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-BOUNDS = ("image", "unbounded")
+from lightning_modules.apply_prompt import apply_prompt
+from lightning_modules.artefact import load_artefact, save_artefact
+from lightning_modules.artefact_png import PromptTensors, border_mask, check_geometry
 
 
 class Prompt(nn.Module, ABC):
@@ -33,10 +36,7 @@ class Prompt(nn.Module, ABC):
 
     def __init__(self, frame: int = 224, pad: int = 30, bounds: str = "image") -> None:
         super().__init__()
-        if bounds not in BOUNDS:
-            raise ValueError(f"Unknown prompt bounds '{bounds}'. Available: {', '.join(BOUNDS)}.")
-        if not 0 < 2 * pad < frame:
-            raise ValueError(f"A border of {pad} px does not fit a frame of {frame} px. Expected 0 < 2 * pad < frame.")
+        check_geometry(frame, pad, bounds)
         self.frame, self.pad, self.bounds = frame, pad, bounds
         self.delta = nn.Parameter(torch.zeros(3, frame, frame))
         self.register_buffer("mask", border_mask(frame, pad), persistent=False)
@@ -77,16 +77,28 @@ class Prompt(nn.Module, ABC):
         """
         if isinstance(images, Tensor) and images.ndim == 4:
             return super().__call__(images)
-        from lightning_modules.apply_prompt import apply_prompt
-
         return apply_prompt(self, images, **fit)
 
     @staticmethod
     def load(folder: str | Path, *, reading: str = "float") -> Prompt:
-        """Load a prompt artefact; reading `float` takes prompt.safetensors, `png` the 8-bit prompt.png."""
-        from lightning_modules.artefact import load_prompt
+        """Load a prompt artefact, frozen and in eval mode; see `lightning_modules.artefact.load_artefact`.
 
-        return load_prompt(folder, reading=reading)
+        reading: `float` takes prompt.safetensors, `png` the 8-bit prompt.png.
+        """
+        stored = load_artefact(folder, reading=reading)
+        prompt = build_prompt(stored.kind, frame=stored.frame, pad=stored.pad, bounds=stored.bounds)
+        prompt.delta.data = stored.delta
+        return prompt.requires_grad_(False).eval()
+
+    def save(self, folder: str | Path, manifest: Mapping[str, Any]) -> Path:
+        """Write the prompt as an artefact; see `lightning_modules.artefact.save_artefact`."""
+        return save_artefact(self.tensors, folder, manifest)
+
+    @property
+    def tensors(self) -> PromptTensors:
+        """What is kept of the prompt on disk."""
+        delta = self.delta.detach().to("cpu", torch.float32).contiguous()
+        return PromptTensors(self.kind, self.frame, self.pad, self.bounds, delta)
 
     def _check(self, images: Tensor) -> None:
         if images.ndim != 4 or tuple(images.shape[1:]) != (3, self.image_size, self.image_size):
@@ -141,13 +153,6 @@ class OverlayPrompt(Prompt):
         self.delta.mul_(self.mask)
         if self.bounds == "image":
             self.delta.clamp_(-1.0, 1.0)
-
-
-def border_mask(frame: int, pad: int) -> Tensor:
-    """(1, frame, frame) float32: 1 on the outer `pad` pixels, 0 inside."""
-    mask = torch.ones(1, frame, frame)
-    mask[:, pad : frame - pad, pad : frame - pad] = 0.0
-    return mask
 
 
 def build_prompt(kind: str, *, frame: int, pad: int, bounds: str) -> Prompt:

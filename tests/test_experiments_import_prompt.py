@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from experiments import import_prompt
-from lightning_modules.artefact import load_prompt, read_manifest
-from lightning_modules.prompts import build_prompt
+from lightning_modules.artefact import read_manifest
+from lightning_modules.prompts import Prompt, build_prompt
 
 
 def perturbation(frame: int = 224, pad: int = 30) -> torch.Tensor:
@@ -30,7 +30,7 @@ def test_import_keeps_every_value_and_states_the_clamped_fraction(tmp_path, caps
     delta = perturbation()
     content = {"perturbation": torch.nn.Parameter(delta), "epoch": 3}
     folder = imported(tmp_path, content, "source=minigpt4", _use_new_zipfile_serialization=zipped)
-    prompt, manifest = load_prompt(folder), read_manifest(folder)
+    prompt, manifest = Prompt.load(folder), read_manifest(folder)
     assert torch.equal(prompt.delta, delta) and (prompt.frame, prompt.pad, prompt.bounds) == (224, 30, "unbounded")
     outside = ((delta < 0) | (delta > 1)).float().sum().item() / 69_840
     assert manifest["png_clamped_fraction"] == pytest.approx(outside) and manifest["source"] == "minigpt4"
@@ -41,7 +41,7 @@ def test_import_keeps_every_value_and_states_the_clamped_fraction(tmp_path, caps
 def test_import_rounds_a_nearly_zero_inside_and_refuses_a_wrong_pad(tmp_path):
     delta = perturbation(32, 4)
     folder = imported(tmp_path, {"perturbation": delta + 1e-8 * (delta == 0)}, "pad=4")
-    assert torch.equal(load_prompt(folder).delta, delta)
+    assert torch.equal(Prompt.load(folder).delta, delta)
     with pytest.raises(ValueError, match=r"lie inside a border of 3 px. Expected zeros there. This prompt fits pad=4"):
         imported(tmp_path, {"perturbation": delta}, "pad=3")
     with pytest.raises(ValueError, match=r"No border width fits"):

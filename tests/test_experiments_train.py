@@ -20,8 +20,9 @@ from experiments.report.command import main as report
 from experiments.run.folder import read_status
 from experiments.train import main
 from lightning_modules import atomic
-from lightning_modules.artefact import load_prompt, read_manifest
+from lightning_modules.artefact import read_manifest
 from lightning_modules.controls import CONTROLS
+from lightning_modules.prompts import Prompt
 from lightning_modules.records import read_rows
 from lightning_modules.trainer_callbacks import AtomicCheckpointIO
 
@@ -39,7 +40,7 @@ pytestmark = [
 
 
 def delta_of(folder):
-    return load_prompt(Path(folder) / "prompt").delta
+    return Prompt.load(Path(folder) / "prompt").delta
 
 
 def smoke(out, *words):

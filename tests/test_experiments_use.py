@@ -12,8 +12,7 @@ from support.tiny_models import tiny_mllm
 
 import model_zoo.registry
 from experiments import apply, ask, import_prompt
-from lightning_modules.artefact import load_prompt, save_artefact
-from lightning_modules.prompts import build_prompt
+from lightning_modules.prompts import Prompt, build_prompt
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,7 +28,7 @@ def picture(path: Path, size: tuple[int, int] = (40, 30), seed: int = 0) -> Path
 def artefact(tmp_path) -> Path:
     prompt = build_prompt("pad", frame=32, pad=4, bounds="image")
     prompt.init_("normal", std=0.5)
-    return save_artefact(prompt, tmp_path / "prompt", {})
+    return prompt.save(tmp_path / "prompt", {})
 
 
 def read_tree(folder: Path) -> dict[str, bytes]:
@@ -156,7 +155,7 @@ def asking(artefact: Path, tmp_path: Path, *more: str) -> list[str]:
 
 def test_ask_shows_the_models_own_answers_before_and_after(artefact, tmp_path, tiny, capsys):
     assert ask.main(asking(artefact, tmp_path, "style=vqa", "max_new_tokens=4", "beams=1")) == 0
-    prompt, photo = load_prompt(artefact, reading="png"), Image.open(tmp_path / "photo.png")
+    prompt, photo = Prompt.load(artefact, reading="png"), Image.open(tmp_path / "photo.png")
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "minigpt4: what is it?"
     assert [line[:16].strip() for line in lines[1:4]] == ["full picture", "black border", "prompted"]
@@ -171,7 +170,7 @@ def test_ask_shows_the_models_own_answers_before_and_after(artefact, tmp_path, t
 def test_ask_with_candidates_prints_scores_and_marks_the_choice(artefact, tmp_path, tiny, capsys):
     assert ask.main(asking(artefact, tmp_path, "candidates=cat, dog,a red car")) == 0
     lines = capsys.readouterr().out.splitlines()
-    prompt, photo = load_prompt(artefact, reading="png"), Image.open(tmp_path / "photo.png")
+    prompt, photo = Prompt.load(artefact, reading="png"), Image.open(tmp_path / "photo.png")
     _, frames = ask.build_inputs(prompt, photo, fit="crop")
     scores = tiny.score(frames, ["what is it?"] * 3, ["cat", "dog", "a red car"])
     printed = [[float(cell.rstrip("*")) for cell in line[18:].split()] for line in lines[2:5]]
@@ -187,7 +186,7 @@ def test_ask_about_an_overlay_has_no_black_border_and_an_unbounded_png_is_noted(
     assert names == ["full picture", "prompted"] and len(frames) == 2
     unbounded = build_prompt("pad", frame=32, pad=4, bounds="unbounded")
     unbounded.init_("normal")
-    folder = save_artefact(unbounded, tmp_path / "unbounded", {})
+    folder = unbounded.save(tmp_path / "unbounded", {})
     ask.main(asking(folder, tmp_path, "candidates=cat,dog"))
     assert "the PNG clamps" in capsys.readouterr().out
     ask.main(asking(folder, tmp_path, "candidates=cat,dog", "reading=float"))

@@ -25,7 +25,7 @@ FLOORS = (
 TORCH_ONLY = {
     "lightning_modules/losses.py": {"torch"},
     "lightning_modules/optim.py": {"torch"},
-    "lightning_modules/prompts.py": {"torch", "PIL", "numpy", "safetensors"},
+    "lightning_modules/prompts.py": {"torch", "lightning_modules"},
 }
 FILES = sorted(path for package in ALLOWED for path in (ROOT / package).rglob("*.py"))
 PYTHON = [*FILES, *sorted((ROOT / "tests").rglob("*.py"))]

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from lightning_modules.answer_scoring import Answers, answer_metrics, generate_batches
-from lightning_modules.artefact import save_artefact
 from lightning_modules.metrics import Scores
 from lightning_modules.prompts import build_prompt
 from lightning_modules.records import read_rows
@@ -85,7 +84,7 @@ def artefact(tmp_path, monkeypatch):
     monkeypatch.setenv("TVP_CACHE", str(tmp_path / "cache"))
     prompt = build_prompt("pad", frame=64, pad=8, bounds="image")
     prompt.init_("normal", std=0.3)
-    return save_artefact(prompt, tmp_path / "prompt", {"data": "emoji_counting"})
+    return prompt.save(tmp_path / "prompt", {"data": "emoji_counting"})
 
 
 @pytest.mark.parametrize("data", ["emoji_counting", pytest.param("emoji_presence", marks=pytest.mark.slow)])

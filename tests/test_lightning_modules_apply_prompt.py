@@ -9,7 +9,6 @@ import torch
 from PIL import Image, ImageOps
 
 from lightning_modules.apply_prompt import apply_prompt, fit_picture, load_picture
-from lightning_modules.artefact import load_prompt, save_artefact
 from lightning_modules.drawing import contact_sheet, magnify
 from lightning_modules.prompts import Prompt, build_prompt
 
@@ -30,7 +29,7 @@ def noise(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Image.Im
 
 @pytest.fixture(scope="module")
 def artefact(tmp_path_factory):
-    return save_artefact(make(frame=224, pad=30), tmp_path_factory.mktemp("artefact") / "prompt", {})
+    return make(frame=224, pad=30).save(tmp_path_factory.mktemp("artefact") / "prompt", {})
 
 
 def five_lines(prompt_png, file) -> Image.Image:
@@ -44,7 +43,7 @@ def five_lines(prompt_png, file) -> Image.Image:
 @pytest.mark.parametrize("reading", ["png", "float"])
 @pytest.mark.parametrize("size", SIZES)
 def test_a_pil_picture_equals_the_readmes_five_lines_bit_for_bit(artefact, size, reading):
-    prompt, stored = load_prompt(artefact, reading=reading), io.BytesIO()
+    prompt, stored = Prompt.load(artefact, reading=reading), io.BytesIO()
     noise(*size).save(stored, "PNG")
     result = prompt(Image.open(stored))
     assert result.mode == "RGB" and result.size == (224, 224)
@@ -56,7 +55,7 @@ def test_a_pil_picture_equals_the_readmes_five_lines_bit_for_bit(artefact, size,
 def test_pictures_of_any_mode_equal_the_five_lines(artefact, mode):
     photo = noise(50, 40, "LA") if mode == "LA" else noise(50, 40).convert(mode)
     expected = five_lines(io.BytesIO((artefact / "prompt.png").read_bytes()), _Opened(photo))
-    assert np.array_equal(np.array(load_prompt(artefact, reading="png")(photo)), np.array(expected))
+    assert np.array_equal(np.array(Prompt.load(artefact, reading="png")(photo)), np.array(expected))
 
 
 class _Opened(io.BytesIO):
@@ -74,7 +73,7 @@ def test_exif_orientation_is_respected(artefact, orientation, tmp_path):
     exif[0x0112] = orientation
     noise(60, 40).save(tmp_path / "photo.png", exif=exif)
     expected = np.array(five_lines(artefact / "prompt.png", tmp_path / "photo.png"))
-    prompt = load_prompt(artefact, reading="png")
+    prompt = Prompt.load(artefact, reading="png")
     with Image.open(tmp_path / "photo.png") as photo:
         assert np.array_equal(np.array(prompt(photo)), expected)
     assert np.array_equal(np.array(prompt(load_picture(tmp_path / "photo.png"))), expected)

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from lightning_modules.artefact import OWN_ENTRIES, load_prompt, prompt_sha256, read_manifest, save_artefact
+from lightning_modules.artefact import OWN_ENTRIES, prompt_sha256, read_manifest
 from lightning_modules.artefact import update_manifest as update
 from lightning_modules.atomic import backup_of
 from lightning_modules.prompts import Prompt, build_prompt
@@ -33,14 +33,14 @@ def names(folder: Path) -> list[str]:
 
 @pytest.fixture
 def artefact(tmp_path) -> Path:
-    return save_artefact(make(), tmp_path / "prompt", {"task": "toy"})
+    return make().save(tmp_path / "prompt", {"task": "toy"})
 
 
 @pytest.mark.parametrize("bounds", ["image", "unbounded"])
 @pytest.mark.parametrize("kind", ["pad", "overlay"])
 def test_float_reading_is_exact_and_frozen(tmp_path, kind, bounds):
     prompt = make(kind, bounds)
-    loaded = Prompt.load(save_artefact(prompt, tmp_path / "deep" / "p", {}))
+    loaded = Prompt.load(prompt.save(tmp_path / "deep" / "p", {}))
     assert type(loaded) is type(prompt) and (loaded.frame, loaded.pad, loaded.bounds) == (20, 4, bounds)
     assert loaded.delta.numpy().tobytes() == prompt.delta.detach().numpy().tobytes()
     assert not loaded.delta.requires_grad and not loaded.training
@@ -50,7 +50,7 @@ def test_float_reading_is_exact_and_frozen(tmp_path, kind, bounds):
 @pytest.mark.parametrize(("kind", "bound"), [("pad", 0.5 / 255), ("overlay", 1 / 255)])
 def test_png_reading_differs_by_at_most_half_a_level(tmp_path, kind, bound):
     prompt = make(kind)
-    folder = save_artefact(prompt, tmp_path / "p", {})
+    folder = prompt.save(tmp_path / "p", {})
     loaded, manifest = Prompt.load(folder, reading="png"), read_manifest(folder)
     worst = (loaded.delta - prompt.delta).abs().max().item()
     assert worst <= bound + 1e-7 and worst == manifest["png_max_error"]
@@ -61,12 +61,12 @@ def test_png_reading_differs_by_at_most_half_a_level(tmp_path, kind, bound):
 
 def test_png_of_an_unbounded_prompt_is_clamped_and_says_how_much(tmp_path):
     prompt = make(bounds="unbounded")
-    folder = save_artefact(prompt, tmp_path / "p", {})
+    folder = prompt.save(tmp_path / "p", {})
     border = prompt.delta.detach()[:, prompt.mask[0] > 0]
     expected = ((border < 0) | (border > 1)).float().mean().item()
     assert 0.4 < expected < 0.7 and read_manifest(folder)["png_clamped_fraction"] == expected
     clamped = prompt.delta.detach().clamp(0, 1)
-    assert (load_prompt(folder, reading="png").delta - clamped).abs().max() <= 0.5 / 255 + 1e-7
+    assert (Prompt.load(folder, reading="png").delta - clamped).abs().max() <= 0.5 / 255 + 1e-7
 
 
 def test_the_picture_is_the_border_on_black_and_saving_the_png_reading_again_changes_nothing(artefact, tmp_path):
@@ -74,7 +74,7 @@ def test_the_picture_is_the_border_on_black_and_saving_the_png_reading_again_cha
         assert (picture.mode, picture.size) == ("RGB", (20, 20))
         pixels = np.array(picture)
     assert not pixels[4:16, 4:16].any() and pixels.any()
-    again = save_artefact(load_prompt(artefact, reading="png"), tmp_path / "again", {})
+    again = Prompt.load(artefact, reading="png").save(tmp_path / "again", {})
     assert (again / "prompt.png").read_bytes() == (artefact / "prompt.png").read_bytes()
     assert read_manifest(again)["png_max_error"] == 0
 
@@ -90,17 +90,17 @@ def test_manifest_says_everything_and_keeps_the_callers_entries(artefact):
 
 def test_scores_can_be_added_later_but_the_files_entries_are_not_the_callers(artefact):
     update(artefact, {"scores": {"png": 0.5}})
-    assert read_manifest(artefact)["scores"] == {"png": 0.5} and load_prompt(artefact)
+    assert read_manifest(artefact)["scores"] == {"png": 0.5} and Prompt.load(artefact)
     with pytest.raises(ValueError, match=r"entries bounds describe the files"):
         update(artefact, {"bounds": "unbounded"})
     with pytest.raises(ValueError, match=r"entries frame are written by save_artefact"):
-        save_artefact(make(), artefact, {"frame": 3})
+        make().save(artefact, {"frame": 3})
 
 
 @pytest.mark.parametrize("bad", [float("nan"), torch.zeros(1), Path("x")])
 def test_manifest_entries_must_be_json(tmp_path, bad):
     with pytest.raises(ValueError, match=r"A manifest entry is not JSON \(.*Expected text, finite numbers"):
-        save_artefact(make(), tmp_path / "p", {"x": bad})
+        make().save(tmp_path / "p", {"x": bad})
     assert names(tmp_path) == []
 
 
@@ -116,7 +116,7 @@ def test_an_unfinished_prompt_is_not_saved(tmp_path, where, value, message):
     prompt = make()
     prompt.delta.data[where] = value
     with pytest.raises(ValueError, match=message):
-        save_artefact(prompt, tmp_path / "p", {})
+        prompt.save(tmp_path / "p", {})
     assert names(tmp_path) == []
 
 
@@ -150,7 +150,7 @@ def fail_on(name: str, monkeypatch, number: int = errno.ENOSPC) -> None:
 def test_full_disk_says_so_and_leaves_nothing_half_written(tmp_path, monkeypatch, name):
     fail_on(name, monkeypatch)
     with pytest.raises(OSError, match=r"Cannot write '.*/p': No space left.*KiB free.*is untouched") as caught:
-        save_artefact(make(), tmp_path / "p", {})
+        make().save(tmp_path / "p", {})
     assert caught.value.errno == errno.ENOSPC and names(tmp_path) == []
 
 
@@ -159,7 +159,7 @@ def test_full_disk_keeps_the_older_artefact(artefact, monkeypatch, name):
     before = {path.name: path.read_bytes() for path in artefact.iterdir()}
     fail_on(name, monkeypatch)
     with pytest.raises(OSError, match=r"No space left"):
-        save_artefact(make(seed=1), artefact, {})
+        make(seed=1).save(artefact, {})
     assert {path.name: path.read_bytes() for path in artefact.iterdir()} == before
     assert names(artefact.parent) == ["prompt"]
 
@@ -174,23 +174,23 @@ def test_a_rename_that_fails_puts_the_older_artefact_back(artefact, monkeypatch)
 
     monkeypatch.setattr(os, "rename", rename)
     with pytest.raises(OSError, match=r"Input/output error"):
-        save_artefact(make(seed=1), artefact, {})
-    assert torch.equal(load_prompt(artefact).delta, make().delta) and names(artefact.parent) == ["prompt"]
+        make(seed=1).save(artefact, {})
+    assert torch.equal(Prompt.load(artefact).delta, make().delta) and names(artefact.parent) == ["prompt"]
 
 
 def test_an_artefact_is_found_when_its_writer_died_between_the_renames(artefact):
     artefact.rename(backup_of(artefact))
-    assert torch.equal(load_prompt(artefact).delta, make().delta)
+    assert torch.equal(Prompt.load(artefact).delta, make().delta)
 
 
 def test_folders_with_other_files_are_never_replaced(tmp_path, artefact):
     (artefact / "notes.txt").write_text("mine")
     with pytest.raises(FileExistsError, match=r"holds 1 other file\(s\) \(notes.txt\), which would be lost"):
-        save_artefact(make(seed=1), artefact, {})
-    assert torch.equal(load_prompt(artefact).delta, make().delta)
+        make(seed=1).save(artefact, {})
+    assert torch.equal(Prompt.load(artefact).delta, make().delta)
     (tmp_path / "file").write_text("mine")
     with pytest.raises(FileExistsError, match=r"is a file"):
-        save_artefact(make(), tmp_path / "file", {})
+        make().save(tmp_path / "file", {})
 
 
 # Bad input: one clear message each
@@ -245,15 +245,15 @@ def test_damaged_artefacts_are_refused_with_one_clear_message(artefact, case):
     reading, damage, error, message = DAMAGE[case]
     damage(artefact)
     with pytest.raises(error, match=message) as caught:
-        load_prompt(artefact, reading=reading)
+        Prompt.load(artefact, reading=reading)
     assert "\n" not in str(caught.value)
 
 
 def test_each_reading_needs_only_its_own_file(artefact):
     (artefact / "prompt.safetensors").unlink()
-    assert load_prompt(artefact, reading="png")
+    assert Prompt.load(artefact, reading="png")
     with pytest.raises(ValueError, match=r"Unknown reading 'jpeg'. Available: float, png"):
-        load_prompt(artefact, reading="jpeg")
+        Prompt.load(artefact, reading="jpeg")
 
 
 def test_values_are_checked_even_when_every_hash_agrees(artefact):
@@ -266,4 +266,4 @@ def test_values_are_checked_even_when_every_hash_agrees(artefact):
         digest = hashlib.sha256((artefact / FILES[2]).read_bytes()).hexdigest()
         rewrite_manifest(artefact, prompt=prompt_sha256(delta), files={FILES[2]: digest})
         with pytest.raises(ValueError, match=message):
-            load_prompt(artefact)
+            Prompt.load(artefact)

@@ -219,10 +219,10 @@ def read_run(cell: CellKey, folder: Path, page: Path, statistics: dict) -> Run:
 
 def read_prompt(run: Run) -> Any:
     """The run's prompt, or None where there is none that can be read."""
-    from lightning_modules.artefact import load_prompt
+    from lightning_modules.prompts import Prompt
 
     try:
-        return load_prompt(run.folder / "prompt")
+        return Prompt.load(run.folder / "prompt")
     except (OSError, ValueError):
         return None
 

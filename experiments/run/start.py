@@ -29,7 +29,8 @@ from experiments.run.summary import write_summary
 from experiments.tracking.logger import closing
 from experiments.tracking.loggers import public_config, shows_samples
 from experiments.tracking.run import log_results
-from lightning_modules.artefact import load_prompt, save_artefact, update_manifest
+from lightning_modules.artefact import update_manifest
+from lightning_modules.prompts import Prompt
 
 LICENCE = "the prompt inherits the terms of the data it was learned on; see the data set's entry in docs/data.md"
 
@@ -139,7 +140,7 @@ def score_on_test(
     config: DictConfig, trainer: L.Trainer, module: Any, datamodule: Any, callback: Any, folder: RunFolder
 ) -> None:
     """The one reading of test: the float prompt and the PNG read back from disk, on every model; table and pictures."""
-    callback.test_prompts = {"png": load_prompt(folder.prompt, reading="png").to(module.device)}
+    callback.test_prompts = {"png": Prompt.load(folder.prompt, reading="png").to(module.device)}
     trainer.test(module, datamodule=datamodule, verbose=False)
     if trainer.is_global_zero:
         scores = write_summary(config, folder, callback, module.prompt)
@@ -171,8 +172,7 @@ def steps_per_epoch(datamodule: Any) -> int:
 
 def export(config: DictConfig, module: Any, datamodule: Any, folder: RunFolder, *, steps: int) -> None:
     """Write the prompt artefact of the run; its scores are added after the test."""
-    save_artefact(
-        module.prompt,
+    module.prompt.save(
         folder.prompt,
         {
             "method": config.method.name,

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from experiments.sweep.samples import TransferRecord, write_samples
-from lightning_modules.artefact import save_artefact
 from lightning_modules.controls import CONTROLS
 from lightning_modules.metrics import Scores
 from lightning_modules.prompts import build_prompt
@@ -139,4 +138,4 @@ def _write_prompt(folder: Path, record: TransferRecord) -> None:
             generator = torch.Generator().manual_seed(record.seed + 10 * METHODS.index(record.method))
             prompt.delta.copy_(torch.rand(prompt.delta.shape, generator=generator))
         prompt.project_()
-    save_artefact(prompt, folder, {"source": [record.source], "data": record.data})
+    prompt.save(folder, {"source": [record.source], "data": record.data})
