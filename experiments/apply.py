@@ -1,59 +1,62 @@
-"""Put a finished prompt on pictures, for use with any model.
-
-    python -m experiments.apply prompt=runs/embedded/ID/prompt images=photos out=prompted
-
-Reads a picture or a folder of them (with subfolders), writes one lossless PNG of frame x frame pixels for each.
-"""
+"""Put a finished prompt on pictures, for use with any model."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from experiments.cli import flat_options, run_command
+from experiments.cli import parse_options, run_command
 
 if TYPE_CHECKING:
     from lightning_modules.prompts import Prompt
 
-USAGE = """
-python -m experiments.apply prompt=DIR images=FILE_OR_DIR out=DIR [key=value ...]
-
-  prompt=DIR          a prompt artefact (prompt.png and manifest.json are enough)
-  images=FILE_OR_DIR  one picture, or a folder of them with its subfolders
-  out=DIR             gets NAME.png for each picture, in the same subfolders; originals are never overwritten
-  fit=crop            centre square of each picture; fit=letterbox keeps all of it between black bars
-  reading=png         the 8-bit prompt; reading=float uses prompt.safetensors (the results are 8-bit PNGs either way)
-  overwrite=false     true replaces results of an earlier call
-
-Pictures that cannot be read (damaged, or over 89 million pixels) are named and skipped; the exit code is then 1.
-"""
-DEFAULTS = {"prompt": ..., "images": ..., "out": ..., "fit": "crop", "reading": "png", "overwrite": False}
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 
 
+@dataclass
+class Options:
+    """
+    python -m experiments.apply prompt=DIR images=FILE_OR_DIR out=DIR [key=value ...]
+                      e.g. prompt=runs/embedded/ID/prompt images=photos out=prompted
+
+    Reads a picture or a folder of them, writes one lossless PNG of frame x frame pixels for each. Pictures that cannot
+    be read (damaged, or over 89 million pixels) are named and skipped; the exit code is then 1.
+    """
+
+    prompt: Path
+    """a prompt artefact (prompt.png and manifest.json are enough)"""
+    images: Path
+    """one picture, or a folder of them with its subfolders"""
+    out: Path
+    """gets NAME.png for each picture, in the same subfolders; originals are never overwritten"""
+    fit: Literal["crop", "letterbox"] = "crop"
+    """the centre square of each picture, or all of it between black bars"""
+    reading: Literal["png", "float"] = "png"
+    """the 8-bit prompt, or prompt.safetensors (the results are 8-bit PNGs either way)"""
+    overwrite: bool = False
+    """replace results of an earlier call"""
+
+
 def main(argv: Sequence[str]) -> int:
-    options = flat_options(argv, DEFAULTS, usage=USAGE)
+    options = parse_options(Options, argv)
     if options is None:
         return 0
-    images, out = Path(str(options["images"])), Path(str(options["out"]))
-    plan = plan_outputs(images, out)
-    check_outputs(plan, out, overwrite=bool(options["overwrite"]))
+    plan = plan_outputs(options.images, options.out)
+    check_outputs(plan, options.out, overwrite=options.overwrite)
     from rich.console import Console
     from rich.progress import track
 
-    from lightning_modules.apply_prompt import FITS
     from lightning_modules.prompts import Prompt
 
-    if options["fit"] not in FITS:
-        raise ValueError(f"Unknown fit '{options['fit']}'. Available: {', '.join(FITS)}.")
-    prompt = Prompt.load(str(options["prompt"]), reading=str(options["reading"]))
+    prompt = Prompt.load(options.prompt, reading=options.reading)
     console, skipped = Console(stderr=True), 0
     for source, target in track(plan.items(), "Prompting", console=console, disable=len(plan) < 8, transient=True):
-        skipped += not put_on(prompt, source, target, fit=str(options["fit"]))
-    print(f"Wrote {len(plan) - skipped} of {len(plan)} pictures ({prompt.frame} x {prompt.frame}) to '{out}'.")
+        skipped += not put_on(prompt, source, target, fit=options.fit)
+    print(f"Wrote {len(plan) - skipped} of {len(plan)} pictures ({prompt.frame} x {prompt.frame}) to '{options.out}'.")
     if skipped:
         print(f"Skipped {skipped} that could not be read, named above.", file=sys.stderr)
     return 1 if skipped else 0

@@ -1,16 +1,13 @@
-"""Ask a model about one picture, before and after a finished prompt.
-
-    python -m experiments.ask prompt=runs/embedded/ID/prompt mllm=embedded_blip2 image=cat.jpg question="What is it?"
-
-Before is twofold: the whole-size picture, and the shrunken picture in a black border (the prompt's own control).
-"""
+"""Ask a model about a picture, before and after a prompt."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-from experiments.cli import flat_options, run_command
+from experiments.cli import parse_options, run_command
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,44 +15,48 @@ if TYPE_CHECKING:
     from lightning_modules.prompts import Prompt
     from model_zoo.base import MLLM
 
-USAGE = """
-python -m experiments.ask prompt=DIR mllm=NAME image=FILE question=TEXT [key=value ...]
 
-  prompt=DIR       a prompt artefact
-  mllm=NAME        the model to ask, e.g. minigpt4, embedded_blip2
-  image=FILE       a picture of any size
-  question=TEXT    raw text; the model's own template is put around it
-  candidates=      a,b,c: the log-likelihood of each answer before and after, instead of free text
-  style=infer      free answers; style=vqa asks for short ones
-  weights=weights  folder of published weights    dtype=float32    device=auto (cuda when there is one)
-  reading=png      the 8-bit prompt; reading=float uses prompt.safetensors
-  fit=crop         or letterbox
-  max_new_tokens=32  beams=0  length of an answer in tokens; beams (0: the model's own number)
-"""
-DEFAULTS = {
-    "prompt": ...,
-    "mllm": ...,
-    "image": ...,
-    "question": ...,
-    "candidates": "",
-    "style": "infer",
-    "weights": "weights",
-    "dtype": "float32",
-    "device": "auto",
-    "reading": "png",
-    "fit": "crop",
-    "max_new_tokens": 32,
-    "beams": 0,
-}
-STYLES = ("infer", "vqa")
+@dataclass
+class Options:
+    """
+    python -m experiments.ask prompt=DIR mllm=NAME image=FILE question=TEXT [key=value ...]
+        e.g. prompt=runs/embedded/ID/prompt mllm=embedded_blip2 image=cat.jpg question="What is it?"
+
+    Before is twofold: the whole-size picture, and the shrunken picture in a black border (the prompt's own control).
+    """
+
+    prompt: Path
+    """a prompt artefact (the `prompt` folder of a run)"""
+    mllm: str
+    """the model to ask, e.g. minigpt4, embedded_blip2"""
+    image: Path
+    """a picture of any size"""
+    question: str
+    """raw text; the model's own template is put around it"""
+    candidates: tuple[str, ...] = ()
+    """a,b,c: the log-likelihood of each answer before and after, instead of free text"""
+    style: Literal["infer", "vqa"] = "infer"
+    """free answers, or short ones"""
+    weights: Path = Path("weights")
+    """folder of published weights"""
+    dtype: str = "float32"
+    """of the model: float32, bfloat16 or float16"""
+    device: str = "auto"
+    """auto is cuda where there is one, else cpu"""
+    reading: Literal["png", "float"] = "png"
+    """the 8-bit prompt, or prompt.safetensors"""
+    fit: Literal["crop", "letterbox"] = "crop"
+    """the centre square of the picture, or all of it between black bars"""
+    max_new_tokens: int = 32
+    """most tokens of an answer"""
+    beams: int = 0
+    """beams of the search (0: the model's own number)"""
 
 
 def main(argv: Sequence[str]) -> int:
-    options: Any = flat_options(argv, DEFAULTS, usage=USAGE)
+    options = parse_options(Options, argv)
     if options is None:
         return 0
-    if options["style"] not in STYLES:
-        raise ValueError(f"Unknown style '{options['style']}'. Available: {', '.join(STYLES)}.")
     from rich.console import Console
 
     from lightning_modules.apply_prompt import load_picture
@@ -63,21 +64,21 @@ def main(argv: Sequence[str]) -> int:
     from lightning_modules.prompts import Prompt
     from model_zoo.registry import load_mllm
 
-    prompt, manifest = Prompt.load(options["prompt"], reading=options["reading"]), read_manifest(options["prompt"])
-    names, frames = build_inputs(prompt, load_picture(options["image"]), fit=options["fit"])
-    device = find_device(options["device"])
-    with Console(stderr=True).status(f"Loading {options['mllm']}"):
-        mllm = load_mllm(options["mllm"], weights=options["weights"], dtype=options["dtype"]).to(device)
-    candidates = [text.strip() for text in options["candidates"].split(",") if text.strip()]
-    print(f"{options['mllm']}: {options['question']}")
-    if options["reading"] == "png" and manifest.get("png_clamped_fraction", 0) > 0:
+    prompt, manifest = Prompt.load(options.prompt, reading=options.reading), read_manifest(options.prompt)
+    names, frames = build_inputs(prompt, load_picture(options.image), fit=options.fit)
+    device = find_device(options.device)
+    with Console(stderr=True).status(f"Loading {options.mllm}"):
+        mllm = load_mllm(options.mllm, weights=options.weights, dtype=options.dtype).to(device)
+    candidates = [text.strip() for text in options.candidates if text.strip()]
+    print(f"{options.mllm}: {options.question}")
+    if options.reading == "png" and manifest.get("png_clamped_fraction", 0) > 0:
         share = manifest["png_clamped_fraction"]
         print(f"Note: the PNG clamps {share:.0%} of this unbounded border; reading=float is the prompt as trained.")
     if candidates:
-        print_scores(names, ask_candidates(mllm, frames, options["question"], candidates), candidates)
+        print_scores(names, ask_candidates(mllm, frames, options.question, candidates), candidates)
     else:
-        decoding = {"max_new_tokens": options["max_new_tokens"]} | ({"num_beams": b} if (b := options["beams"]) else {})
-        print_answers(names, ask_freely(mllm, frames, options["question"], options["style"], decoding))
+        decoding = {"max_new_tokens": options.max_new_tokens} | ({"num_beams": options.beams} if options.beams else {})
+        print_answers(names, ask_freely(mllm, frames, options.question, options.style, decoding))
     return 0
 
 

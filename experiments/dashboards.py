@@ -1,48 +1,52 @@
-"""Make the W&B dashboards of this project: `python -m experiments.dashboards push|show [key=value ...]`."""
+"""Make the W&B dashboards of this project."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from experiments.cli import flat_options, run_command, suggest
-from experiments.tracking.keys import CONTROLS, PLACES, STEP
+from experiments.cli import parse_options, run_command
+from experiments.tracking.keys import PLACES, STEP
+from lightning_modules.vocabulary import CONTROLS, METHODS
 
-USAGE = """
-python -m experiments.dashboards push [entity=NAME] [project=tvp] [sweep=GROUP]
-python -m experiments.dashboards show [entity=NAME] [project=tvp] [sweep=GROUP]
-
-Two workspaces: one for a run (gains over every control per model, scores, drift, the prompt and prompted samples,
-tables, losses) and one for a sweep (heat maps, average gains, methods against each other, negative transfer).
-
-  push     save both on the W&B server as new views and print their addresses; needs `wandb login`
-  show     print both as JSON; needs no login and no network
-
-  entity=  whose project it is (default: WANDB_ENTITY, else the one your login belongs to)
-  project= the W&B project of the runs (log.project)
-  sweep=   the group of a sweep's runs (log.group); without it the sweep's workspace shows the whole project
-
-Both need the extra: pip install -e ".[dashboards]"
-"""
-DEFAULTS: dict[str, object] = {"entity": "", "project": "tvp", "sweep": ""}
-ACTIONS = ("push", "show")
 TIMEOUT = 20  # seconds for the server's answer
 
 
+@dataclass
+class Options:
+    """
+    python -m experiments.dashboards push [entity=NAME] [project=tvp] [sweep=GROUP]
+    python -m experiments.dashboards show [entity=NAME] [project=tvp] [sweep=GROUP]
+
+    Two workspaces: one for a run (gains over every control per model, scores, drift, the prompt and prompted samples,
+    tables, losses) and one for a sweep (heat maps, average gains, methods against each other, negative transfer).
+
+      push     save both on the W&B server as new views and print their addresses; needs `wandb login`
+      show     print both as JSON; needs no login and no network
+
+    Both need the extra: pip install -e ".[dashboards]"
+    """
+
+    action: Literal["push", "show"]
+    """what to do; the word stands alone, as above"""
+    entity: str = ""
+    """whose project it is (default: WANDB_ENTITY, else the one your login belongs to)"""
+    project: str = "tvp"
+    """the W&B project of the runs (log.project)"""
+    sweep: str = ""
+    """the group of a sweep's runs (log.group); without it the sweep's workspace shows the whole project"""
+
+
 def main(argv: Sequence[str]) -> int:
-    action = argv[0] if argv else ""
-    if action not in ACTIONS:
-        if not argv or {"--help", "-h"} & set(argv):
-            print(USAGE.strip())
-            return 0
-        raise ValueError(f"Unknown action '{action}'.{suggest(action, ACTIONS)} Expected push or show. See --help.")
-    options: Any = flat_options(argv[1:], DEFAULTS, usage=USAGE)
+    options = parse_options(Options, argv or ["--help"], bare="action")
     if options is None:
         return 0
     require_extra()
-    return push(**options) if action == "push" else show(**options)
+    do = push if options.action == "push" else show
+    return do(options.entity, options.project, options.sweep)
 
 
 def require_extra() -> None:
@@ -93,7 +97,6 @@ def push(entity: str, project: str, sweep: str) -> int:
 
 
 WORDS = {"full": "the full image", "black": "a black border", "constant": "the best constant", "replicate": "replicate"}
-METHODS = ("none", "vp", "evp", "tvp")
 PAIRS = ("tvp-evp", "tvp-vp")
 
 
@@ -194,10 +197,12 @@ def _lines(title: str, keys: Sequence[str]) -> Any:
 
 def _lines_of(title: str, regex: str, *, by: str = "") -> Any:
     """One line per model; `by`: the mean over all runs with the same value of this configuration key instead."""
-    mean = (
-        {"groupby": _panel("Config", name=by), "groupby_aggfunc": "mean", "groupby_rangefunc": "stderr"} if by else {}
+    import wandb_workspaces.reports.v2 as wr
+
+    grouped: dict[str, Any] = (
+        {"groupby": wr.Config(by), "groupby_aggfunc": "mean", "groupby_rangefunc": "stderr"} if by else {}
     )
-    return _panel("LinePlot", title=title, x=STEP, metric_regex=f"^{regex}$", **mean)
+    return wr.LinePlot(title=title, x=STEP, metric_regex=f"^{regex}$", **grouped)
 
 
 def _bars(title: str, keys: Sequence[str]) -> Any:

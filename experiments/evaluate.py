@@ -1,133 +1,136 @@
-"""Score a finished prompt on any MLLM: `python -m experiments.evaluate prompt=DIR mllm=NAME[,NAME] [key=value ...]`."""
+"""Score a finished prompt on any MLLM."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from experiments.cli import flat_options, run_command
-from lightning_modules.answer_scoring import Answers, answer_metrics, generate_inputs
+from experiments.cli import parse_options, run_command, suggest
 from lightning_modules.atomic import replace_file
-from lightning_modules.metrics import Estimate, Scores
+from lightning_modules.vocabulary import CONTROLS
 
-USAGE = """
-python -m experiments.evaluate prompt=DIR mllm=NAME[,NAME...] [key=value ...]
+if TYPE_CHECKING:
+    from lightning_modules.answer_scoring import Answers
+    from lightning_modules.metrics import Estimate, Scores
 
-Scores a prompt artefact, float and as the 8-bit PNG read back from disk, beside the controls, with n and intervals.
 
-  prompt=DIR       a prompt artefact (the `prompt` folder of a run)
-  mllm=NAME        one model or several, separated by commas
-  data=NAME        data set (default: the one the prompt was learned on)    root=data
-  split=test       or val        n=       size of a fixed sub-sample (default: all)
-  controls=full,black,constant,replicate      any of these, or none
-  weights=weights  folder of published weights    dtype=float32    device=auto    batch_size=64
-  quant=           8bit or 4bit: the LLM's linear layers, CUDA only
-  corruption=      fog:3 and the like on the pictures (recognition only)    names=  clean, raw, clip: the class names
-  official=false   the reference's deviations in the adapters
-  split_seed=42    which rows are held out and sub-sampled     out=DIR   append rows to DIR/results.jsonl
-  max_corrupt=0    images that cannot be read and may be left out: a number, or a fraction below 1
-  scoring=likelihood   or generate: let the model also write its answers and parse them (gen_accuracy, unparsable, ...)
-  style=           infer or vqa, how it is asked to write (default: vqa, short answers, except for recognition)
-  max_new_tokens=16  beams=0     length of a written answer in tokens; beams (0: the model's own number)
-"""
-DEFAULTS: dict[str, Any] = {
-    "prompt": ...,
-    "mllm": ...,
-    "data": "",
-    "root": "data",
-    "split": "test",
-    "n": 0,
-    "controls": "full,black,constant,replicate",
-    "weights": "weights",
-    "dtype": "float32",
-    "quant": "",
-    "device": "auto",
-    "batch_size": 64,
-    "official": False,
-    "split_seed": 42,
-    "names": "",
-    "corruption": "",
-    "max_corrupt": 0.0,
-    "scoring": "likelihood",
-    "style": "",
-    "max_new_tokens": 16,
-    "beams": 0,
-    "out": "",
-}
-SCORINGS, STYLES = ("likelihood", "generate"), ("", "infer", "vqa")
+@dataclass
+class Options:
+    """
+    python -m experiments.evaluate prompt=DIR mllm=NAME[,NAME...] [key=value ...]
+
+    Scores a prompt artefact, float and as the 8-bit PNG read back from disk, beside the controls, with n and intervals.
+    """
+
+    prompt: Path
+    """a prompt artefact (the `prompt` folder of a run)"""
+    mllm: tuple[str, ...]
+    """one model or several, separated by commas"""
+    data: str = ""
+    """data set (default: the one the prompt was learned on)"""
+    root: Path = Path("data")
+    """folder of the data sets"""
+    split: Literal["val", "test"] = "test"
+    """the rows to score"""
+    n: int = 0
+    """size of a fixed sub-sample (0: all)"""
+    controls: tuple[str, ...] = CONTROLS
+    """any of these, or none"""
+    weights: Path = Path("weights")
+    """folder of published weights"""
+    dtype: str = "float32"
+    """of the models: float32, bfloat16 or float16"""
+    quant: Literal["8bit", "4bit"] | None = None
+    """the LLM's linear layers in 8 or 4 bits, CUDA only"""
+    device: str = "auto"
+    """auto is cuda where there is one, else cpu"""
+    batch_size: int = 64
+    """most images scored at a time"""
+    official: bool = False
+    """reproduce the reference's deviations in adapters and data"""
+    split_seed: int = 42
+    """chooses which rows are held out and sub-sampled"""
+    names: str = ""
+    """recognition: the words the classes are called by: clean, raw, clip, ..."""
+    corruption: str = ""
+    """recognition: corruption of the pictures and its severity, e.g. fog:3"""
+    max_corrupt: int | float = 0
+    """images that cannot be read and may be left out: a number, or a fraction below 1"""
+    scoring: Literal["likelihood", "generate"] = "likelihood"
+    """generate lets the model also write its answers and parses them (gen_accuracy, unparsable, ...)"""
+    style: Literal["infer", "vqa"] | None = None
+    """how it is asked to write (default: vqa, short answers, except for recognition)"""
+    max_new_tokens: int = 16
+    """most tokens of a written answer"""
+    beams: int = 0
+    """beams of the search (0: the model's own number)"""
+    out: Path | None = None
+    """append rows to DIR/results.jsonl"""
 
 
 def main(argv: Sequence[str]) -> int:
-    options: Any = flat_options(argv, DEFAULTS, usage=USAGE)
+    options = parse_options(Options, argv)
     if options is None:
         return 0
-    controls = _controls(options["controls"])
-    for key, known in (("split", ("val", "test")), ("scoring", SCORINGS), ("style", STYLES)):
-        if options[key] not in known:
-            raise ValueError(f"Unknown {key} '{options[key]}'. Available: {', '.join(filter(None, known))}.")
+    controls = _controls(options.controls)
     from experiments.run.preflight import report_left_out
     from experiments.run.summary import show_records
-
-    pass
     from lightning_modules.artefact import read_manifest
     from lightning_modules.prompts import Prompt
 
-    manifest = read_manifest(options["prompt"])
-    names = [name for name in options["mllm"].split(",") if name]
-    specs = _specs(options, names, manifest)
-    device = _device(options["device"])
-    prompts = {"prompt": Prompt.load(options["prompt"]), "png": Prompt.load(options["prompt"], reading="png")}
+    manifest = read_manifest(options.prompt)
+    specs = _specs(options, options.mllm, manifest)
+    device = _device(options.device)
+    prompts = {"prompt": Prompt.load(options.prompt), "png": Prompt.load(options.prompt, reading="png")}
     prompts = {name: prompt.to(device) for name, prompt in prompts.items()}
     scorer = _scorer(options, manifest, prompts["prompt"], controls, device)
-    report_left_out(scorer.datamodule, [options["split"]], None)
+    report_left_out(scorer.datamodule, [options.split], None)
     records, answers = {}, {}
     for spec in specs:
-        model = spec.load(device) if options["scoring"] == "generate" else None
-        records[spec.name] = scorer.score(spec, options["split"], prompts, resident=model)
-        rows = scorer.rows(spec, options["split"], records[spec.name], prompts, _context(options, manifest))
+        model = spec.load(device) if options.scoring == "generate" else None
+        records[spec.name] = scorer.score(spec, options.split, prompts, resident=model)
+        rows = scorer.rows(spec, options.split, records[spec.name], prompts, _context(options, manifest))
         if model is not None:
             answers[spec.name] = written = write_answers(options, scorer, spec, model, records[spec.name], prompts)
             own = (records[spec.name], prompts, _context(options, manifest))
-            rows += scorer.answer_rows(spec, options["split"], written, *own)
+            rows += scorer.answer_rows(spec, options.split, written, *own)
             keep_answers(options, scorer.datamodule, spec.name, written)
-        if options["out"]:
-            _append(options, rows)
-    title = f"{options['prompt']} on {scorer.datamodule.name} {options['split']}, {scorer.metric} in %"
+        if options.out:
+            _append(options.out, rows)
+    title = f"{options.prompt} on {scorer.datamodule.name} {options.split}, {scorer.metric} in %"
     show_records(title, scorer.metric, records, {spec.name: spec.role for spec in specs})
     if answers:
-        show_answers(scorer, options["split"], answers, records)
+        show_answers(scorer, options.split, answers, records)
     return 0
 
 
-def _controls(text: str) -> tuple[str, ...]:
-    from experiments.cli import suggest
-
+def _controls(names: Sequence[str]) -> tuple[str, ...]:
     known = ("full", "black", "constant", "replicate")
-    names = tuple(name for name in text.split(",") if name and name != "none")
     for name in names:
-        if name not in known:
+        if name not in (*known, "none"):
             raise ValueError(f"Unknown control '{name}'.{suggest(name, known)} Available: {', '.join(known)}, none.")
-    return names
+    return tuple(name for name in names if name != "none")
 
 
-def _specs(options: dict, names: Sequence[str], manifest: dict) -> list[Any]:
+def _specs(options: Options, names: Sequence[str], manifest: dict) -> list[Any]:
     """Every model checked before the first is loaded. Raises FileNotFoundError listing all that is missing."""
     from lightning_modules.evaluation import ModelSpec
     from model_zoo.registry import require_files
 
     for name in names:
-        require_files(name, options["weights"])
+        require_files(name, options.weights)
     sources = manifest.get("source", [])
     return [
         ModelSpec(
             name,
             "source" if name in sources else "heldout",
-            options["weights"],
-            options["dtype"],
-            options["official"],
-            quant=options["quant"] or None,
+            str(options.weights),
+            options.dtype,
+            options.official,
+            quant=options.quant,
         )
         for name in names
     ]
@@ -139,26 +142,26 @@ def _device(wanted: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
 
 
-def _scorer(options: dict, manifest: dict, prompt: Any, controls: tuple[str, ...], device: str) -> Any:
+def _scorer(options: Options, manifest: dict, prompt: Any, controls: tuple[str, ...], device: str) -> Any:
     from datamodules.registry import load_datamodule
     from experiments.run.build import control_store
     from lightning_modules.scorer import PromptScorer
 
-    name = options["data"] or manifest.get("data")
+    name = options.data or manifest.get("data")
     if not name:
         raise ValueError("The artefact names no data set it was learned on. Give data=NAME.")
     datamodule = load_datamodule(
         name,
-        root=options["root"],
+        root=str(options.root),
         image_size=prompt.image_size,
-        eval_batch_size=options["batch_size"],
-        max_corrupt=_count_or_fraction(options["max_corrupt"]),
-        split_seed=options["split_seed"],
-        official=options["official"],
-        **{key: options[key] for key in ("names", "corruption") if options[key]},
+        eval_batch_size=options.batch_size,
+        max_corrupt=options.max_corrupt,
+        split_seed=options.split_seed,
+        official=options.official,
+        **{key: word for key in ("names", "corruption") if (word := getattr(options, key))},
     )
     datamodule.setup()
-    sizes = {"val": options["n"] or None, "test": options["n"] or None}
+    sizes = {"val": options.n or None, "test": options.n or None}
     return PromptScorer(
         datamodule,
         control_store(),
@@ -170,27 +173,21 @@ def _scorer(options: dict, manifest: dict, prompt: Any, controls: tuple[str, ...
     )
 
 
-def _count_or_fraction(value: float) -> int | float:
-    """3.0 -> 3; 0.1 stays."""
-    return int(value) if value == int(value) else value
-
-
-def _append(options: dict, rows: list[dict]) -> None:
+def _append(folder: Path, rows: list[dict]) -> None:
     from lightning_modules.records import ResultLog
 
-    folder = Path(options["out"])
     folder.mkdir(parents=True, exist_ok=True)
     ResultLog(folder / "results.jsonl").append(rows)
 
 
-def _context(options: dict, manifest: dict) -> dict:
+def _context(options: Options, manifest: dict) -> dict:
     """What result rows say of the prompt's making."""
     return {
-        "run": manifest.get("run", Path(options["prompt"]).name),
+        "run": manifest.get("run", options.prompt.name),
         "seed": manifest.get("seed", 0),
         "method": manifest.get("method", "imported"),
         "source": "+".join(manifest.get("source", [])),
-        "official": options["official"],
+        "official": options.official,
         "bounds": manifest["bounds"],
         "epoch": 0,
         "step": manifest.get("steps", 0),
@@ -198,23 +195,25 @@ def _context(options: dict, manifest: dict) -> dict:
 
 
 def write_answers(
-    options: Mapping, scorer: Any, spec: Any, model: Any, records: Mapping[str, Scores], prompts: Mapping
+    options: Options, scorer: Any, spec: Any, model: Any, records: Mapping[str, Scores], prompts: Mapping
 ) -> dict[str, Answers]:
     """One answer for each row and input that was scored: the prompts, and the same controls."""
-    decoding = {"max_new_tokens": options["max_new_tokens"]}
-    if options["beams"]:
-        decoding["num_beams"] = options["beams"]
+    from lightning_modules.answer_scoring import generate_inputs
+
+    decoding: dict[str, Any] = {"max_new_tokens": options.max_new_tokens}
+    if options.beams:
+        decoding["num_beams"] = options.beams
     inputs = scorer.to_frames(spec, records, prompts)
-    where = {"split": options["split"], "n": scorer.sizes[options["split"]], "style": options["style"] or None}
+    where: dict[str, Any] = {"split": options.split, "n": scorer.sizes[options.split], "style": options.style}
     return generate_inputs(model, scorer.datamodule, inputs, **where, **decoding)
 
 
-def keep_answers(options: Mapping, datamodule: Any, name: str, written: Mapping[str, Answers]) -> None:
+def keep_answers(options: Options, datamodule: Any, name: str, written: Mapping[str, Answers]) -> None:
     """`out=DIR`: DIR/answers/<split>_<mllm>_<input>.jsonl with id, text, what it was parsed as, right answer."""
-    if not options["out"]:
+    if not options.out:
         return
-    rows = {row.id: row for row in datamodule.rows(options["split"])}
-    folder = Path(options["out"], "answers")
+    rows = {row.id: row for row in datamodule.rows(options.split)}
+    folder = options.out / "answers"
     folder.mkdir(parents=True, exist_ok=True)
     for given, answers in written.items():
         lines = []
@@ -223,14 +222,16 @@ def keep_answers(options: Mapping, datamodule: Any, name: str, written: Mapping[
             said = None if parsed < 0 else (row.candidates or datamodule.candidates)[parsed]
             lines.append({"id": row_id, "text": text, "parsed": said, "answer": row.answer})
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        replace_file(folder / f"{options['split']}_{name}_{given}.jsonl", text.encode())
+        replace_file(folder / f"{options.split}_{name}_{given}.jsonl", text.encode())
 
 
 def show_answers(scorer: Any, split: str, answers: Mapping[str, Mapping], records: Mapping[str, Mapping]) -> None:
     """A table with a line for each model, input and group: every metric in %, mae as it is."""
     from experiments.run.summary import NAMES, markdown
+    from lightning_modules.answer_scoring import answer_metrics
 
-    task, lines, header = scorer.datamodule.task, [], []
+    task, lines = scorer.datamodule.task, []
+    header: list[str] = []
     for name, of_input in answers.items():
         for given, own in of_input.items():
             found = answer_metrics(task, own, records[name][given], scorer.numbers(split, own.ids))

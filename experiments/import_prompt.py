@@ -1,6 +1,4 @@
-"""Turn the authors' released prompt (`checkpoint_best.pth` of the reference code) into a prompt artefact.
-
-    python -m experiments.import_prompt from=save/checkpoint_best.pth out=prompts/tvp_cifar10
+"""Turn the authors' released prompt into a prompt artefact.
 
 The file is a torch checkpoint: a dict whose `perturbation` is a (3, 224, 224) tensor. It is read with weights_only, so
 that a checkpoint carrying code is refused, never run.
@@ -13,44 +11,57 @@ import pickle
 import re
 import zipfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.cli import flat_options, run_command
+from experiments.cli import parse_options, run_command
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-USAGE = """
-python -m experiments.import_prompt from=FILE.pth out=DIR [key=value ...]
-
-  from=FILE.pth      a torch checkpoint: a dict with `perturbation` (3, frame, frame)
-  out=DIR            the artefact to write (new, empty, or an older artefact)
-  pad=30             width of the border in pixels
-  key=perturbation   the entry that holds the prompt
-  source= task=      noted in the manifest, e.g. source=minigpt4 task=cifar10
-  licence=           noted in the manifest (the authors' code is MIT)
-
-The prompt is imported as it is: unbounded. Pixels inside the border must be zero (up to 1e-6), else it is refused.
-"""
-DEFAULTS = {"from": ..., "out": ..., "pad": 30, "key": "perturbation", "source": "", "task": "", "licence": ""}
 MAX_BYTES = 256 * 2**20
 INSIDE_TOLERANCE = 1e-6
 
 
+@dataclass
+class Options:
+    """
+    python -m experiments.import_prompt from=FILE.pth out=DIR [key=value ...]
+                              e.g. from=save/checkpoint_best.pth out=prompts/tvp_cifar10
+
+    The prompt is imported as it is: unbounded. Pixels inside the border must be zero (up to 1e-6), else it is refused.
+    """
+
+    from_: Path
+    """a torch checkpoint: a dict with `perturbation` (3, frame, frame)"""
+    out: Path
+    """the artefact to write (new, empty, or an older artefact)"""
+    pad: int = 30
+    """width of the border in pixels"""
+    key: str = "perturbation"
+    """the entry that holds the prompt"""
+    source: str = ""
+    """noted in the manifest, e.g. minigpt4"""
+    task: str = ""
+    """noted in the manifest, e.g. cifar10"""
+    licence: str = ""
+    """noted in the manifest (the authors' code is MIT)"""
+
+
 def main(argv: Sequence[str]) -> int:
-    options: Any = flat_options(argv, DEFAULTS, usage=USAGE)
+    options = parse_options(Options, argv)
     if options is None:
         return 0
-    path = Path(options["from"])
-    tensor = read_perturbation(path, options["key"])
-    prompt = build_imported(tensor, options["pad"])
+    path = options.from_
+    tensor = read_perturbation(path, options.key)
+    prompt = build_imported(tensor, options.pad)
     from lightning_modules.artefact import prompt_sha256, read_manifest
     from lightning_modules.prompts import Prompt
 
-    noted = {key: options[key] for key in ("source", "task", "licence") if options[key]}
-    origin = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "key": options["key"]}
-    folder = prompt.save(options["out"], {"mode": "official", "imported_from": origin, **noted})
+    noted = {key: text for key in ("source", "task", "licence") if (text := getattr(options, key))}
+    origin = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "key": options.key}
+    folder = prompt.save(options.out, {"mode": "official", "imported_from": origin, **noted})
     Prompt.load(folder, reading="png")
     manifest = read_manifest(folder)
     if prompt_sha256(Prompt.load(folder).delta) != manifest["prompt"]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+import yaml  # type: ignore[import-untyped]  # comes with OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.cli import suggest
+from experiments.cli import list_options, suggest
 from experiments.schema import GROUPS, OFFICIAL, PRESETS, Experiment
 
 FOLDER = Path(__file__).parent / "recipes"
@@ -35,20 +38,19 @@ def load_experiment(pairs: Sequence[tuple[str, str]]) -> DictConfig:
     names = [value for key, value in pairs if key == "exp"]
     if not names:
         raise ValueError(f"Missing exp=NAME. Available: {', '.join(list_recipes())}.")
-    overrides = [f"{key}={_as_said(value)}" for key, value in pairs]
     try:
-        config = OmegaConf.merge(OmegaConf.structured(Experiment), _read_recipe(names[-1]))
-        chosen = OmegaConf.from_dotlist(overrides)
+        config: Any = OmegaConf.merge(OmegaConf.structured(Experiment), _read_recipe(names[-1]))
+        chosen = _read_words(pairs)
         _switch_method(config, OmegaConf.select(chosen, "method.name"))
         if OmegaConf.select(chosen, "official") is True or (config.official and "official" not in chosen):
-            config = OmegaConf.merge(config, OmegaConf.from_dotlist([f"{k}={v}" for k, v in OFFICIAL.items()]))
+            config = OmegaConf.merge(config, _read_words(list(OFFICIAL.items())))
         config = OmegaConf.merge(config, chosen)
     except OmegaConfBaseException as error:
         raise ValueError(_explain(error)) from None
     return resolve(config)
 
 
-def _read_recipe(name: str) -> DictConfig:
+def _read_recipe(name: str) -> DictConfig | ListConfig:
     path = FOLDER / f"{name}.yaml"
     if not path.is_file():
         known = list(list_recipes())
@@ -67,9 +69,27 @@ def _expand_shorthand(key: str, value: str) -> tuple[str, str]:
     return key, value
 
 
-def _as_said(value: str) -> str:
-    """YAML would read `log.wandb=off` as False; quoted it stays a word, and boolean keys still understand it."""
-    return f"'{value}'" if value.lower() in ("on", "off", "yes", "no") else value
+def _read_words(pairs: Sequence[tuple[str, str]]) -> DictConfig:
+    """Text keys take a word as it stands (`out=2024_11_25`, `log.wandb=off`), lists of text its parts.
+
+    Every other word is read as YAML: `1e-3`, `true`, `null`, `[{name: blip2}]`.
+
+    Raises:
+        ValueError: a list that is not closed, and the like.
+    """
+    options, words = {option.key: option for option in list_options(Experiment)}, OmegaConf.create()
+    for key, word in pairs:
+        option = options.get(key)
+        try:
+            if option and option.is_text and word not in ("", "null"):
+                OmegaConf.update(words, key, word)
+            elif option and option.hint == list[str]:
+                OmegaConf.update(words, key, yaml.load(word, yaml.BaseLoader))
+            else:
+                words.merge_with_dotlist([f"{key}={word}"])
+        except yaml.YAMLError:
+            raise ValueError(f"Cannot read {key}={word}. Expected a plain value, or a list such as [a,b].") from None
+    return words
 
 
 def _switch_method(config: DictConfig, name: str | None) -> None:
@@ -105,6 +125,7 @@ def resolve(config: DictConfig) -> DictConfig:
         group = config.prompt if key == "init" else config.method
         if group[key] is None:
             group[key] = value
+    _expand_home(config)
     _check_method(config)
     _resolve_geometry(config)
     _resolve_targets(config)
@@ -112,6 +133,14 @@ def resolve(config: DictConfig) -> DictConfig:
         config.monitor = "source"
     OmegaConf.set_readonly(config, True)
     return config
+
+
+def _expand_home(config: DictConfig) -> None:
+    """Paths may begin with `~`: a shell expands it in `out ~/runs`, not in `out=~/runs`."""
+    paths = [(config, "out"), (config, "resume"), (config.data, "root")]
+    for group, key in (*paths, *((source, "weights") for source in (config.source, *config.sources))):
+        if group[key]:
+            group[key] = os.path.expanduser(group[key])
 
 
 def _check_method(config: DictConfig) -> None:

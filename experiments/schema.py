@@ -1,157 +1,201 @@
-"""The recipe's keys: one typed schema for every command. Only `experiments/` knows YAML exists."""
+"""The recipe's keys: one typed schema for every command, from which `train --help` is made."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Literal
 
-from omegaconf import MISSING
+from experiments.cli import MISSING
 
 
 @dataclass
 class Source:
-    """A frozen MLLM the prompt is learned on. `official` reproduces the reference's deviations in its adapter.
-
-    quant: the LLM's linear layers in 8 or 4 bits (bitsandbytes, CUDA only); what is left stays in `dtype`.
-    """
+    """source: the frozen MLLM the prompt is learned on."""
 
     name: str = MISSING
+    """the model, see `python -m model_zoo list`"""
     weights: str = "weights"
+    """folder of published weights"""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """of the model's weights and activations"""
     quant: Literal["8bit", "4bit"] | None = None
+    """the LLM's linear layers in 8 or 4 bits (bitsandbytes, CUDA only); what is left stays in dtype"""
     official: bool = False
+    """reproduce the reference's deviations in the adapter"""
 
 
 @dataclass
 class Targets:
-    """MLLMs that only score the prompt. Names in neither list count as held out: no choice ever reads those.
-
-    n: size of the fixed validation sub-sample every model is scored on (null: all of it).
-    residency: `sequential` loads one target at a time, `keep` keeps all loaded, `process` gives each its own process.
-    """
+    """targets: MLLMs that only score the prompt. Names in neither list count as held out."""
 
     names: list[str] = field(default_factory=list)
+    """models to score on; those in select and heldout are added"""
     select: list[str] = field(default_factory=list)
+    """models whose validation scores may steer choices"""
     heldout: list[str] = field(default_factory=list)
+    """models whose scores no choice ever reads"""
     residency: Literal["sequential", "keep", "process"] = "sequential"
+    """load one target at a time, keep all loaded, or give each its own process"""
     n: int | None = None
+    """size of the fixed validation sub-sample every model is scored on (null: all of it)"""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """of the models' weights and activations"""
     quant: Literal["8bit", "4bit"] | None = None
+    """as source.quant"""
 
 
 @dataclass
 class Data:
-    """n_test null: all of test; 0: test is never read (tuning).
-
-    image_size null: what the prompt needs (frame - 2 pad, or the whole frame for method vp).
-    split_seed: which rows are held out and sub-sampled; apart from `seed`, so that runs of several seeds share them.
-    n_train: a number of train rows or a fraction of them; shots: instead, so many of every class.
-    Recognition only: names, the words the classes are called by (clean, raw, clip, ...; null: clean); corruption of
-    the evaluation pictures, "fog:3"; cache: keep decoded pictures on disk (gigabytes below cache/decoded).
-    max_corrupt: how many images of a split that cannot be read (a number or a fraction) are left out with their rows
-    and reported; 0: the first one stops the run. half (pope): the first half of its test files (null: `official`).
-    task (vqa_jsonl): recognition, counting, reasoning or hallucination.
-    """
+    """data: images, questions and answers."""
 
     name: str = MISSING
+    """the data set, see `python -m datamodules list`"""
     root: str = "data"
+    """folder of the data sets"""
     image_size: int | None = None
+    """pixels a side (null: what the prompt needs: frame - 2 pad, or the whole frame for method vp)"""
     val: Literal["train", "official"] = "train"
+    """hold validation rows out of train, or take the reference's: 5 % of the test rows"""
     official: bool = False
+    """reproduce the reference's deviations in the data"""
     n_train: int | float | None = None
+    """a number of train rows, or a fraction of them, balanced over the classes (null: all)"""
     n_test: int | None = None
+    """a number of test rows (null: all; 0: test is never read)"""
     shots: int | None = None
+    """so many train rows of every class, instead of n_train"""
     names: str | None = None
+    """recognition: the words the classes are called by: clean, raw, clip, ... (null: clean)"""
     corruption: str | None = None
+    """recognition: corruption of the evaluation pictures and its severity, e.g. fog:3"""
     cache: bool = False
+    """keep decoded pictures on disk (gigabytes below cache/decoded)"""
     max_corrupt: int | float = 0
+    """images of a split that cannot be read and may be left out with their rows: a number, or a fraction below 1"""
     half: bool | None = None
+    """pope: only the first half of its test files (null: as data.official)"""
     task: str | None = None
+    """vqa_jsonl: recognition, counting, reasoning or hallucination"""
     augment: bool = True
+    """random crop and flip of the train pictures"""
     workers: int = 0
+    """processes that prepare pictures (0: the main process does)"""
     split_seed: int = 42
+    """chooses which rows are held out and sub-sampled; apart from seed, so that several seeds share them"""
 
 
 @dataclass
 class Prompt:
+    """prompt: what is learned. A frame of pixels around the shrunken picture, or over it (method vp)."""
+
     frame: int = 224
+    """pixels a side of what the models get to see"""
     pad: int = 30
+    """width of the border in pixels"""
     bounds: Literal["image", "unbounded"] = "image"
+    """keep prompted pixels in [0, 1], or let them leave it as the reference does"""
     init: Literal["zero", "normal"] | None = None
+    """what the prompt starts from (null: the method's own)"""
     init_std: float = 0.27
+    """standard deviation of init=normal, in pixel units"""
 
 
 @dataclass
 class Method:
-    """null: the method's own value (`PRESETS`)."""
+    """method: how it is learned. null: the method's own value."""
 
     name: Literal["tvp", "evp", "vp", "none"] = "tvp"
+    """tvp, evp (without FCA and TSE), vp (an overlay, SGD), or none (nothing is learned)"""
     fca: float | None = None
+    """weight of the loss FCA (feature consistency alignment)"""
     tse: float | None = None
+    """weight of the loss TSE (task semantics enrichment)"""
     fca_relative: bool = False
+    """divide FCA's distances by the mean norm of the clean tokens"""
     lr: float | None = None
+    """learning rate; normalized: the length of a step in pixel units of [0, 1] images, before the schedule"""
     momentum: float | None = None
+    """momentum of the update"""
     optimizer: Literal["normalized", "sgd", "adam"] | None = None
+    """rule of the update; normalized divides the gradient by its norm"""
     schedule: Literal["cosine_epoch", "cosine_step", "constant"] | None = None
+    """how lr falls: by half a cosine over the epochs, over the updates, or not at all"""
     warmup_steps: int = 0
+    """updates in which lr rises to its value (not with cosine_epoch)"""
     sources: Literal["mean", "sum"] = "mean"
+    """how the task and FCA losses of several sources are joined"""
     clip: str = "ViT-B-32"
+    """the CLIP that TSE compares with"""
 
 
 @dataclass
 class Train:
-    """batch_size counts per rank and micro-batch: an update sees ranks x batch_size x accumulate images.
-
-    eval_batch_size: most images scored at a time; where memory runs out it is halved for that model, with equal scores.
-    precision: of the update alone (Lightning's words). `bf16-mixed` casts frozen float32 weights again in every forward
-    and keeps the copies for backward, so it saves arithmetic but no memory: prefer source.dtype=bfloat16, which has
-    both. tf32: matrix products of the update in TF32 (Ampere and later); scores stay in full float32.
-    compile: torch.compile the source's layers for the update (a minute or two at the start and again at the second
-    text length; needs g++ on a CPU, Triton on a GPU).
-    checkpointing: recompute the source's layers in backward: the same gradient from less memory in more time.
-    feature_cache: keep the clean features FCA compares with below cache/features (or TVP_CACHE), so that only pictures
-    not seen before are encoded; float16 halves the bytes (at 7B an image takes 512 KB as float32, BLIVA's 4.7 MB).
-    feature_cache_gib: size cap; what was used longest ago goes first. It pays where pictures repeat: several epochs or
-    runs over square images (mirrored or not), or without augmentation.
-    memory_check: what happens when the plan of a run does not fit in free memory, before anything is loaded.
-    """
+    """train: the update loop."""
 
     epochs: int = 1
+    """passes over the train rows"""
     max_steps: int = -1
+    """most updates (-1: no limit)"""
     batch_size: int = 16
+    """images per rank and micro-batch: an update sees ranks x batch_size x accumulate"""
     eval_batch_size: int = 64
+    """most images scored at a time; halved for a model where memory runs out, with equal scores"""
     accumulate: int = 1
+    """micro-batches an update"""
     precision: str = "32-true"
+    """of the update alone, in Lightning's words. bf16-mixed saves arithmetic but no memory (it casts frozen float32
+    weights in every forward and keeps the copies): prefer source.dtype=bfloat16, which has both"""
     devices: int = 1
+    """GPUs, or processes on CPU"""
     accelerator: str = "auto"
+    """cpu, cuda, mps or auto, in Lightning's words"""
     strategy: str = "auto"
+    """ddp, auto, ..., in Lightning's words"""
     checkpoint_every: int = 100
+    """updates between two checkpoints inside an epoch"""
     val_every: int = 1
+    """epochs between two validations"""
     checkpointing: bool = False
+    """recompute the source's layers in backward: the same gradient from less memory in more time"""
     compile: bool = False
+    """torch.compile the source's layers for the update (a minute or two at the start and again at the second text
+    length; needs g++ on a CPU, Triton on a GPU)"""
     tf32: bool = False
+    """matrix products of the update in TF32 (Ampere and later); scores stay in full float32"""
     feature_cache: Literal["off", "float32", "float16"] = "off"
+    """keep the clean features FCA compares with on disk (below cache/features, or TVP_CACHE), so that only pictures not
+    seen before are encoded. float16 halves the bytes (an image of a 7B model: 512 KB as float32, BLIVA's 4.7 MB). It
+    pays where pictures repeat: several epochs or runs over square images, or without augmentation"""
     feature_cache_gib: float = 20.0
+    """most GiB of the feature cache; what was used longest ago goes first"""
     memory_check: Literal["refuse", "warn", "off"] = "refuse"
+    """what happens when the plan of a run does not fit in free memory, before anything is loaded"""
 
 
 @dataclass
 class Log:
-    """system: let W&B record this machine too (hardware, resource use, console text, git state, packages).
-
-    samples: log pictures of prompted samples (null: unless that would send a data set's images to a server).
-    """
+    """log: what is recorded beside the run folder."""
 
     wandb: Literal["auto", "online", "offline", "off"] = "auto"
+    """Weights & Biases; auto: online with a login, else offline"""
     csv: bool = True
+    """a CSV file of what is logged"""
     tensorboard: bool = False
+    """TensorBoard files"""
     project: str = "tvp"
+    """W&B project"""
     group: str | None = None
+    """W&B group of the run"""
     tags: list[str] = field(default_factory=list)
+    """W&B tags of the run"""
     system: bool = False
+    """let W&B record this machine too (hardware, resource use, console text, git state, packages)"""
     samples: bool | None = None
+    """log pictures of prompted samples (null: unless that would send a data set's images to a server)"""
     every: int = 10
+    """updates between two logged losses"""
     progress: bool = True
+    """show a progress bar"""
 
 
 @dataclass
@@ -159,13 +203,20 @@ class Experiment:
     """A complete statement of a run."""
 
     exp: str = MISSING
+    """the recipe, see --list"""
     out: str | None = None
+    """the run folder (null: runs/<exp>/<id>)"""
     seed: int = 42
+    """of the start, the order and the augmentation"""
     resume: str | None = None
+    """a run folder: continue that run"""
     official: bool = False
+    """every deviation of the reference at once: prompt.bounds, data.val, data.official, source.official"""
     monitor: str | None = None
+    """the logged key whose largest value chooses the best epoch (null: source, its validation score)"""
     source: Source = field(default_factory=Source)
     sources: list[Source] = field(default_factory=list)
+    """an ensemble instead of one source, in a recipe: [{name: ...}, {name: ...}]"""
     targets: Targets = field(default_factory=Targets)
     data: Data = field(default_factory=Data)
     prompt: Prompt = field(default_factory=Prompt)

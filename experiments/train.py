@@ -1,40 +1,34 @@
-"""Learn a prompt on one MLLM, show what it does to others: `python -m experiments.train exp=NAME key=value ...`."""
+"""Learn a prompt on one MLLM, show what it does to others."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
-from experiments.cli import parse_words, run_command
+from experiments.cli import HELP, help_text, parse_words, run_command
 
-FLAGS = ("--help", "-h", "--list", "--dry-run")
-HELP = """
+FLAGS = (*HELP, "--list", "--dry-run")
+USAGE = """
 usage: python -m experiments.train exp=NAME [key=value ...] [--list] [--dry-run]
        python -m experiments.train resume=RUN_FOLDER
 
 Learns one visual prompt on a frozen source MLLM, scores it on every target at each validation epoch and once on test,
-and writes everything to one run folder (out=DIR, default runs/<exp>/<id>).
+and writes everything to one run folder.
 
   --list      the recipes, one line each
   --dry-run   the resolved configuration, what would be loaded, and the memory it needs; loads nothing
 
-Keys (defaults in the recipe; method=evp is short for method.name=evp):
-  exp out seed resume official monitor
-  source.{name,weights,dtype,quant,official}         sources: [...] for an ensemble
-  targets.{names,select,heldout,n,residency,dtype,quant}
-  data.{name,root,val,n_train,n_test,shots,names,corruption,cache,workers,augment,split_seed,official}
-  prompt.{frame,pad,bounds,init,init_std}
-  method.{name,fca,tse,fca_relative,lr,momentum,optimizer,schedule,warmup_steps,sources,clip}
-  train.{epochs,max_steps,batch_size,eval_batch_size,accumulate,precision,devices,accelerator,strategy,
-         checkpoint_every,val_every,checkpointing,compile,tf32,feature_cache,feature_cache_gib,
-         memory_check}
-  log.{wandb,csv,tensorboard,project,group,tags,system,samples,every,progress}
+A recipe sets some of the keys below, a word on the command line wins over it. A default of `-` is nothing, typed as
+null. method=evp is short for method.name=evp; data= and source= likewise. Lists are typed [a,b].
 """
 
 
 def main(argv: Sequence[str]) -> int:
     words = parse_words(argv, flags=FLAGS)
-    if words.flags & {"--help", "-h"}:
-        print(HELP.strip())
+    if words.flags & set(HELP):
+        from experiments.schema import Experiment
+
+        print(help_text(Experiment, USAGE))
         return 0
     if "--list" in words.flags:
         return _list()
@@ -71,7 +65,7 @@ def _resume(folder: str, others: list[tuple[str, str]]) -> int:
         )
     from experiments.run.start import resume_run
 
-    resume_run(folder)
+    resume_run(Path(folder).expanduser())
     return 0
 
 

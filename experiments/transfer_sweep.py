@@ -1,88 +1,97 @@
-"""The transfer matrix: every source x data set x method x seed, trained once, scored on every target, explained."""
+"""Train every source x data set x method, score each on every target."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from dataclasses import dataclass, fields
+from typing import Any, Literal, cast
 
-from experiments.cli import parse_words, run_command, suggest
+from experiments.cli import parse_options, run_command
 
-USAGE = """
-python -m experiments.transfer_sweep [run|plan|status|retry|report] [sweep=NAME] [out=DIR] [key=value ...]
 
-  run      compute the cells that are missing, then write OUT/matrix.csv, samples/, statistics.json and report.html;
-           killed or interrupted, the same command goes on where it was (the default)
-  plan     the cells, predicted time and memory; nothing is executed
-  status   what is finished, running, waiting, failed      retry    failed cells once more, then as run
-  report   matrix, statistics and report from what is finished
+@dataclass
+class Options:
+    """
+    python -m experiments.transfer_sweep [run|plan|status|retry|report] [sweep=NAME] [out=DIR] [key=value ...]
+    python -m experiments.transfer_sweep --list
 
-  sweep=embedded      a recipe of experiments/sweeps (see --list)        out=runs/sweeps/<sweep>
-  sources= targets= data= methods= seeds=     narrow the recipe, separated by commas
-  engine=local        one process a GPU, else a core; or ray, slurm (extras of the same names)
-  jobs=0              how many cells at a time (0: all GPUs or cores; ray: all of the cluster; slurm: 4)
-  address=            ray: `auto` joins a running cluster, empty starts one here
-  gpus=1              ray and slurm: GPUs of a worker, 0.5 puts two on one GPU (ignored where there is none)
-  slurm=              slurm: further parameters, `partition=gpu,timeout_min=600`, cluster=local for a trial
-  any other key=value goes to every cell (see `python -m experiments.train --help`): train.epochs=1 log.wandb=offline
+      run      compute the cells that are missing, then write OUT/matrix.csv, samples/, statistics.json and
+               report.html; killed or interrupted, the same command goes on where it was
+      plan     the cells, predicted time and memory; nothing is executed
+      status   what is finished, running, waiting, failed
+      retry    failed cells once more, then as run
+      report   matrix, statistics and report from what is finished
+      --list   the recipes of experiments/sweeps, one line each
 
-Several machines may run the same command on one shared folder: they share the work, no cell is done twice.
-"""
-ACTIONS = ("run", "plan", "status", "retry", "report")
-OWN = {"sweep": "embedded", "out": "", "engine": "local", "jobs": "0", "address": "", "gpus": "1", "slurm": ""}
+    Any other key=value goes to every cell (see `python -m experiments.train --help`): train.epochs=1 log.wandb=offline.
+    sources= targets= data= methods= seeds= narrow the recipe, separated by commas. Several machines may run the same
+    command on one shared folder: they share the work, no cell is done twice.
+    """
+
+    action: Literal["run", "plan", "status", "retry", "report"] = "run"
+    """what to do; the word stands alone, as above"""
+    sweep: str = "embedded"
+    """a recipe of experiments/sweeps"""
+    out: str = ""
+    """the sweep's folder (default: runs/sweeps/<sweep>)"""
+    engine: str = "local"
+    """local: one process a GPU, else a core; or ray, slurm (extras of the same names)"""
+    jobs: int = 0
+    """how many cells at a time (0: all GPUs or cores; ray: all of the cluster; slurm: 4)"""
+    address: str = ""
+    """ray: `auto` joins a running cluster; nothing starts one here"""
+    gpus: float = 1
+    """ray and slurm: GPUs of a worker, 0.5 puts two on one GPU (ignored where there is none)"""
+    slurm: str = ""
+    """slurm: further parameters, `partition=gpu,timeout_min=600`, cluster=local for a trial"""
 
 
 def main(argv: Sequence[str]) -> int:
-    actions = [word for word in argv if "=" not in word and not word.startswith("-")]
-    action = actions[0] if actions else "run"
-    if action not in ACTIONS or len(actions) > 1:
-        word = action if action not in ACTIONS else actions[1]
-        raise ValueError(f"Expected one of {', '.join(ACTIONS)}, got '{word}'.{suggest(word, ACTIONS)} See --help.")
-    words = parse_words([word for word in argv if word not in actions], flags=("--help", "-h", "--list"))
-    if words.flags:
-        return _explain(words.flags)
-    own = OWN | {key: value for key, value in words.pairs if key in OWN}
-    if not own["jobs"].isdigit():
-        raise ValueError(f"Expected jobs=N, a whole number, got jobs={own['jobs']}.")
-    own["out"] = own["out"] or f"runs/sweeps/{own['sweep']}"
-    others = [(key, value) for key, value in words.pairs if key not in OWN]
+    others: list[tuple[str, str]] = []
+    own = parse_options(Options, argv, flags=("--list",), bare="action", others=others)
+    if own is None:
+        return 0
+    if "--list" in argv:
+        return _list()
+    if own.jobs < 0:
+        raise ValueError(f"Expected jobs=N, a whole number, got jobs={own.jobs}.")
+    own.out = os.path.expanduser(own.out or f"runs/sweeps/{own.sweep}")
     commands: dict[str, Callable[..., int]] = {"status": _status, "report": _report}
-    if action in commands:
+    if own.action in commands:
         if others:
-            raise ValueError(f"{action} reads what is in out=DIR; got {'='.join(others[0])} beside it. Leave it out.")
-        return commands[action](own)
-    return _plan(own, others) if action == "plan" else _run(own, others, again=action == "retry")
+            raise ValueError(
+                f"{own.action} reads what is in out=DIR; got {'='.join(others[0])} beside it. Leave it out."
+            )
+        return commands[own.action](own)
+    return _plan(own, others) if own.action == "plan" else _run(own, others, again=own.action == "retry")
 
 
-def _explain(flags: set[str]) -> int:
-    if "--list" in flags:
-        from experiments.sweep.recipe import list_sweeps
+def _list() -> int:
+    from experiments.sweep.recipe import list_sweeps
 
-        print("\n".join(f"{name:16}  {header}" for name, header in list_sweeps().items()))
-    else:
-        print(USAGE.strip())
+    print("\n".join(f"{name:16}  {header}" for name, header in list_sweeps().items()))
     return 0
 
 
 # ---- run -------------------------------------------------------------------------------------------------------------
-def _run(own: dict[str, Any], others: list[tuple[str, str]], *, again: bool) -> int:
+def _run(own: Options, others: list[tuple[str, str]], *, again: bool) -> int:
     from experiments.sweep.display import Display
     from experiments.sweep.engines import SweepStopped, load_engine
 
-    engine = load_engine(own["engine"])
+    engine = load_engine(own.engine)
     sweep, cells = _identified(own, others)
     folder, plan = _open(own, sweep, cells)
     if again:
         print(f"{len(folder.ask_again(cells))} failed cells are asked for again.")
     before = folder.states().counts(cells)
-    print(
-        f"{own['out']}: {before['finished']} of {len(cells)} cells are finished, {before['waiting']} to do.", flush=True
-    )
+    print(f"{own.out}: {before['finished']} of {len(cells)} cells are finished, {before['waiting']} to do.", flush=True)
     try:
         if before["waiting"]:
             with Display(folder, cells) as display:
-                engine(folder, plan, own, display.look)
+                engine(folder, plan, vars(own), display.look)
     except KeyboardInterrupt:
         print(f"\nStopped; nothing that is finished is lost. Go on with: {_again(own, others)}", file=sys.stderr)
         raise
@@ -91,29 +100,32 @@ def _run(own: dict[str, Any], others: list[tuple[str, str]], *, again: bool) -> 
     return _finish(folder, cells)
 
 
-def _identified(own: dict[str, Any], others: list[tuple[str, str]]) -> tuple[Any, list[Any]]:
+def _identified(own: Options, others: list[tuple[str, str]]) -> tuple[Any, list[Any]]:
     """The recipe and its cells with ids. Raises FileNotFoundError listing all that is missing."""
     from experiments.sweep.cells import build_cells, identified
     from experiments.sweep.recipe import load_sweep
 
-    sweep = load_sweep(own["sweep"], others)
+    sweep = load_sweep(own.sweep, others)
     cells, missing = identified(build_cells(sweep))
     if missing:
         raise FileNotFoundError("\n".join([*missing, "See docs/models.md and docs/data.md. Nothing was started."]))
     return sweep, cells
 
 
-def _open(own: dict[str, Any], sweep: Any, cells: list[Any]) -> tuple[Any, str]:
+def _open(own: Options, sweep: Any, cells: list[Any]) -> tuple[Any, str]:
     from omegaconf import OmegaConf
 
     from experiments.sweep.folder import SweepFolder
 
-    folder = SweepFolder(own["out"], create=sweep.sweep)
+    folder = SweepFolder(own.out, create=sweep.sweep)
     return folder, folder.write_plan(cells, cast(dict[str, Any], OmegaConf.to_container(sweep, resolve=True)))
 
 
-def _again(own: dict[str, Any], others: list[tuple[str, str]]) -> str:
-    words = [f"{key}={value}" for key, value in own.items() if value != OWN[key]] + ["=".join(pair) for pair in others]
+def _again(own: Options, others: list[tuple[str, str]]) -> str:
+    """The command to type; what stands at its default is left out, and so is the action: all go on as run."""
+    given = [(field.name, getattr(own, field.name)) for field in fields(own) if field.name != "action"]
+    words = [f"{key}={value}" for key, value in given if value != getattr(Options, key)]
+    words += ["=".join(pair) for pair in others]
     return " ".join(["python -m experiments.transfer_sweep", *words])
 
 
@@ -145,18 +157,18 @@ def _explain_results(folder: Any, cell: Any) -> None:
 
 
 # ---- looking ---------------------------------------------------------------------------------------------------------
-def _report(own: dict[str, Any]) -> int:
+def _report(own: Options) -> int:
     from experiments.sweep.folder import SweepFolder
 
-    folder = SweepFolder(own["out"])
+    folder = SweepFolder(own.out)
     return _finish(folder, folder.read_plan()[0])
 
 
-def _status(own: dict[str, Any]) -> int:
+def _status(own: Options) -> int:
     from experiments.sweep.display import Display, clock
     from experiments.sweep.folder import SweepFolder
 
-    folder = SweepFolder(own["out"])
+    folder = SweepFolder(own.out)
     cells, _ = folder.read_plan()
     states = folder.states()
     print("\n".join(Display(folder, cells).lines(states)))
@@ -167,11 +179,11 @@ def _status(own: dict[str, Any]) -> int:
     return 0
 
 
-def _plan(own: dict[str, Any], others: list[tuple[str, str]]) -> int:
+def _plan(own: Options, others: list[tuple[str, str]]) -> int:
     from experiments.sweep.plan import print_plan
     from experiments.sweep.recipe import load_sweep
 
-    return print_plan(load_sweep(own["sweep"], others), own)
+    return print_plan(load_sweep(own.sweep, others), vars(own))
 
 
 if __name__ == "__main__":

@@ -1,29 +1,17 @@
-"""`make tune`: lr and epochs of vp, evp and tvp by the source's validation data, the same number of trials each."""
+"""Choose lr and epochs of each method on validation data."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from experiments.cli import flat_options, parse_words, run_command
-from experiments.run.ensure import Cell, ensure_all
+from experiments.cli import parse_options, run_command
+from experiments.run.ensure import NamedRun, ensure_all
 from lightning_modules.atomic import replace_file
 
-USAGE = """
-python -m experiments.tune [exp=embedded] [data=NAME] [out=runs/tune/<exp>-<data>] [key=value ...]
-
-Tries the same number of settings (lr x epochs) for each learned method on the SOURCE's validation data: no target is
-loaded, no test row is read. Prints every trial and the best of each method, and writes OUT/tuning.json; a sweep recipe
-takes them over (experiments/sweeps/embedded.yaml). Trials are ordinary run folders: finished ones are kept, cut ones
-continue.
-
-  data=     another data set than the recipe's       seed=0    epochs=3,6    jobs=2 (runs at a time, one thread each)
-  any other key=value goes to every trial (see `python -m experiments.train --help`)
-"""
 EPOCHS = ("3", "6")
-DEFAULTS: dict[str, Any] = {"exp": "embedded", "data": "", "out": "", "seed": 0, "epochs": ",".join(EPOCHS), "jobs": 2}
 # VP's update is not normalised, hence its own scale of lr: 1.0 and the published 2.9 (pixel units) lose to 0.3 on the
 # source's validation rows, see LOG.md.
 GRID: dict[str, tuple[str, ...]] = {
@@ -33,23 +21,47 @@ GRID: dict[str, tuple[str, ...]] = {
 }
 
 
+@dataclass
+class Options:
+    """
+    python -m experiments.tune [exp=embedded] [data=NAME] [out=DIR] [key=value ...]
+
+    Tries the same number of settings (lr x epochs) for each learned method on the SOURCE's validation data: no target
+    is loaded, no test row is read. Prints every trial and the best of each method, and writes OUT/tuning.json; a sweep
+    recipe takes them over (experiments/sweeps/embedded.yaml). Trials are ordinary run folders: finished ones are kept,
+    cut ones continue. Any other key=value goes to every trial (see `python -m experiments.train --help`).
+    """
+
+    exp: str = "embedded"
+    """the recipe"""
+    data: str = ""
+    """another data set than the recipe's"""
+    out: Path | None = None
+    """folder of the trials (default: runs/tune/<exp>-<data>)"""
+    seed: int = 0
+    """of every trial"""
+    epochs: tuple[str, ...] = EPOCHS
+    """lengths to try, separated by commas"""
+    jobs: int = 2
+    """trials at a time, one thread each"""
+
+
 def main(argv: Sequence[str]) -> int:
-    mine = [word for word in argv if word.startswith("-") or word.split("=")[0] in DEFAULTS]
-    options: Any = flat_options(mine, DEFAULTS, usage=USAGE)
+    others: list[tuple[str, str]] = []
+    options = parse_options(Options, argv, others=others)
     if options is None:
         return 0
     from experiments.recipes import load_experiment
 
-    others = parse_words([word for word in argv if word not in mine]).pairs
-    exp = options["exp"]
-    data = options["data"] or load_experiment([("exp", exp)]).data.name
-    out = Path(options["out"] or f"runs/tune/{exp}-{data}")
-    cells = trial_cells(exp, data, options["seed"], options["epochs"].split(","), others)
-    trials = trial_table(ensure_all(cells, out, jobs=options["jobs"]))
+    exp = options.exp
+    data = options.data or load_experiment([("exp", exp)]).data.name
+    out = options.out or Path(f"runs/tune/{exp}-{data}")
+    cells = trial_cells(exp, data, options.seed, options.epochs, others)
+    trials = trial_table(ensure_all(cells, out, jobs=options.jobs))
     result = {
         "exp": exp,
         "data": data,
-        "seed": options["seed"],
+        "seed": options.seed,
         "words": dict(others),
         "trials": trials,
         "chosen": choose(trials),
@@ -64,7 +76,7 @@ def main(argv: Sequence[str]) -> int:
 
 def trial_cells(
     exp: str, data: str, seed: int, epochs: Sequence[str] = EPOCHS, others: Sequence[tuple[str, str]] = ()
-) -> list[Cell]:
+) -> list[NamedRun]:
     """lr x epochs for each learned method, on the source's validation alone: no target is loaded, no test row read.
 
     data: another data set than the recipe's, or "". others: further words for every trial.
@@ -77,7 +89,7 @@ def trial_cells(
                 words += [("method.lr", lr), ("train.epochs", length), ("log.wandb", "off"), ("log.progress", "false")]
                 words += [("targets.select", "[]"), ("targets.heldout", "[]"), ("data.n_test", "0")]
                 words += [("prompt.init", "zero")] if method == "vp" else []
-                cells.append(Cell(f"{method}_lr{lr}_ep{length}", [*words, *others]))
+                cells.append(NamedRun(f"{method}_lr{lr}_ep{length}", [*words, *others]))
     return cells
 
 

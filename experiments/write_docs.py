@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from datamodules.prepare.catalogue import PUBLISHED as PUBLISHED_DATA
 from datamodules.registry import load_datamodule
 from experiments.ask import ask_candidates, build_inputs
-from experiments.cli import flat_options, run_command
+from experiments.cli import parse_options, run_command
 from experiments.report.numbers import method_order, with_interval
 from experiments.tracking.keys import keys_table
 from lightning_modules.atomic import replace_file
@@ -25,13 +26,21 @@ DOCS = ROOT / "docs"
 PROMPT, PICTURE, SCENE = DOCS / "prompt", DOCS / "frame.png", DOCS / "scene.png"
 SWEEP = Path(__file__).parent / "results" / "sweep_embedded"
 KEPT = ("matrix.csv", "statistics.json", "report.html", "report.md")
-USAGE = """
-python -m experiments.write_docs [sweep=OUT] [prompt=DIR]
 
-Rewrites the generated parts of README.md and docs/. sweep=OUT first copies what a finished sweep=embedded leaves
-(matrix.csv, statistics.json, report.html, report.md) to experiments/results/sweep_embedded, which the results are made
-from. prompt=DIR first copies that prompt artefact of exp=embedded to docs/prompt and draws README's picture with it.
-"""
+
+@dataclass
+class Options:
+    """
+    python -m experiments.write_docs [sweep=OUT] [prompt=DIR]
+
+    Rewrites the generated parts of README.md and docs/.
+    """
+
+    sweep: Path | None = None
+    """first copy what a finished sweep=embedded leaves there (matrix.csv, statistics.json, report.html, report.md) to
+    experiments/results/sweep_embedded, which the results are made from"""
+    prompt: Path | None = None
+    """first copy that prompt artefact of exp=embedded to docs/prompt and draw README's picture with it"""
 
 
 # ---- results ---------------------------------------------------------------------------------------------------------
@@ -244,13 +253,13 @@ def replace(text: str, mark: str, section: str) -> str:
 
 
 def main(argv: Sequence[str]) -> int:
-    options = flat_options(argv, {"sweep": "", "prompt": ""}, usage=USAGE)
+    options = parse_options(Options, argv)
     if options is None:
         return 0
-    if options["sweep"]:
-        keep(Path(str(options["sweep"])))
-    if options["prompt"]:
-        keep_prompt(Path(str(options["prompt"])))
+    if options.sweep:
+        keep(options.sweep)
+    if options.prompt:
+        keep_prompt(options.prompt)
     for (name, mark), make in SECTIONS.items():
         page = ROOT / name
         page.write_text(replace(page.read_text(), mark, make()))

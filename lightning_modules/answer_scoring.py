@@ -17,7 +17,8 @@ import torch
 from lightning_modules.answer_parser import parse_answer
 from lightning_modules.evaluation import ToFrames
 from lightning_modules.intervals import wilson
-from lightning_modules.metrics import METRICS, Estimate, Scores, estimate, group_places
+from lightning_modules.metrics import Estimate, Scores, estimate, group_places
+from lightning_modules.vocabulary import TASK_METRICS
 
 STYLES = {"recognition": "infer", "counting": "vqa", "reasoning": "vqa", "hallucination": "vqa"}  # vqa asks for short
 
@@ -118,7 +119,7 @@ def answer_metrics(
 
 def _generated(task: str, answers: Answers, numbers: np.ndarray | None) -> dict[str, Estimate]:
     scores = answers.as_scores()
-    found = {name: estimate(name, scores) for name in METRICS[task] if name not in ("top5", "auroc", "mae")}
+    found = {name: estimate(name, scores) for name in TASK_METRICS[task] if name not in ("top5", "auroc", "mae")}
     known = np.flatnonzero(answers.parsed >= 0)
     if task == "counting" and numbers is not None and len(known):
         found["mae"] = estimate("mae", scores.take(known), numbers[known])

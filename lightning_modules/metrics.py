@@ -20,13 +20,8 @@ import numpy as np
 import torch
 
 from lightning_modules.intervals import count_draws, index_draws, mean_interval, percentiles, wilson
+from lightning_modules.vocabulary import TASK_METRICS
 
-METRICS = {
-    "recognition": ("top1", "top5"),
-    "counting": ("accuracy", "mae"),
-    "reasoning": ("auroc", "accuracy"),
-    "hallucination": ("accuracy", "precision", "recall", "f1", "yes_ratio"),
-}
 PROPORTIONS = ("top1", "top5", "accuracy", "yes_ratio")
 OF_YES = ("precision", "recall", "f1")
 MEAN = "mean_groups"
@@ -70,9 +65,9 @@ class Estimate(NamedTuple):
 
 def primary_metric(task: str) -> str:
     """The metric gains are stated in: `top1`, `accuracy` or `auroc`."""
-    if task not in METRICS:
-        raise ValueError(f"Unknown task '{task}'. Available: {', '.join(METRICS)}.")
-    return METRICS[task][0]
+    if task not in TASK_METRICS:
+        raise ValueError(f"Unknown task '{task}'. Available: {', '.join(TASK_METRICS)}.")
+    return TASK_METRICS[task][0]
 
 
 def task_metrics(task: str, scores: Scores, numbers: np.ndarray | None = None) -> dict[str, Estimate]:
@@ -109,7 +104,7 @@ def group_places(groups: Sequence[str]) -> dict[str, np.ndarray]:
 def _possible(task: str, scores: Scores, numbers: np.ndarray | None) -> list[str]:
     primary_metric(task)
     absent = {"top5": scores.scores.shape[1] <= 5, "mae": numbers is None}
-    return [metric for metric in METRICS[task] if not absent.get(metric, False)]
+    return [metric for metric in TASK_METRICS[task] if not absent.get(metric, False)]
 
 
 def estimate(metric: str, scores: Scores, numbers: np.ndarray | None = None) -> Estimate:
@@ -202,7 +197,9 @@ def per_sample(metric: str, scores: Scores) -> np.ndarray:
     if metric == "top5":
         best = np.argsort(-scores.scores, axis=1, kind="stable")[:, :5]
         return (best == scores.labels[:, None]).any(1).astype(np.float64)
-    raise ValueError(f"Unknown metric '{metric}'. Available: {', '.join(dict.fromkeys(sum(METRICS.values(), ())))}.")
+    raise ValueError(
+        f"Unknown metric '{metric}'. Available: {', '.join(dict.fromkeys(sum(TASK_METRICS.values(), ())))}."
+    )
 
 
 def auroc(scores: Scores, index: np.ndarray | None = None) -> float:

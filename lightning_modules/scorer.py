@@ -15,12 +15,13 @@ from lightning_modules.answer_parser import candidate_numbers
 from lightning_modules.answer_scoring import Answers, answer_metrics
 from lightning_modules.artefact import prompt_sha256
 from lightning_modules.backoff import RowLimit
-from lightning_modules.controls import CONTROLS, SCORER, Control, ControlStore, all_controls, templates_digest
+from lightning_modules.controls import SCORER, Control, ControlStore, all_controls, templates_digest
 from lightning_modules.evaluation import ModelSpec, gather_scores, score_in_process, score_inputs
 from lightning_modules.features import FeatureDrift, drift_metrics
 from lightning_modules.metrics import Scores, group_metrics, paired_gain, point, primary_metric, task_metrics
 from lightning_modules.prompts import Prompt
 from lightning_modules.ranks import GpuPool, from_rank_zero, is_rank_zero, other_gpus, rank_and_world
+from lightning_modules.vocabulary import CONTROLS
 
 RESIDENCIES = ("sequential", "keep", "process")
 FIRST_ROUND, FINALISTS = 64, 6  # all 27 colours compete on the first 64 validation rows, the best 6 on all of them

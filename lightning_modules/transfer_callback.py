@@ -9,12 +9,13 @@ from typing import Any
 
 import lightning as L
 
-from lightning_modules.controls import CONTROLS, write_scores
+from lightning_modules.controls import write_scores
 from lightning_modules.evaluation import ModelSpec
 from lightning_modules.metrics import Scores
 from lightning_modules.prompts import Prompt
 from lightning_modules.records import ResultLog
 from lightning_modules.scorer import PromptScorer, is_rank_zero
+from lightning_modules.vocabulary import CONTROLS
 
 
 class TransferCallback(L.Callback):

@@ -226,10 +226,10 @@ def test_the_gpu_variant_needs_only_torch_and_transformers():
     code = """
 import sys
 for name in BLOCKED: sys.modules[name] = None
-from experiments import bench
+from experiments.bench import __main__ as bench
 from experiments.bench.gpu import flops, gpu_calls
 from experiments.bench.models import ARCHITECTURES, MICRO, bench_inputs, build_bench_model
-bench.check({"batch": 0, "repeats": 1, "only": "gpu"})
+bench.check(bench.Options(repeats=1, only="gpu"))
 model = build_bench_model("instructblip", MICRO)
 print(*[path for path, _, call in gpu_calls(model, bench_inputs(2, MICRO), MICRO) if flops(call) > 0])
 """

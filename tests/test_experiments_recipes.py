@@ -81,6 +81,29 @@ def test_off_is_a_word_where_words_are_expected_and_a_boolean_where_those_are():
     assert config.log.wandb == "off" and config.data.augment is True
 
 
+@pytest.mark.parametrize("word", ["2024_11_25", "007", "12:30:45", "1e3", "off", "a: b", "[a", "NULL", "'x'", "a=b"])
+def test_a_text_key_takes_the_word_as_it_stands(word):
+    config = load(f"out={word}", f"data.root={word}", f"log.group={word}")
+    assert (config.out, config.data.root, config.log.group) == (word, word, word)
+
+
+def test_what_is_no_text_is_still_read_by_its_type():
+    config = load("seed=1_0", "method.lr=1e-3", "data.n_train=0.5", "log.tags=[2024_11,on]", "log.group=null", "out=")
+    assert (config.seed, config.method.lr, config.data.n_train) == (10, 0.001, 0.5)
+    assert list(config.log.tags) == ["2024_11", "on"] and config.log.group is None and config.out is None
+
+
+def test_paths_begin_with_the_users_home_where_they_are_told_to(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = load("out=~/runs", "data.root=~/data", "source.weights=~", "log.project=~")
+    assert (config.out, config.data.root, config.source.weights) == (
+        f"{tmp_path}/runs",
+        f"{tmp_path}/data",
+        str(tmp_path),
+    )
+    assert config.log.project == "~"
+
+
 def test_a_list_override_replaces_the_whole_list():
     assert list(load("targets.heldout=[embedded_llava]").targets.names) == ["embedded_instructblip", "embedded_llava"]
 
@@ -93,6 +116,8 @@ def test_a_list_override_replaces_the_whole_list():
         (["method=evpp"], "expected one of"),
         (["train.epochs=abc"], "'abc' of type 'str' could not be converted to Integer"),
         (["targets=3"], "'targets' is a group of keys"),
+        (["targets.select=[a"], "Cannot read targets.select=[a. Expected a plain value, or a list such as [a,b]."),
+        (["data.root="], "Incompatible value 'None'"),
         (["method=evp", "method.fca=0.1"], "Method 'evp' has no FCA"),
         (["train.batch_size=0"], "Expected train.batch_size >= 1"),
         (["prompt.pad=40"], "does not fit prompt.frame=64"),

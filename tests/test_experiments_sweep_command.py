@@ -39,13 +39,13 @@ def sweep(tmp_path, monkeypatch):
 def _recipe(own, others):
     from experiments.sweep.recipe import load_sweep
 
-    return load_sweep(own["sweep"], others)
+    return load_sweep(own.sweep, others)
 
 
 def test_help_is_instant_and_needs_nothing():
     code = "import sys, experiments.transfer_sweep as t; t.main(['--help']); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
-    assert "sweep=embedded" in done.stdout and done.stdout.strip().endswith("False")
+    assert "sweep    text            embedded" in done.stdout and done.stdout.strip().endswith("False")
 
 
 def test_the_recipes_are_listed(capsys):
@@ -57,9 +57,10 @@ def test_the_recipes_are_listed(capsys):
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (["runn"], "Expected one of run, plan, .* got 'runn'. Did you mean 'run'"),
+        (["runn"], "Unknown action 'runn'. Did you mean 'run'\\? Available: run, plan, status, retry, report"),
         (["run", "plan"], "got 'plan'"),
-        (["jobs=two"], "Expected jobs=N, a whole number"),
+        (["jobs=two"], "Expected jobs=N, a whole number, got jobs=two"),
+        (["jobs=-1"], "Expected jobs=N, a whole number, got jobs=-1"),
         (["sweep=embeddedd"], "Unknown sweep 'embeddedd'. Did you mean 'embedded'"),
         (["engine=rey"], "Unknown engine 'rey'. Did you mean 'ray'"),
         (["status", "seed=3"], "status reads what is in out=DIR"),

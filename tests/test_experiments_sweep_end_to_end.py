@@ -8,8 +8,8 @@ import pytest
 from support.sweep_engines import results, tiny_sweep
 
 from experiments.sweep import worker
-from lightning_modules.controls import CONTROLS
 from lightning_modules.records import read_rows
+from lightning_modules.vocabulary import CONTROLS
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*in eval mode at the start of training"),

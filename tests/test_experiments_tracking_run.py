@@ -14,8 +14,9 @@ import pytest
 from support.recorded_run import RUN_WORDS, offline, rank_environment
 from support.wandb_records import history, logged_keys, records
 
-from experiments.tracking.keys import CONTROLS, KEYS, matching_key
+from experiments.tracking.keys import KEYS, matching_key
 from experiments.tracking.logger import sessions, summary
+from lightning_modules.vocabulary import CONTROLS
 
 ROOT = Path(__file__).parent.parent
 MODELS = {"embedded_minigpt4": "source", "embedded_instructblip": "select", "embedded_llava": "heldout"}

@@ -21,10 +21,10 @@ from experiments.run.folder import read_status
 from experiments.train import main
 from lightning_modules import atomic
 from lightning_modules.artefact import read_manifest
-from lightning_modules.controls import CONTROLS
 from lightning_modules.prompts import Prompt
 from lightning_modules.records import read_rows
 from lightning_modules.trainer_callbacks import AtomicCheckpointIO
+from lightning_modules.vocabulary import CONTROLS
 
 ROOT = Path(__file__).parent.parent
 MODELS = {"embedded_minigpt4": "source", "embedded_instructblip": "select", "embedded_llava": "heldout"}

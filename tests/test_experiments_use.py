@@ -12,6 +12,7 @@ from support.tiny_models import tiny_mllm
 
 import model_zoo.registry
 from experiments import apply, ask, import_prompt
+from experiments.cli import list_options
 from lightning_modules.prompts import Prompt, build_prompt
 
 ROOT = Path(__file__).parents[1]
@@ -50,9 +51,10 @@ def test_help_answers_without_torch_or_pillow(command):
 def test_every_key_is_in_the_help_and_a_typo_is_answered(command, capsys):
     assert command.main(["--help"]) == 0
     text = capsys.readouterr().out
-    assert all(f"{key}=" in text for key in command.DEFAULTS)
+    keys = [option.key for option in list_options(command.Options)]
+    assert all(f"\n  {key} " in text for key in keys)
     with pytest.raises(ValueError, match=r"Unknown key '\w+z'. Did you mean"):
-        command.main([f"{next(iter(command.DEFAULTS))}z=1"])
+        command.main([f"{keys[0]}z=1"])
     with pytest.raises(ValueError, match=r"Missing .*=\.\.\."):
         command.main([])
 

@@ -9,7 +9,6 @@ from lightning_modules.answer_parser import candidate_numbers
 from lightning_modules.intervals import count_draws, index_draws, t_interval
 from lightning_modules.metrics import (
     MEAN,
-    METRICS,
     Scores,
     auroc,
     draws,
@@ -21,6 +20,7 @@ from lightning_modules.metrics import (
     point,
     task_metrics,
 )
+from lightning_modules.vocabulary import TASK_METRICS
 
 
 def make(right, k=4, ids=None):
@@ -194,4 +194,4 @@ def test_a_metric_that_is_not_there_is_named():
         point("f2", CONFUSED)
     with pytest.raises(ValueError, match=r"needs the number each candidate stands for"):
         estimate("mae", CONFUSED)
-    assert METRICS["reasoning"][0] == "auroc"
+    assert TASK_METRICS["reasoning"][0] == "auroc"

@@ -10,12 +10,13 @@ from support.tiny_models import tiny_mllm
 from support.toy_data import Toy
 
 import lightning_modules.evaluation as evaluation
-from lightning_modules.controls import CONTROLS, ControlStore
+from lightning_modules.controls import ControlStore
 from lightning_modules.evaluation import ModelSpec
 from lightning_modules.prompts import PadPrompt
 from lightning_modules.records import FIELDS, ResultLog
 from lightning_modules.scorer import PromptScorer
 from lightning_modules.transfer_callback import TransferCallback
+from lightning_modules.vocabulary import CONTROLS
 
 FRAME, PAD = 16, 2
 CONTEXT = {"run": "r", "seed": 0, "method": "tvp", "source": "tiny_minigpt4", "official": False, "bounds": "image"}

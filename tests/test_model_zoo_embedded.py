@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from datamodules.emoji.art import NAMES
 from datamodules.emoji.questions import RECOGNITION, EmojiRecognition
 from datamodules.emoji.scenes import World, render_scenes
-from experiments.embedded_zoo import __main__ as train
-from experiments.embedded_zoo import lessons
+from experiments.embedded_zoo import __main__ as command
+from experiments.embedded_zoo import lessons, train
 from experiments.embedded_zoo.models import Asked, from_cache, laid_out, tower_features
 from model_zoo.embedded.build import (
     WEIGHTS,
@@ -175,15 +175,17 @@ def test_question_batches_are_pure_functions_of_the_step():
 
 
 def test_train_refuses_an_unknown_option():
-    with pytest.raises(SystemExit, match="Unknown option 'step'"):
-        train.main(["vit", "step=1"])
+    with pytest.raises(ValueError, match=r"Unknown key 'step'\. Did you mean 'steps_scale'"):
+        command.main(["vit", "step=1"])
+    with pytest.raises(ValueError, match=r"Unknown name 'vitt'\. Did you mean 'vit'"):
+        command.main(["vitt"])
 
 
 @pytest.mark.slow
 def test_training_writes_files_that_load(tmp_path):
     threads = torch.get_num_threads()
     for name in ("vit", "clip", "embedded_instructblip"):
-        train.main([name, f"out={tmp_path}", "steps_scale=0.001", "threads=1"])
+        command.main([name, f"out={tmp_path}", "steps_scale=0.001", "threads=1"])
     torch.set_num_threads(threads)
     assert load_embedded("embedded_instructblip", folder=tmp_path).name == "embedded_instructblip"
     with safe_open(tmp_path / "vit.safetensors", "pt") as file:

@@ -1,4 +1,4 @@
-"""`make bench`: ranking and training of seven architectures against the naive protocol and the floor, in one run."""
+"""Time ranking and training against the naive protocol."""
 
 from __future__ import annotations
 
@@ -7,43 +7,52 @@ import json
 import platform
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from experiments.cli import flat_options, run_command, suggest
+from experiments.cli import parse_options, run_command, suggest
 
-USAGE = """
-python -m experiments.bench [out=FILE.json] [batch=N] [repeats=5] [only=NAME]
 
-Medium-size random models, 224 px frames: seconds of one ranking pass (2, 10, 45, 100 candidates) and of one training
-step (plain, FCA + TSE, FCA + TSE with cached clean features), in ours, in the naive protocol (what the reference does
-to compute the same) and at the floor (one vision encode and one prefix forward). Both are checked to compute the same
-to 1e-4 before they are timed, in turns; median of `repeats` where one naive pass takes under 4 s, else one pass.
+@dataclass
+class Options:
+    """
+    python -m experiments.bench [out=FILE.json] [batch=N] [repeats=5] [only=NAME]
 
-batch: pictures; 4 for ranking and 2 for training if not given. out: a JSON with {device, threads, torch, rows, rss},
-and the table beside it as .txt. only: an architecture (minigpt4 instructblip blip2_t5 blip2_opt vpgtrans bliva
-visualglm), a path (rank train_plain train_fca_tse train_fca_tse_cached), `rss` (peak memory), or `gpu` (the published
-7B shapes with random weights; its JSON has the GPU's rows). About 16 minutes on two cores.
-"""
-DEFAULTS: dict[str, Any] = {"out": "", "batch": 0, "repeats": 5, "only": ""}
+    Medium-size random models, 224 px frames: seconds of one ranking pass (2, 10, 45, 100 candidates) and of one
+    training step (plain, FCA + TSE, FCA + TSE with cached clean features), in ours, in the naive protocol (what the
+    reference does to compute the same) and at the floor (one vision encode and one prefix forward). Both are checked to
+    compute the same to 1e-4 before they are timed, in turns. About 16 minutes on two cores.
+    """
+
+    out: Path | None = None
+    """a JSON file with {device, threads, torch, rows, rss}; the table goes beside it as .txt"""
+    batch: int = 0
+    """pictures (0: 4 for ranking, 2 for training)"""
+    repeats: int = 5
+    """passes of which the median counts, where one naive pass takes under 4 s; else one pass"""
+    only: str = ""
+    """an architecture (minigpt4 instructblip blip2_t5 blip2_opt vpgtrans bliva visualglm), a path (rank train_plain
+    train_fca_tse train_fca_tse_cached), rss (peak memory), or gpu (the published 7B shapes with random weights; its
+    JSON has the GPU's rows)"""
 
 
 def main(argv: Sequence[str], size: str = "MEDIUM") -> int:
     """`size` names another size of `bench_models`, for tests."""
-    options: Any = flat_options(argv, DEFAULTS, usage=USAGE)
+    options = parse_options(Options, argv)
     if options is None:
         return 0
     check(options)
-    if options["out"]:
-        Path(options["out"]).parent.mkdir(parents=True, exist_ok=True)  # now, not after the work
-    if options["only"] == "gpu":
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)  # now, not after the work
+    if options.only == "gpu":
         run_gpu(options)
         return 0
     rows, rss = run_cpu(options, size)
     extra: dict[str, Any] = {"rss": rss} if rss else {}
-    if not options["only"] and (gpu := run_gpu(options | {"out": ""})):
+    if not options.only and (gpu := run_gpu(replace(options, out=None))):
         extra["gpu"] = gpu
-    save(options["out"], report(cpu_name(), rows, **extra))
+    save(options.out, report(cpu_name(), rows, **extra))
     return 0
 
 
@@ -55,45 +64,43 @@ def names() -> tuple[list[str], list[str]]:
     return list(ARCHITECTURES), list(PATHS)
 
 
-def check(options: dict[str, Any]) -> None:
+def check(options: Options) -> None:
     """Raise ValueError for numbers and names that cannot be."""
-    if options["batch"] < 0 or options["repeats"] < 1:
-        raise ValueError(
-            f"Expected batch >= 1 and repeats >= 1, got batch={options['batch']} repeats={options['repeats']}."
-        )
-    if options["only"] in ("", "gpu", "rss"):  # known without an import that a bare GPU machine could not make
+    if options.batch < 0 or options.repeats < 1:
+        raise ValueError(f"Expected batch >= 1 and repeats >= 1, got batch={options.batch} repeats={options.repeats}.")
+    if options.only in ("", "gpu", "rss"):  # known without an import that a bare GPU machine could not make
         return
     architectures, paths = names()
     known = [*architectures, *paths, "rss", "gpu"]
-    if options["only"] not in known:
-        close = suggest(options["only"], known)
-        raise ValueError(f"Unknown only='{options['only']}'.{close} Available: {', '.join(known)}.")
+    if options.only not in known:
+        close = suggest(options.only, known)
+        raise ValueError(f"Unknown only='{options.only}'.{close} Available: {', '.join(known)}.")
 
 
-def run_cpu(options: dict[str, Any], size: str) -> tuple[list[dict], list[dict]]:
+def run_cpu(options: Options, size: str) -> tuple[list[dict], list[dict]]:
     """(rows, peak memory) of what `only` asks for; progress on stderr, the table on stdout."""
     from experiments.bench import models as bench_models
     from experiments.bench.measure import bench_rows
     from experiments.bench.peak_memory import rss_row
     from experiments.bench.tasks import PATHS
 
-    (architectures, paths), only = names(), options["only"]
+    (architectures, paths), only = names(), options.only
     architectures = [only] if only in architectures else architectures
     paths = [] if only == "rss" else [only] if only in paths else paths
     total, rows = len(architectures) * sum(len(PATHS[path]) for path in paths), []
-    numbers = {"batch": options["batch"], "repeats": options["repeats"], "size": getattr(bench_models, size)}
+    numbers = {"batch": options.batch, "repeats": options.repeats, "size": getattr(bench_models, size)}
     for row in bench_rows(architectures, paths, **numbers) if paths else ():
         rows.append(row)
         print(progress_line(len(rows), total, row), file=sys.stderr, flush=True)
     rss = []
     for architecture in architectures if only not in paths else ():
-        rss.append(rss_row(architecture, batch=options["batch"] or 4, size=size))
+        rss.append(rss_row(architecture, batch=options.batch or 4, size=size))
         print(f"[rss] {architecture:13} {rss[-1]['ratio']:.2f}", file=sys.stderr, flush=True)
     print(bench_text(rows, rss), end="")
     return rows, rss
 
 
-def run_gpu(options: dict[str, Any]) -> dict[str, Any] | None:
+def run_gpu(options: Options) -> dict[str, Any] | None:
     """Measure, print and save the GPU variant; None and "no GPU" without one."""
     import torch
 
@@ -103,11 +110,11 @@ def run_gpu(options: dict[str, Any]) -> dict[str, Any] | None:
         print(NO_GPU)
         return None
     rows = []
-    for row in gpu_rows(batch=options["batch"], repeats=options["repeats"]):
+    for row in gpu_rows(batch=options.batch, repeats=options.repeats):
         rows.append(row)
         print(gpu_line(row), flush=True)
     result = report(torch.cuda.get_device_name(), rows)
-    save(options["out"], result)
+    save(options.out, result)
     return result
 
 
@@ -118,7 +125,7 @@ def report(device: str, rows: list[dict], **extra: Any) -> dict[str, Any]:
     return {"device": device, "threads": torch.get_num_threads(), "torch": torch.__version__, "rows": rows, **extra}
 
 
-def save(out: str, result: dict[str, Any]) -> None:
+def save(out: Path | None, result: dict[str, Any]) -> None:
     """Write the JSON, and the table of rows of ours beside it, each completely or not at all."""
     from lightning_modules.atomic import replace_file
 
@@ -127,7 +134,7 @@ def save(out: str, result: dict[str, Any]) -> None:
     replace_file(out, (json.dumps(result, indent=1) + "\n").encode())
     if "rss" in result or any("ratio_floor" in row for row in result["rows"]):
         text = bench_text(result["rows"], result.get("rss", []))
-        replace_file(Path(out).with_suffix(".txt"), text.encode())
+        replace_file(out.with_suffix(".txt"), text.encode())
 
 
 def cpu_name() -> str:
@@ -142,13 +149,13 @@ def bench_text(rows: Sequence[Mapping[str, Any]], rss: Sequence[Mapping[str, Any
     """Rows (`bench_rows.FIELDS`) and peak memory as plain text, one line each."""
     from rich.console import Console
 
-    text = io.StringIO()
-    console = Console(file=text, width=width)
+    file = io.StringIO()
+    console = Console(file=file, width=width)
     if rows:
         console.print(_rows_table(rows))
     if rss:
         console.print(_rss_table(rss))
-    return text.getvalue()
+    return file.getvalue()
 
 
 def _table(title: str, caption: str, columns: Sequence[str], left: int) -> Any:

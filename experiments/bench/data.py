@@ -1,4 +1,4 @@
-"""Pictures a second that one worker prepares, decoding against reading the cache, as ratios measured in one run."""
+"""Time how fast pictures are prepared, with and without cache."""
 
 from __future__ import annotations
 
@@ -9,37 +9,56 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.cli import flat_options, run_command
+from experiments.cli import parse_options, run_command
 
-USAGE = """
-python -m experiments.bench.data [images=384] [size=164] [workers=0] [repeats=5] [out=FILE.json]
 
-Random pictures in the forms of the data sets, made for this run: 32 px arrays (svhn), 64 px JPEG (eurosat), 500 x 375
-JPEG (imagefolder), and those under a corruption. Paired and alternating, median of `repeats`, after a pass of each
-side that fills the cache. workers=0 prepares in the main process; with W > 0 rates are divided by W.
-"""
-DEFAULTS: dict[str, Any] = {"images": 384, "size": 164, "workers": 0, "repeats": 5, "out": ""}
+@dataclass
+class Options:
+    """
+    python -m experiments.bench.data [images=384] [size=164] [workers=0] [repeats=5] [out=FILE.json]
+
+    Random pictures in the forms of the data sets, made for this run: 32 px arrays (svhn), 64 px JPEG (eurosat), 500 x
+    375 JPEG (imagefolder), and those under a corruption. Paired and alternating, after a pass of each side that fills
+    the cache.
+    """
+
+    images: int = 384
+    """pictures of a form"""
+    size: int = 164
+    """pixels a side they are prepared for"""
+    workers: int = 0
+    """processes that prepare (0: the main process); rates are divided by them"""
+    repeats: int = 5
+    """passes of each side, of which the median counts"""
+    out: Path | None = None
+    """a JSON file for the numbers"""
 
 
 def main(argv: Sequence[str]) -> int:
-    options: Any = flat_options(argv, DEFAULTS, usage=USAGE)
+    options = parse_options(Options, argv)
     if options is None:
         return 0
     import torch
 
     with _scratch() as root:
-        rows = [_measure(name, kwargs, options) for name, kwargs in _sets(root, options["images"])]
+        rows = [_measure(name, kwargs, options) for name, kwargs in _sets(root, options.images)]
     for row in rows:
         print(
             f"{row['name']:36} {row['plain']:8.0f} images/s decoded, {row['cached']:8.0f} cached, per worker: "
             f"{row['ratio']:.1f}x"
         )
-    result = {"options": options, "threads": torch.get_num_threads(), "torch": torch.__version__, "rows": rows}
-    if options["out"]:
-        Path(options["out"]).write_text(json.dumps(result, indent=1) + "\n")
+    result = {
+        "options": vars(options) | {"out": str(options.out or "")},
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "rows": rows,
+    }
+    if options.out:
+        options.out.write_text(json.dumps(result, indent=1) + "\n")
     return 0
 
 
@@ -112,18 +131,17 @@ def _save(path: Path, seed: int, width: int, height: int) -> None:
     Image.fromarray(pixels).save(path, quality=90)
 
 
-def _measure(label: str, kwargs: dict, options: dict) -> dict:
+def _measure(label: str, kwargs: dict, options: Options) -> dict:
     from datamodules.registry import load_datamodule
 
-    workers, loaders = options["workers"], []
+    workers, loaders = options.workers, []
     for cache in (False, True):
-        data = load_datamodule(**kwargs, image_size=options["size"], workers=workers, cache=cache)
-        loaders.append(data.loader("test", n=min(options["images"], data.n("test"))))
+        data = load_datamodule(**kwargs, image_size=options.size, workers=workers, cache=cache)
+        loaders.append(data.loader("test", n=min(options.images, data.n("test"))))
     for loader in loaders:
         _seconds(loader)
-    times = [[_seconds(loader) for loader in loaders] for _ in range(options["repeats"])]
-    dataset: Any = loaders[0].dataset
-    n = len(dataset) / max(1, workers)
+    times = [[_seconds(loader) for loader in loaders] for _ in range(options.repeats)]
+    n = min(options.images, data.n("test")) / max(1, workers)
     plain, cached = (n / statistics.median(side) for side in zip(*times, strict=True))
     return {"name": label, "plain": plain, "cached": cached, "ratio": statistics.median(a / b for a, b in times)}
 

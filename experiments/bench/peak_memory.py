@@ -1,32 +1,44 @@
-"""Peak memory of packed ranking beside that of the prefix alone, each measured in a process of its own."""
+"""Measure the peak memory of ranking, in its own process."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from experiments.cli import flat_options, run_command
+from experiments.cli import parse_options, run_command
 
-USAGE = """
-python -m experiments.bench.peak_memory architecture=NAME side=prefix|packed [batch=4] [candidates=100] [size=MEDIUM]
-
-One process of `experiments.bench`: prints its own peak resident bytes, weights included, after one pass. `prefix` is
-one vision encode and one prefix forward; `packed` scores the candidates too.
-"""
-DEFAULTS: dict[str, Any] = {"architecture": ..., "side": ..., "batch": 4, "candidates": 100, "size": "MEDIUM"}
 SIDES = ("prefix", "packed")
 
 
+@dataclass
+class Options:
+    """
+    python -m experiments.bench.peak_memory architecture=NAME side=prefix|packed [key=value ...]
+
+    One process of `experiments.bench`: prints its own peak resident bytes, weights included, after one pass.
+    """
+
+    architecture: str
+    """one of those `experiments.bench` names"""
+    side: Literal["prefix", "packed"]
+    """one vision encode and one prefix forward; packed scores the candidates too"""
+    batch: int = 4
+    """pictures"""
+    candidates: int = 100
+    """answers to rank"""
+    size: Literal["MEDIUM", "MICRO"] = "MEDIUM"
+    """of the random model"""
+
+
 def main(argv: Sequence[str]) -> int:
-    options: Any = flat_options(argv, DEFAULTS, usage=USAGE)
+    options = parse_options(Options, argv)
     if options is None:
         return 0
-    if options["side"] not in SIDES:
-        raise ValueError(f"Unknown side '{options['side']}'. Available: {', '.join(SIDES)}.")
-    run_once(**options)
+    run_once(**vars(options))
     print(peak_bytes())
     return 0
 

@@ -1,244 +1,45 @@
-"""Train the embedded zoo from nothing: python -m experiments.embedded_zoo NAME|all [key=value ...]
-
-    NAME         vit, cnn, clip, embedded_minigpt4 ... (an MLLM needs its tower in `out` or in the package), or all;
-                 tokenizer writes tokenizer.json (into `out`; all the others use the package's)
-    out=DIR      where the safetensors go                         (default: this package's weights/)
-    steps_scale  fraction of every number of steps, for a trial   (default 1.0)
-    third_style  false leaves the derived `sketch` and `sticker` art out of every world (default true)
-    threads      CPU threads                                      (default 2; 1 on a busy machine)
-
-The one file of model_zoo that imports datamodules: it is an entry point. Same seed, same machine: same weights. A file
-is written after every stage of training; a file that lacks stages is continued, a finished one is made anew.
-"""
+"""Train the tiny models of the embedded zoo from nothing."""
 
 from __future__ import annotations
 
-import json
-import sys
-import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-from safetensors import safe_open
-
-from datamodules.emoji import art as emoji_art
-from datamodules.emoji import questions as emoji
-from datamodules.emoji import scenes
-from datamodules.emoji.art import NAMES
-from datamodules.emoji.scenes import Scenes, World
-from experiments.embedded_zoo import lessons
-from experiments.embedded_zoo.clip import Choice, train_clip
-from experiments.embedded_zoo.fit import files_sha256, save_weights
-from experiments.embedded_zoo.models import Asked, accuracy, tower_features, train_model
-from experiments.embedded_zoo.towers import Scene, train_tower
-from model_zoo.embedded.build import WEIGHTS, build_embedded, embedded_files, load_tower_, own_tensors, read_config
-from model_zoo.embedded.text import ClipTokenizer, train_tokenizer
-from model_zoo.templates import TEMPLATES
-
-HERE = Path(__file__).parent
-MODELS = HERE.parents[1] / "model_zoo" / "embedded"
-VOCABULARY = 500
-POOL = 12_288  # scenes a connector trains on, half of them with one object
-ANSWERS = {"recognition": list(NAMES), "counting": ["1", "2", "3", "4"], "presence": ["no", "yes"]}
-GENERATION_STEPS = {0: 2, 5: 3}  # step modulo 10 -> which of models.VARIANTS the whole batch is laid out as
+from experiments.cli import parse_options, run_command
 
 
-def provenance() -> dict[str, object]:
-    """What made a file: digests of the scene code and of this package's code, library version."""
-    data = [Path(str(module.__file__)) for module in (scenes, emoji_art, emoji, lessons)]
-    return {
-        "data_sha256": files_sha256(data),
-        "code_sha256": files_sha256([*HERE.glob("*.py"), *MODELS.glob("*.py")]),
-        "torch": torch.__version__,
-        "attribution": "trained on Twemoji (CC-BY 4.0) and OpenMoji (CC-BY-SA 4.0) art",
-    }
-
-
-def tokenizer_texts() -> tuple[list[str], tuple[str, ...]]:
-    """(instruction texts, object names) that the BPE is fitted on."""
-    templates = [text for t in TEMPLATES.values() for text in (t.wrapper, t.cls, t.system, t.infer, t.vqa)]
-    questions = [emoji.RECOGNITION, emoji.COUNTING, emoji.PRESENCE, emoji.MATCHING]
-    answers = ["yes", "no", "2", "3", "4", "a photo of 1 object", "a photo of 2 objects", "this is a photo of a cat"]
-    return [*templates, *questions, *answers, "Is there an apple in the image?"], NAMES
-
-
-def as_scene(drawn: Scenes) -> Scene:
-    return drawn.images.float() / 255, drawn.patches, drawn.classes
-
-
-# ---- towers --------------------------------------------------------------------------------------------------------
-def clip_choices(drawn: Scenes, n_single: int) -> list[Choice]:
-    """Captions to tell apart: names for the first n_single scenes, lists of objects for the rest, counts for all."""
-    rows = torch.arange(len(drawn.images))
-    lists = [", ".join(emoji.present(drawn, i)) for i in rows[n_single:].tolist()]
-    unique = list(dict.fromkeys(lists))
-    counts = [f"a photo of {n} object{'s' if n > 1 else ''}" for n in range(1, 5)]
-    return [
-        Choice(rows[:n_single], [f"this is a photo of a {name}" for name in NAMES], drawn.classes[:n_single, 0]),
-        Choice(rows, counts, drawn.counts - 1),
-        Choice(rows[n_single:], unique, torch.tensor([unique.index(text) for text in lists])),
-    ]
-
-
-def run_clip(options: dict[str, Any]) -> None:
-    """Train the tiny CLIP and write `clip.safetensors`."""
-    config, start = read_config()["towers"]["clip"], time.time()
-    seed, half = config["training"]["seed"], config["training"]["batch"] // 2
-    worlds = [lessons.broad_world(options["third_style"], objects) for objects in ((1, 1), (1, 4))]
-
-    def draw(split: str, first: int, n: int) -> tuple[Scene, list[Choice]]:
-        drawn = lessons.join_scenes([lessons.render_many(world, seed, split, n, first) for world in worlds])
-        return as_scene(drawn), clip_choices(drawn, n)
-
-    def scenes_at(step: int) -> tuple[Scene, list[Choice]]:
-        return draw("clip/train", step * half, half)
-
-    steps = scaled(config["training"]["steps"], options)
-    weights, figures = train_clip(config, ClipTokenizer(), len(NAMES), scenes_at, draw("clip/held-out", 0, 256), steps)
-    write("clip", options, start, seed, weights, figures)
-
-
-def run_tower(name: str, options: dict[str, Any]) -> None:
-    """Train `vit` or `cnn`."""
-    config = read_config()["towers"][name]
-    seed, stages, start = config["training"]["seed"], config["training"]["stages"], time.time()
-    weights, done = read_stages(options["out"] / f"{name}.safetensors", len(stages))
-    for k in range(done, len(stages)):
-        world = lessons.broad_world(options["third_style"], scale=tuple(stages[k]["scale"]))
-        weights, figures = train_tower(
-            name,
-            config,
-            len(NAMES),
-            k,
-            weights,
-            partial(tower_scenes, world, seed, k, stages[k]["batch"]),
-            as_scene(lessons.render_many(world, seed, "tower/held-out", lessons.HELD_OUT)),
-            scaled(stages[k]["steps"], options),
-        )
-        write(name, options, start, seed, weights, {**figures, "stages_done": k + 1})
-
-
-def tower_scenes(world: World, seed: int, stage: int, batch: int, step: int) -> Scene:
-    """Fresh scenes of a step."""
-    split = "tower/train" if stage == 0 else f"tower/train/{stage}"
-    return as_scene(lessons.render_many(world, seed, split, batch, step * batch))
-
-
-# ---- connectors ----------------------------------------------------------------------------------------------------
-def draw_batches(drawn: Scenes, n_single: int, mix: str, seed: int, batch: int) -> Callable[[int], Asked]:
-    """The batch of a step, a pure function of (seed, step)."""
-
-    def at(step: int) -> Asked:
-        rng = np.random.Generator(np.random.Philox(key=seed, counter=[step, 0, 0, 0]))
-        numbers, questions, answers = lessons.draw_questions(drawn, n_single, mix, rng, batch)
-        ranked = (rng.random(batch) < 0.55).astype(int)  # the ranking layout a little more often than the training one
-        variants = np.full(batch, GENERATION_STEPS.get(step % 10, -1))
-        variants = np.where(variants < 0, ranked, variants).tolist()
-        return Asked(torch.from_numpy(numbers), questions, answers, variants)
-
-    return at
-
-
-def run_model(name: str, options: dict[str, Any]) -> None:
-    """Train one MLLM's connector and LLM on its frozen tower."""
-    training, start = read_config()["models"][name]["training"], time.time()
-    seed, stages = training["seed"], training["stages"]
-    styles = training["styles"] if options["third_style"] else ("twemoji",)
-    n = max(64, round(POOL * min(1.0, 4 * options["steps_scale"])) // 2)
-    drawn, model = lessons.narrow_scenes(name, seed, styles, training["backgrounds"], n), build_embedded(name)
-    tower = options["out"] / embedded_files(name)[0].name
-    load_tower_(model, name, options["out"] if tower.is_file() else WEIGHTS)
-    weights, done = read_stages(options["out"] / f"{name}.safetensors", len(stages))
-    if weights:
-        model.load_state_dict({key: value.float() for key, value in weights.items()}, strict=False)
-    features = tower_features(model, name, drawn.images)
-    pool = Scenes(*(column[: 2 * n] for column in drawn))
-    for k in range(done, len(stages)):
-        asked = draw_batches(pool, n, stages[k]["mix"], seed + 1000 * k, stages[k]["batch"])
-        steps = scaled(stages[k]["steps"], options)
-        loss = train_model(model, name, features, asked, steps, stages[k]["lr"])
-        figures: dict[str, object] = {"steps": steps, "loss": round(loss, 4), "stages_done": k + 1}
-        for task, candidates in ANSWERS.items():
-            first, questions, answers = lessons.exam(drawn, 2 * n, task, seed)
-            figures[task] = accuracy(model, name, features, questions, answers, candidates, first)
-        write(name, options, start, seed, own_tensors(name, model), figures)
-
-
-# ---- files ---------------------------------------------------------------------------------------------------------
-def scaled(steps: int, options: dict[str, Any]) -> int:
-    return max(2, round(steps * options["steps_scale"]))
-
-
-def read_stages(path: Path, total: int) -> tuple[dict[str, torch.Tensor] | None, int]:
-    """(tensors, stages done) of an unfinished file; (None, 0) when there is none or it is finished."""
-    if not path.is_file():
-        return None, 0
-    with safe_open(path, "pt") as file:
-        done = int((file.metadata() or {}).get("stages_done", total))
-        return ({key: file.get_tensor(key) for key in file.keys()}, done) if done < total else (None, 0)  # noqa: SIM118
-
-
-def write(name: str, options: dict, start: float, seed: int, weights: dict, figures: dict[str, object]) -> None:
-    """Write `<name>.safetensors` with its record, and print the record as one JSON line."""
-    record = {"name": name, "seed": seed, "minutes": round((time.time() - start) / 60, 1), **figures}
-    save_weights(options["out"] / f"{name}.safetensors", weights, {**record, **options["provenance"]})
-    print(json.dumps(record), flush=True)
-
-
-def main(argv: list[str]) -> None:
-    """Train what the command line names."""
-    name, options = parse(argv, __doc__)
-    towers, models = list(read_config()["towers"]), list(read_config()["models"])
-    if name == "tokenizer":
-        return train_tokenizer(*tokenizer_texts(), options["out"] / "tokenizer.json", VOCABULARY)
-    if name != "all" and name not in towers + models:
-        raise SystemExit(f"Unknown name {name!r}. Available: all, {', '.join(towers + models)}.")
-    torch.set_num_threads(options["threads"])
-    options["provenance"] = provenance()
-    for each in towers + models if name == "all" else [name]:
-        if each == "clip":
-            run_clip(options)
-        else:
-            (run_tower if each in towers else run_model)(each, options)
-
-
-DEFAULTS: dict[str, Any] = {"out": WEIGHTS, "steps_scale": 1.0, "third_style": True, "threads": 2}
-
-
-def parse(argv: list[str], usage: str) -> tuple[str, dict[str, Any]]:
-    """NAME and the options.
-
-    >>> parse(["vit", "threads=1"], "usage")[1]["threads"]
-    1
-
-    Raises SystemExit with what is wrong, or with the usage when there is not exactly one name.
+@dataclass
+class Options:
     """
-    options = dict(DEFAULTS)
-    names = [a for a in argv if "=" not in a]
-    for key, _, value in (a.partition("=") for a in argv if "=" in a):
-        options[key] = read_value(key, value)
-    if len(names) != 1:
-        raise SystemExit(usage)
-    return names[0], options
+    python -m experiments.embedded_zoo NAME|all [key=value ...]
+
+    Same seed, same machine: same weights. A file is written after every stage of training; a file that lacks stages is
+    continued, a finished one is made anew.
+    """
+
+    name: str
+    """vit, cnn, clip, embedded_minigpt4 ... (an MLLM needs its tower in out or in the package), or all; tokenizer
+    writes tokenizer.json, of which all others use the package's"""
+    out: Path | None = None
+    """where the files go (default: model_zoo/embedded/weights)"""
+    steps_scale: float = 1.0
+    """fraction of every number of steps, for a trial"""
+    third_style: bool = True
+    """false leaves the derived `sketch` and `sticker` art out of every world"""
+    threads: int = 2
+    """CPU threads (1 on a busy machine)"""
 
 
-def read_value(key: str, text: str) -> Any:
-    """An option's value, of its default's type. Raises SystemExit for an unknown key or a text that does not fit."""
-    if key not in DEFAULTS:
-        raise SystemExit(f"Unknown option {key!r}. Available: {', '.join(DEFAULTS)}.")
-    if isinstance(DEFAULTS[key], bool):
-        if text.lower() not in ("true", "false"):
-            raise SystemExit(f"{key} is {text!r}. Expected true or false.")
-        return text.lower() == "true"
-    try:
-        return Path(text) if key == "out" else type(DEFAULTS[key])(text)
-    except ValueError:
-        raise SystemExit(f"{key} is {text!r}. Expected a number.") from None
+def main(argv: Sequence[str]) -> int:
+    options = parse_options(Options, argv or ["--help"], bare="name")
+    if options is None:
+        return 0
+    from experiments.embedded_zoo.train import train_zoo
+
+    train_zoo(**vars(options))
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_command(main)

@@ -12,7 +12,8 @@ import numpy as np
 from markupsafe import Markup
 
 from experiments.report.gain_curves import Average, Point
-from experiments.report.numbers import CONTROL_NAMES, change, with_interval
+from experiments.report.numbers import change, with_interval
+from lightning_modules.vocabulary import CONTROL_NAMES
 
 PANEL = (290, 200)
 Key = tuple[int, str]

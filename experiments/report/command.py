@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from experiments.cli import flat_options
+from experiments.cli import parse_options
 from experiments.report.gain_curves import curve_rows
 from experiments.report.load import Material, run_material, sweep_material
 from experiments.report.markdown import report_markdown
@@ -67,29 +69,36 @@ def write(material: Material) -> Path:
     return path
 
 
-USAGE = """
-python -m experiments.report DIR [control=black] [method=tvp] [examples=6]
+__all__ = ["curve_rows", "main"]
 
-DIR, a sweep (it holds sweep.json): writes DIR/report.html, one page that opens from disk and needs nothing else, and
-DIR/report.md; statistics.json is made anew where samples are newer. DIR, a run (it holds results.jsonl): prints its
-table (scores, gains over every control, intervals) and its transfer curve again, and writes the same page of that run.
-No model is loaded. `run=DIR` says the same as plain DIR.
 
-control   the control shown first; the page switches between all (full, black, constant, replicate)
-method    the method whose prompts and examples are shown; default tvp where there is one, else the last learned one
-examples  test pictures shown for each source and data set
-"""
+@dataclass
+class Options:
+    """
+    python -m experiments.report DIR [control=black] [method=tvp] [examples=6]
+
+    DIR, a sweep (it holds sweep.json): writes DIR/report.html, one page that opens from disk and needs nothing else,
+    and DIR/report.md; statistics.json is made anew where samples are newer. DIR, a run (it holds results.jsonl): prints
+    its table (scores, gains over every control, intervals) and its transfer curve again, and writes the same page of
+    that run. No model is loaded.
+    """
+
+    run: Path
+    """a sweep's folder or a run's; `run=DIR` says the same as plain DIR"""
+    control: str = "black"
+    """the control shown first; the page switches between all (full, black, constant, replicate)"""
+    method: str = ""
+    """the method whose prompts and examples are shown (default: tvp where there is one, else the last learned one)"""
+    examples: int = 6
+    """test pictures shown for each source and data set"""
 
 
 def main(argv: Sequence[str]) -> int:
-    words = [f"run={word}" if "=" not in word and not word.startswith("-") else word for word in argv]
-    options = flat_options(words, {"run": ..., "control": "black", "method": "", "examples": 6}, usage=USAGE)
+    options = parse_options(Options, argv, bare="run")
     if options is None:
         return 0
-    pass
-
-    folder = Path(str(options["run"]))
-    choices = {key: options[key] for key in ("control", "method", "examples")}
+    folder = options.run
+    choices: dict[str, Any] = {"control": options.control, "method": options.method, "examples": options.examples}
     if (folder / "results.jsonl").is_file():
         report_run(folder, **choices)
     elif is_sweep(folder):

@@ -5,13 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-CONTROL_NAMES = {
-    "full": "full image",
-    "black": "black border",
-    "constant": "best constant border",
-    "replicate": "replicate padding",
-}
-METHOD_ORDER = ("none", "vp", "evp", "tvp")
+from lightning_modules.vocabulary import METHODS
 
 
 class TextTable(NamedTuple):
@@ -51,7 +45,7 @@ def short(name: str) -> str:
 
 def method_order(methods: Iterable[str]) -> list[str]:
     """none, vp, evp, tvp, then others by name."""
-    known = {name: i for i, name in enumerate(METHOD_ORDER)}
+    known = {name: i for i, name in enumerate(METHODS)}
     return sorted(set(methods), key=lambda name: (known.get(name, len(known)), name))
 
 

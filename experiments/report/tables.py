@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from experiments.report.numbers import (
-    CONTROL_NAMES,
     TextTable,
     change,
     counts,
@@ -18,6 +17,7 @@ from experiments.report.numbers import (
     short,
     with_interval,
 )
+from lightning_modules.vocabulary import CONTROL_NAMES
 
 
 # ---- the tables ------------------------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from experiments.report.numbers import (
-    CONTROL_NAMES,
     change,
     is_embedded,
     is_own,
@@ -15,6 +14,7 @@ from experiments.report.numbers import (
     short,
     with_interval,
 )
+from lightning_modules.vocabulary import CONTROL_NAMES
 
 EMBEDDED = (
     "The models named embedded_* are tiny ones of a few million parameters that this project trained itself on "

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from experiments.run.folder import CONFIG, STATUS, read_status
 
 
-class Cell(NamedTuple):
+class NamedRun(NamedTuple):
     """One run of a comparison: its folder name and the `key=value` words that make it."""
 
     name: str
@@ -24,7 +24,7 @@ def state_of(folder: Path) -> str:
     return read_status(folder).get("state", "absent") if (folder / STATUS).exists() else "absent"
 
 
-def ensure_run(cell: Cell, out: Path) -> Path:
+def ensure_run(cell: NamedRun, out: Path) -> Path:
     """Finish the run of a cell, whatever state it is in, and return its folder.
 
     Raises:
@@ -64,14 +64,14 @@ def _check_same(config: object, folder: Path) -> None:
         )
 
 
-def ensure_all(cells: Iterable[Cell], out: Path, *, jobs: int = 1) -> dict[str, Path]:
+def ensure_all(cells: Iterable[NamedRun], out: Path, *, jobs: int = 1) -> dict[str, Path]:
     """Every cell, `jobs` at a time, with a line as each is done; what a cell prints goes to OUT/<cell>.log.
 
     Each job is a process with one thread, so that results do not depend on how many run or on the machine's cores.
     Ctrl-C lets the running cells stop; the same call continues them.
     """
     cells = list(cells)
-    todo = [cell for cell in cells if not (state_of(out / cell.name) == "finished" and _same(cell, out))]
+    todo = [cell for cell in cells if not _is_finished(cell, out)]
     print(f"{len(cells) - len(todo)} of {len(cells)} runs in '{out}' are finished.", flush=True)
     out.mkdir(parents=True, exist_ok=True)
     if todo:
@@ -94,13 +94,16 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _ensure_logged(cell: Cell, out: Path) -> None:
+def _ensure_logged(cell: NamedRun, out: Path) -> None:
     with open(out / f"{cell.name}.log", "a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
         ensure_run(cell, out)
 
 
-def _same(cell: Cell, out: Path) -> bool:
+def _is_finished(cell: NamedRun, out: Path) -> bool:
+    """Whether the run is there and done. Raises ValueError where the folder holds a run of other settings."""
     from experiments.recipes import load_experiment
 
+    if state_of(out / cell.name) != "finished":
+        return False
     _check_same(load_experiment([*cell.words, ("out", str(out / cell.name))]), out / cell.name)
     return True

@@ -1,4 +1,4 @@
-"""What a finished run shows: its table beside the committed baselines, and its pictures."""
+"""What a finished run shows: its table beside the committed comparison of methods, and its pictures."""
 
 from __future__ import annotations
 
@@ -13,20 +13,12 @@ from omegaconf import DictConfig
 from experiments.run.folder import RunFolder
 from experiments.run.preflight import left_out_text
 from lightning_modules.atomic import replace_file
-from lightning_modules.controls import CONTROLS
 from lightning_modules.drawing import examples
 from lightning_modules.metrics import Estimate, Scores, estimate, paired_gain
 from lightning_modules.prompts import Prompt
+from lightning_modules.vocabulary import CONTROLS, INPUT_NAMES, METHODS
 
-RESULTS = Path(__file__).parents[1] / "results"
-NAMES = {
-    "full": "full image",
-    "black": "black border",
-    "constant": "best constant",
-    "replicate": "replicate pad",
-    "prompt": "prompted",
-    "png": "from PNG",
-}
+COMPARISON = Path(__file__).parents[1] / "results" / "sweep_embedded_one_source" / "statistics.json"
 
 
 def points(value: float) -> str:
@@ -42,7 +34,7 @@ def model_rows(metric: str, records: Mapping[str, Mapping[str, Scores]], roles: 
     rows = []
     for name, of_input in records.items():
         prompted = of_input["prompt"]
-        cells = [points(estimate(metric, of_input[i]).value) if i in of_input else "-" for i in NAMES]
+        cells = [points(estimate(metric, of_input[i]).value) if i in of_input else "-" for i in INPUT_NAMES]
         gains = [gain_text(paired_gain(metric, prompted, of_input[c])) if c in of_input else "-" for c in CONTROLS]
         rows.append([f"{name} ({roles[name]})", str(len(prompted.ids)), *cells, *gains])
     return rows
@@ -63,9 +55,9 @@ def write_summary(config: DictConfig, folder: RunFolder, callback: Any, prompt: 
     )
     table = show_records(title, metric, records, roles)
     table += "\n" + left_out_text(callback.scorer.datamodule, ("train", "val", "test"))
-    baselines = baseline_text(config.exp)
-    print(baselines)
-    replace_file(folder.path / "table.md", f"{table}\n{baselines}\n".encode())
+    comparison = comparison_text(config)
+    print(comparison)
+    replace_file(folder.path / "table.md", f"{table}\n{comparison}\n".encode())
     draw_pictures(folder, callback, prompt)
     print(f"Pictures and table: {folder.path}/pictures, {folder.path}/table.md; the prompt as a file: {folder.prompt}")
     return {
@@ -76,14 +68,14 @@ def write_summary(config: DictConfig, folder: RunFolder, callback: Any, prompt: 
 
 def show_records(title: str, metric: str, records: Mapping, roles: Mapping[str, str]) -> str:
     """Print the table of scores and gains and the PNG's difference; return the same as Markdown."""
-    header = ["model", "n", *NAMES.values(), *(f"gain over {NAMES[control]}" for control in CONTROLS)]
+    header = ["model", "n", *INPUT_NAMES.values(), *(f"gain over {INPUT_NAMES[control]}" for control in CONTROLS)]
     rows = model_rows(metric, records, roles)
     print_table(title, header, rows)
     difference = png_difference(metric, records)
     print(difference)
     groups = group_rows(metric, records)
     if groups:
-        by_group = markdown(["model: group", "n", *NAMES.values()], groups)
+        by_group = markdown(["model: group", "n", *INPUT_NAMES.values()], groups)
         print(by_group)
         difference = f"{difference}\n\n{by_group}"
     return f"# {title}\n\n{markdown(header, rows)}\n{difference}\n"
@@ -97,7 +89,7 @@ def group_rows(metric: str, records: Mapping[str, Mapping[str, Scores]]) -> list
         for group in groups if len(groups) > 1 else []:
             at = np.array([i for i, own in enumerate(of_input["prompt"].groups) if own == group])
             parts = {given: scores.take(at) for given, scores in of_input.items()}
-            cells = [points(estimate(metric, parts[i]).value) if i in parts else "-" for i in NAMES]
+            cells = [points(estimate(metric, parts[i]).value) if i in parts else "-" for i in INPUT_NAMES]
             rows.append([f"{name}: {group or 'no group'}", str(len(at)), *cells])
     return rows
 
@@ -108,7 +100,7 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
     from rich.table import Table
 
     console = Console(width=None if Console().is_terminal else 160)
-    cut = 2 + len(NAMES)
+    cut = 2 + len(INPUT_NAMES)
     for part, columns in (("scores", range(0, cut)), ("gains", [0, *range(cut, len(header))])):
         table = Table(title=title if part == "scores" else None, title_justify="left")
         for column in columns:
@@ -128,16 +120,24 @@ def png_difference(metric: str, records: Mapping[str, Mapping[str, Scores]]) -> 
     return "PNG read back from disk minus float prompt, in points: " + ", ".join(parts)
 
 
-def baseline_text(exp: str) -> str:
-    """The committed comparison this recipe belongs to, if there is one."""
-    path = RESULTS / f"{exp.split('_')[0]}.json"
-    if not path.exists():
-        return f"No committed baselines for '{exp}'."
-    from experiments.baselines import comparison_table
-
-    return "Committed baselines (mean over seeds; `make table` makes them):\n\n" + comparison_table(
-        json.loads(path.read_text())
+def comparison_text(config: DictConfig) -> str:
+    """What the committed sweep of one source found on this data set, for the recipes it is made of."""
+    found = json.loads(COMPARISON.read_text())
+    if not config.exp.startswith("embedded") or config.data.name not in found["metrics"]:
+        return f"No committed comparison of methods for '{config.exp}' on {config.data.name}."
+    gains = {
+        (e["method"], e["over"], e["control"]): Estimate(e["value"], e["low"], e["high"], e["interval"], e["n"])
+        for e in found["methods"]
+        if e["data"] == ""
+    }
+    sides = [(over, control) for over in ("source", "targets") for control in ("full", "black", "replicate")]
+    rows = [[m, *(gain_text(gains[m, *side]) for side in sides)] for m in METHODS if (m, *sides[0]) in gains]
+    whose = {"source": "own source", "targets": "other models"}
+    title = (
+        f"Committed comparison (`make table` makes it): {found['pairs'][0]['source']}, {config.data.name}, mean over "
     )
+    title += f"{found['methods'][0]['seeds']} seeds, gain in points:\n\n"
+    return f"{title}:\n\n" + markdown(["method", *(f"{whose[over]}: over {INPUT_NAMES[c]}" for over, c in sides)], rows)
 
 
 def draw_pictures(folder: RunFolder, callback: Any, prompt: Prompt) -> None:

@@ -15,7 +15,7 @@ from experiments.statistics.outcomes import gather
 from experiments.statistics.pairs import ALPHA, cell_rows, pair_rows
 from experiments.sweep.samples import TransferRecord, all_records
 from lightning_modules.atomic import replace_file
-from lightning_modules.controls import CONTROLS
+from lightning_modules.vocabulary import CONTROLS
 
 SCHEMA, DIGITS = 1, 6
 MISSING = ("source", "data", "method", "seed", "status", "error")

@@ -15,7 +15,7 @@ from experiments.statistics.outcomes import DataSet, prompts_of
 from experiments.statistics.sharing import STRONGEST_FIRST, members, shared
 from experiments.statistics.significance import holm
 from experiments.statistics.two_way import ImageCovariance, Measured, mean_of, summary
-from lightning_modules.controls import CONTROLS
+from lightning_modules.vocabulary import CONTROLS
 
 Pair = tuple[str, str, str]
 """(data set, source, target)."""

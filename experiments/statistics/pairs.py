@@ -11,8 +11,8 @@ from experiments.statistics.outcomes import DataSet, PromptKey, prompts_of
 from experiments.statistics.sharing import shared
 from experiments.statistics.significance import bootstrap_p, holm, mcnemar, worse
 from experiments.statistics.two_way import NO_PRIOR, Prior, one_sided, priors, summary
-from lightning_modules.controls import CONTROLS
 from lightning_modules.intervals import percentiles, wilson
+from lightning_modules.vocabulary import CONTROLS
 
 INPUTS = ("png", *CONTROLS)
 LEARNED_NOTHING = "none"

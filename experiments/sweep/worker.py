@@ -87,7 +87,7 @@ def compute(folder: SweepFolder, leases: Leases, cell: SweepCell) -> bool:
     A failure that concerns the cell is recorded and does not stop the worker. Ctrl-C and a full disk do; the run keeps
     what it has and is continued by whoever takes the cell next.
     """
-    from experiments.run.ensure import Cell, ensure_run
+    from experiments.run.ensure import NamedRun, ensure_run
     from experiments.run.progress import watching
     from experiments.run.shared_source import keep_sources
     from experiments.sweep.collect import keep_samples
@@ -96,7 +96,7 @@ def compute(folder: SweepFolder, leases: Leases, cell: SweepCell) -> bool:
     log = folder.logs / f"{cell.folder}.log"
     try:
         with _logged(log), keep_sources(), watching(leases.report):
-            ensure_run(Cell(cell.folder, cell.words), folder.cells)
+            ensure_run(NamedRun(cell.folder, cell.words), folder.cells)
             keep_samples(run, cell)
         state, entries = "finished", {}
     except Exception as error:

@@ -8,8 +8,8 @@ from functools import cache
 from typing import NamedTuple, get_args, get_type_hints
 
 from experiments.schema import Method
+from lightning_modules.vocabulary import CONTROLS
 
-CONTROLS = ("full", "black", "constant", "replicate")
 STEP = "trainer/global_step"  # the x axis of everything a run logs: updates made, the same after a resume
 PLACES = {
     "<mllm>": "[a-z0-9_]+",

@@ -11,10 +11,10 @@ import lightning as L
 import numpy as np
 from PIL import Image
 
-from experiments.tracking.keys import CONTROLS
 from experiments.tracking.logger import WandbRun, wandb_runs
 from lightning_modules.artefact import read_manifest
 from lightning_modules.prompts import Prompt
+from lightning_modules.vocabulary import CONTROLS
 
 SIZE = 512
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.tracking.heat_map import heat_maps
-from experiments.tracking.keys import CONTROLS
+from lightning_modules.vocabulary import CONTROLS
 
 ENDS = {"": "value", "_low": "low", "_high": "high"}  # end of a key -> field of statistics.json
 REPORT_BYTES = 50 * 2**20  # a larger page is left out: it is beside the sweep anyway

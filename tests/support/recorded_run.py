@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.tracking.keys import CONTROLS
+from lightning_modules.vocabulary import CONTROLS
 
 SOURCES = TARGETS = ("embedded_blip2", "embedded_llava")
 METHODS = ("none", "vp", "evp", "tvp")

@@ -9,8 +9,8 @@ import numpy as np
 
 from experiments.statistics.outcomes import DataSet, image_counts
 from experiments.sweep.samples import TransferRecord
-from lightning_modules.controls import CONTROLS
 from lightning_modules.metrics import Scores
+from lightning_modules.vocabulary import CONTROLS
 
 
 def scores(correct: np.ndarray, ids: Sequence[str] | None = None) -> Scores:

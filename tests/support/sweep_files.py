@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from experiments.sweep.samples import TransferRecord, write_samples
-from lightning_modules.controls import CONTROLS
 from lightning_modules.metrics import Scores
 from lightning_modules.prompts import build_prompt
 from lightning_modules.records import FIELDS
+from lightning_modules.vocabulary import CONTROLS
 
 MODELS = ("embedded_minigpt4", "embedded_instructblip", "embedded_llava")
 METHODS = ("none", "vp", "evp", "tvp")

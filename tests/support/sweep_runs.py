@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.run.ensure import Cell
+from experiments.run.ensure import NamedRun
 from experiments.sweep.cells import SweepCell
-from lightning_modules.controls import CONTROLS, write_scores
+from lightning_modules.controls import write_scores
 from lightning_modules.metrics import Scores
 from lightning_modules.records import FIELDS, ResultLog
+from lightning_modules.vocabulary import CONTROLS
 
 N = 12
 MODELS = ("m", "t")
@@ -46,7 +47,7 @@ def make_run(run: Path, hits: int = 8) -> Path:
     return run
 
 
-def fake_ensure_run(cell: Cell, out: Path) -> Path:
+def fake_ensure_run(cell: NamedRun, out: Path) -> Path:
     """Instead of training: counts how often a cell was computed, in OUT/<cell>/times."""
     run = make_run(out / cell.name)
     with open(run / "times", "a") as file:

@@ -9,8 +9,9 @@ from experiments.report import charts
 from experiments.report.charts import Key, Panel
 from experiments.report.gain_curves import Average, average_curves, mean_points
 from experiments.report.load import CellKey, Group, Material, Run, cell_of
-from experiments.report.numbers import CONTROL_NAMES, TextTable, change, short, with_interval
+from experiments.report.numbers import TextTable, change, short, with_interval
 from experiments.report.sections.headline import methods_of, places
+from lightning_modules.vocabulary import CONTROL_NAMES
 
 Curves = list[tuple[Key, list[Average]]]
 

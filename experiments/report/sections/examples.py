@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from experiments.report.load import CellKey, Group, Material, first_seeds, read_records
-from experiments.report.numbers import CONTROL_NAMES, TextTable, is_own, p_text, short, with_interval
+from experiments.report.numbers import TextTable, is_own, p_text, short, with_interval
 from experiments.report.sections.gallery import Gallery
+from lightning_modules.vocabulary import CONTROL_NAMES
 
 if TYPE_CHECKING:
     from experiments.sweep.samples import TransferRecord

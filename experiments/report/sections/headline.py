@@ -7,7 +7,8 @@ from typing import Any
 
 from experiments.report import charts, numbers, tables
 from experiments.report.load import Material
-from experiments.report.numbers import CONTROL_NAMES, method_order
+from experiments.report.numbers import method_order
+from lightning_modules.vocabulary import CONTROL_NAMES, METHODS
 
 
 def places(names: Sequence[str]) -> list[charts.Key]:
@@ -18,7 +19,7 @@ def places(names: Sequence[str]) -> list[charts.Key]:
 def methods_of(material: Material) -> list[charts.Key]:
     """Methods with fixed places: none, vp, evp, tvp look the same on every page."""
     names = method_order(cell["method"] for cell in material.statistics["cells"])
-    fixed = {name: i for i, name in enumerate(numbers.METHOD_ORDER)}
+    fixed = {name: i for i, name in enumerate(METHODS)}
     others = iter(range(4, 8))
     return [(fixed[name] if name in fixed else next(others, 7), name) for name in names]
 

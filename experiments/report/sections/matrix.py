@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments.report.load import Material
-from experiments.report.numbers import CONTROL_NAMES, change, is_own, method_order, p_text, short, with_interval
+from experiments.report.numbers import change, is_own, method_order, p_text, short, with_interval
 from experiments.tracking.heat_map import scale_limit
+from lightning_modules.vocabulary import CONTROL_NAMES
 
 
 class Block(NamedTuple):

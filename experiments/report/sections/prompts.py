@@ -9,8 +9,9 @@ from PIL import Image
 
 from experiments.report.charts import histogram
 from experiments.report.load import CellKey, Material, Run, first_seeds, read_prompt
-from experiments.report.numbers import CONTROL_NAMES, change, is_own, method_order, short
+from experiments.report.numbers import change, is_own, method_order, short
 from experiments.report.sections.gallery import LARGE, Picture, inline
+from lightning_modules.vocabulary import CONTROL_NAMES
 
 CORNER = 24
 """Pixels of the border's top left corner that are shown magnified."""

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from experiments.report.load import CellKey, Material, Run, cell_of
-from experiments.report.numbers import CONTROL_NAMES, change, is_own, score
+from experiments.report.numbers import change, is_own, score
 from experiments.report.settings import as_text, common
+from lightning_modules.vocabulary import CONTROL_NAMES
 
 HEADER = ["run", "state", "source score %", "mean target gain", "targets × n", "files", "its settings"]
 FILES = {"config": "config.yaml", "results": "results.jsonl", "prompt": "prompt/prompt.png"}

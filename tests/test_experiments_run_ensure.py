@@ -1,24 +1,20 @@
-"""The comparison of methods: equal trials, no target read in tuning, tables that follow from the committed file."""
+"""Runs by name, tuning with equal trials and no target read, and the comparison that `make train` prints."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from experiments import table, tune
-from experiments.baselines import compare, comparison_table
+from experiments import tune
 from experiments.recipes import load_experiment
 from experiments.run import ensure as many
-from experiments.run.ensure import Cell
-from experiments.run.summary import baseline_text
-from lightning_modules.controls import CONTROLS, write_scores
+from experiments.run.ensure import NamedRun
+from experiments.run.summary import COMPARISON, comparison_text
 from lightning_modules.metrics import Scores
 from lightning_modules.records import FIELDS, ResultLog
 
-RESULTS = Path(table.__file__).parent / "results" / "embedded.json"
 MODELS = {"m": "source", "t": "heldout"}
 N = 40
 
@@ -28,39 +24,6 @@ def record(right):
     scores = np.zeros((N, 3), np.float32)
     scores[np.arange(N), np.where(right, labels, (labels + 1) % 3)] = 1
     return Scores([f"{i:03d}" for i in range(N)], labels, scores, [""] * N)
-
-
-def make_run(folder, hits):
-    """A finished run's results and scores; hits[(mllm, input)] of N samples are right."""
-    (folder / "scores").mkdir(parents=True)
-    rows = []
-    for (name, given), count in hits.items():
-        write_scores(folder / "scores" / f"test_{name}_{given}.npz", record(np.arange(N) < count))
-        row = {"mllm": name, "role": MODELS[name], "input": given, "split": "test", "metric": "top1"}
-        rows.append(dict.fromkeys(f for f in FIELDS if f not in ("schema", "time")) | row)
-    ResultLog(folder / "results.jsonl").append(rows)
-    return folder
-
-
-def make_runs(root):
-    """evp gains 8 then 4 samples on the source, tvp always 12; the target loses under evp."""
-    base = {(m, c): 20 for m in MODELS for c in CONTROLS}
-    gains = {("evp", 0): (28, 16), ("evp", 1): (24, 16), ("tvp", 0): (32, 24), ("tvp", 1): (32, 24)}
-    return {
-        key: make_run(root / f"{key[0]}_s{key[1]}", base | {("m", "prompt"): m, ("t", "prompt"): t})
-        for key, (m, t) in gains.items()
-    }
-
-
-def test_scores_gains_and_differences_follow_from_the_samples(tmp_path):
-    data = compare(make_runs(tmp_path), "top1")
-    evp, tvp = data["methods"]["evp"], data["methods"]["tvp"]
-    assert evp["m"]["prompted"]["value"] == 26 / 40 and evp["m"]["gain_black"]["value"] == pytest.approx(6 / 40)
-    assert evp["m"]["gain_black"]["sd_seeds"] == pytest.approx(np.std([8 / 40, 4 / 40], ddof=1), abs=1e-6)
-    assert evp["t"]["gain_black"]["value"] == pytest.approx(-4 / 40) and evp["t"]["gain_black"]["high"] < 0
-    assert data["differences"]["tvp-evp"]["m"]["value"] == pytest.approx(tvp["m"]["prompted"]["value"] - 26 / 40)
-    assert data["differences"]["tvp-evp"]["mean_targets"]["value"] == pytest.approx(8 / 40)
-    assert data["controls"]["t"]["full"]["value"] == 0.5 and data["n"] == {"m": N, "t": N}
 
 
 def test_a_summary_shows_sub_tests_apart_where_there_are_several(capsys):
@@ -99,8 +62,6 @@ def test_tuning_loads_no_target_and_is_steered_by_the_source_s_validation():
     for cell in tune.trial_cells("embedded", "", 0):
         config = load_experiment(cell.words)
         assert list(config.targets.names) == [] and config.monitor == "source" and config.data.n_test == 0
-    for cell in table.method_cells("embedded", [0], {"tvp": {"lr": 4.0, "epochs": 2}}):
-        assert len(load_experiment(cell.words).targets.names) == 4
 
 
 def test_the_best_validation_score_wins_and_ties_go_to_the_cheaper_setting():
@@ -121,9 +82,9 @@ def test_finished_cells_are_skipped_and_other_settings_refused(tmp_path, monkeyp
     folder.release()
     monkeypatch.setattr("experiments.run.start.start_run", lambda config: pytest.fail("a finished cell ran again"))
     monkeypatch.setattr("experiments.run.start.resume_run", lambda path: pytest.fail("a finished cell was resumed"))
-    assert many.ensure_all([Cell("cell", words)], tmp_path) == {"cell": tmp_path / "cell"}
+    assert many.ensure_all([NamedRun("cell", words)], tmp_path) == {"cell": tmp_path / "cell"}
     with pytest.raises(ValueError, match=r"run of other settings \(different: seed\)"):
-        many.ensure_all([Cell("cell", [("exp", "smoke"), ("seed", "4")])], tmp_path)
+        many.ensure_all([NamedRun("cell", [("exp", "smoke"), ("seed", "4")])], tmp_path)
 
 
 def test_a_cell_that_was_cut_short_is_continued(tmp_path, monkeypatch):
@@ -133,15 +94,23 @@ def test_a_cell_that_was_cut_short_is_continued(tmp_path, monkeypatch):
     create_run_folder(load_experiment([*words, ("out", str(tmp_path / "cell"))])).release()
     resumed = []
     monkeypatch.setattr("experiments.run.start.resume_run", resumed.append)
-    many.ensure_run(Cell("cell", words), tmp_path)
+    many.ensure_run(NamedRun("cell", words), tmp_path)
     assert resumed == [tmp_path / "cell"]
 
 
-def test_the_committed_comparison_is_what_make_train_prints():
-    data = json.loads(RESULTS.read_text())
-    assert {"none", "vp", "evp", "tvp"} == set(data["methods"]) and "trained by us" in table.section(data)
-    assert data["methods"]["tvp"]["embedded_minigpt4"]["prompted"]["seeds"] == 3
-    assert comparison_table(data) in baseline_text("embedded") == baseline_text("embedded_evp")
+def test_make_train_prints_the_committed_comparison_of_its_own_data_set():
+    found = json.loads(COMPARISON.read_text())
+    assert {e["seeds"] for e in found["methods"]} == {3} and not found["missing"]
+    text = comparison_text(load_experiment([("exp", "embedded")]))
+    assert text == comparison_text(load_experiment([("exp", "embedded_evp")]))
+    (tvp,) = [
+        e
+        for e in found["methods"]
+        if (e["method"], e["over"], e["control"], e["data"]) == ("tvp", "source", "black", "")
+    ]
+    assert f"{100 * tvp['value']:+.1f} [" in text and text.count("\n| ") == 1 + 4
+    for words in ([("exp", "smoke")], [("exp", "embedded"), ("data.name", "emoji_counting")]):
+        assert comparison_text(load_experiment(words)).startswith("No committed comparison")
 
 
 def test_tuning_another_data_set_changes_the_data_and_nothing_else():

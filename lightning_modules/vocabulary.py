@@ -1,0 +1,32 @@
+"""The words of results, said once: inputs and controls, methods, tasks with their metrics, roles, splits. No torch."""
+
+from __future__ import annotations
+
+CONTROL_NAMES = {
+    "full": "full image",
+    "black": "black border",
+    "constant": "best constant border",
+    "replicate": "replicate padding",
+}
+"""Inputs without a learned prompt that a gain is stated against, with their names for people."""
+
+CONTROLS = tuple(CONTROL_NAMES)
+
+INPUT_NAMES = CONTROL_NAMES | {"prompt": "prompted", "png": "from PNG"}
+"""All inputs a model is scored on; `png` is the prompt read back from its 8-bit file."""
+
+METHODS = ("none", "vp", "evp", "tvp")
+"""In the order of tables; any other method follows by name."""
+
+TASK_METRICS = {
+    "recognition": ("top1", "top5"),
+    "counting": ("accuracy", "mae"),
+    "reasoning": ("auroc", "accuracy"),
+    "hallucination": ("accuracy", "precision", "recall", "f1", "yes_ratio"),
+}
+"""Task -> its metrics, the primary one first (see `metrics.py`)."""
+
+ROLES = ("source", "select", "heldout")
+"""What a model is to a run: learned on; a target that may steer choices; a target that may not."""
+
+SPLITS = ("train", "val", "test")
