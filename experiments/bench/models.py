@@ -95,7 +95,7 @@ def build_bench_model(
         torch.set_default_dtype(before)
 
 
-def random_model(name: str, size: Size, tokenizer: Any, bert: Any, **options: Any) -> MLLM:
+def random_model(name: str, size: Size, tokenizer: Any, bert: Any, /, **options: Any) -> MLLM:
     """A frozen MLLM of a published architecture at `size`, its weights as the libraries draw them.
 
     bert: the tokenizer of a Q-Former that reads text. options: of the adapter.
