@@ -95,7 +95,7 @@ def build_bench_model(
         torch.set_default_dtype(before)
 
 
-def random_model(name: str, size: Size, tokenizer: Any, bert: Any, **options: Any) -> MLLM:
+def random_model(name: str, size: Size, tokenizer: Any, bert: Any, /, **options: Any) -> MLLM:
     """A frozen MLLM of a published architecture at `size`, its weights as the libraries draw them.
 
     bert: the tokenizer of a Q-Former that reads text. options: of the adapter.
@@ -130,7 +130,8 @@ def random_t5(size: Size) -> nn.Module:
     shape: dict[str, Any] = {"d_model": width, "d_kv": width // heads, "d_ff": mlp, "num_heads": heads}
     shape |= {"num_layers": layers, "num_decoder_layers": layers, "feed_forward_proj": "gated-gelu"}
     special: dict[str, Any] = {"pad_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 0}
-    config = T5Config(vocab_size=size.vocab, dropout_rate=0.0, tie_word_embeddings=False, **shape, **special)
+    special["tie_word_embeddings"] = False
+    config = T5Config(vocab_size=size.vocab, dropout_rate=0.0, **shape, **special)
     return T5ForConditionalGeneration(config)
 
 

@@ -75,15 +75,18 @@ def plan_hub(
         raise ValueError(f"{folder}/config.json describes a {config.model_type}. Expected one of {', '.join(KINDS)}.")
     paths = shard_paths(folder)
     header = merged_headers(paths)
+    # A key of no known part is another architecture: said now, before gigabytes are read.
     complain(str(folder), unexpected=[key for key in header if not key.startswith(tuple(RENAMES))])
     text = config.text_config
     for key, value in (llm_config or {}).items():
         setattr(text, key, value)
+    # The conversion may have more rows than the LLM it was made from, and each row changes every softmax. Rows that are
+    # given take the place of its own row of [PAD], so that one is not kept beside them.
     rows = own_rows(text.model_type, text.vocab_size, tokenizer, padded=padded and extra_rows is None)
     text.vocab_size = rows + (0 if extra_rows is None else 1)
     parts = nn.ModuleDict({"connector": hub_connector(config, str(folder)), "llm": build_llm(text, str(folder))})
-    llm_keys = take_prefix(header, "language_model.")
-    to_llm = llm_converter(parts["llm"], llm_keys, extra_rows, rows=rows)
+    # Tied names are settled over all shards at once: a single shard does not tell which of them the files hold.
+    to_llm = llm_converter(parts["llm"], take_prefix(header, "language_model."), extra_rows, rows=rows)
 
     def convert(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         llm = {f"llm.{key}": value for key, value in to_llm(take_prefix(tensors, "language_model.")).items()}
@@ -93,6 +96,7 @@ def plan_hub(
         return next(key.replace(old, new, 1) for old, new in RENAMES.items() if key.startswith(old))
 
     ties = {f"llm.{key}": f"llm.{name}" for key, name in tied_names(parts["llm"]).items()}
+    # Every name and shape is compared here on headers alone; what the model computes by itself is no missing key.
     header = {key: value for key, value in header.items() if not UNUSED.search(key)}
     check_fit(parts, convert(header), str(folder), ties)
     return Blueprint(parts, [Feed(path, convert) for path in paths], ties, finish_llm)
