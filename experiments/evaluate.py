@@ -227,8 +227,9 @@ def keep_answers(options: Options, datamodule: Any, name: str, written: Mapping[
 
 def show_answers(scorer: Any, split: str, answers: Mapping[str, Mapping], records: Mapping[str, Mapping]) -> None:
     """A table with a line for each model, input and group: every metric in %, mae as it is."""
-    from experiments.run.summary import NAMES, markdown
+    from experiments.run.summary import markdown
     from lightning_modules.answer_scoring import answer_metrics
+    from lightning_modules.vocabulary import INPUT_NAMES
 
     task, lines = scorer.datamodule.task, []
     header: list[str] = []
@@ -237,7 +238,7 @@ def show_answers(scorer: Any, split: str, answers: Mapping[str, Mapping], record
             found = answer_metrics(task, own, records[name][given], scorer.numbers(split, own.ids))
             for group, metrics in found.items():
                 header = list(dict.fromkeys([*header, *metrics]))
-                lines.append((f"{name}: {NAMES[given]}{group and f', {group}'}", metrics))
+                lines.append((f"{name}: {INPUT_NAMES[given]}{group and f', {group}'}", metrics))
     n = {next(iter(metrics.values())).n for _, metrics in lines}
     rows = [[label, *(_cell(metric, metrics.get(metric)) for metric in header)] for label, metrics in lines]
     print(f"Written answers, n = {', '.join(map(str, sorted(n)))}; in % with 95 % intervals")
