@@ -1,4 +1,4 @@
-"""Writes what the README and `docs/` say from data (a test compares them), and keeps a sweep's results and a prompt."""
+"""Write what README and docs/ say from data; keep a sweep's results and a prompt."""
 
 from __future__ import annotations
 

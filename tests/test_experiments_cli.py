@@ -114,9 +114,10 @@ def test_help_fits_the_terminal_up_to_100_columns(monkeypatch):
         lines = help_text(Toy).splitlines()
         assert max(map(len, lines)) <= most
         assert lines[:3] == ["python -m toy from=FILE [key=value ...]", "", "A paragraph that is filled anew."]
-    assert "  fit     crop or       crop      how" in lines and "          letterbox" in lines
+    assert "  fit     crop or         crop      how" in lines and "          letterbox" in lines
     assert (
-        "  from    path          required  the first" in lines and "  names   list of text  x, y      several" in lines
+        "  from    path            required  the first" in lines
+        and "  names   list of text    x, y      several" in lines
     )
 
 

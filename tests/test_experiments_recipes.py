@@ -33,11 +33,12 @@ def test_every_recipe_resolves_and_says_what_it_is(name):
 @pytest.mark.parametrize("data", TEN)
 def test_every_data_set_has_a_recipe_that_is_built_without_weights_or_data(data, source, tmp_path, monkeypatch):
     """The module and the data set come to life in an empty folder; files are asked for when a run needs them."""
-    from experiments.run.build import build_datamodule, build_module
+    from experiments.run.build import RunParts, build_module
 
     monkeypatch.chdir(tmp_path)
     config = load(exp=f"{data}_{source}")
-    datamodule, module = build_datamodule(config), build_module(config, steps_per_epoch=10)
+    parts = RunParts(config)
+    datamodule, module = parts.datamodule, build_module(parts, steps_per_epoch=10)
     assert (datamodule.name, config.source.name, datamodule.image_size) == (data, source, 164)
     assert module.prompt.delta.shape[-1] == 224 and module.sources is None
     missing = datamodule.missing()

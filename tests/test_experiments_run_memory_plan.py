@@ -10,6 +10,7 @@ from support.golden import golden_root
 import experiments.run.memory_plan as plan
 import model_zoo.memory.free as room
 from experiments.recipes import load_experiment
+from experiments.run.build import RunParts
 from experiments.run.memory_plan import NotEnoughMemoryError, check_memory, memory_plan, planned_sizes, print_plan
 from model_zoo.memory.free import Room, free_ram
 from model_zoo.memory.sizes import PUBLISHED_SIZES
@@ -35,7 +36,7 @@ def free(monkeypatch: pytest.MonkeyPatch):
 
 def test_a_run_that_fits_prints_its_plan(free, capsys) -> None:
     free(100)
-    check_memory(config())
+    check_memory(RunParts(config()))
     shown = capsys.readouterr().out
     assert "source   minigpt4:" in shown and "kept for the gradient of 16 images" in shown and "peak " in shown
 
@@ -43,9 +44,9 @@ def test_a_run_that_fits_prints_its_plan(free, capsys) -> None:
 def test_a_run_that_cannot_fit_is_refused_with_numbers_and_what_would(free) -> None:
     free(20)
     with pytest.raises(NotEnoughMemoryError) as caught:
-        check_memory(config())
+        check_memory(RunParts(config()))
     message = str(caught.value)
-    needed = memory_plan(config()).device
+    needed = memory_plan(RunParts(config())).device
     assert f"needs {needed / GIB:.1f} GiB, but 20.0 GiB are free of RAM" in message
     assert "It would fit with train.checkpointing=true (" in message and "train.memory_check=warn" in message
 
@@ -53,39 +54,39 @@ def test_a_run_that_cannot_fit_is_refused_with_numbers_and_what_would(free) -> N
 def test_the_ways_out_are_tried_one_on_top_of_the_other(free) -> None:
     free(17)
     with pytest.raises(NotEnoughMemoryError, match=r"fit with train\.checkpointing=true .*, then train\.batch_size=1"):
-        check_memory(config())
+        check_memory(RunParts(config()))
 
 
 def test_what_nothing_helps_is_said_so(free) -> None:
     free(1)
     with pytest.raises(NotEnoughMemoryError, match=r"would not fit: use a larger device or a smaller model"):
-        check_memory(config())
+        check_memory(RunParts(config()))
 
 
 def test_float32_is_offered_bfloat16(free) -> None:
     free(18)
     with pytest.raises(NotEnoughMemoryError, match=r"source\.dtype=bfloat16 targets\.dtype=bfloat16"):
-        check_memory(config(**{"source.dtype": "float32"}))
+        check_memory(RunParts(config(**{"source.dtype": "float32"})))
 
 
 def test_the_refusal_can_be_turned_into_a_warning_or_off(free, capsys) -> None:
     free(1)
-    check_memory(config(**{"train.memory_check": "warn"}))
+    check_memory(RunParts(config(**{"train.memory_check": "warn"})))
     assert "WARNING: This run needs" in capsys.readouterr().out
-    check_memory(config(), resumed=True)  # its configuration cannot be changed any more
+    check_memory(RunParts(config()), resumed=True)  # its configuration cannot be changed any more
     assert "WARNING: This run needs" in capsys.readouterr().out
-    check_memory(config(**{"train.memory_check": "off"}))
+    check_memory(RunParts(config(**{"train.memory_check": "off"})))
     assert capsys.readouterr().out == ""
 
 
 def test_a_system_that_does_not_say_refuses_nothing(free) -> None:
     free(None)
-    check_memory(config())
+    check_memory(RunParts(config()))
 
 
 def test_models_that_ship_with_the_package_are_not_planned(free, capsys) -> None:
     free(0)
-    check_memory(load_experiment([("exp", "smoke")]))
+    check_memory(RunParts(load_experiment([("exp", "smoke")])))
     assert capsys.readouterr().out == ""
 
 
@@ -96,7 +97,7 @@ def test_a_dry_run_says_what_does_not_fit(free, capsys) -> None:
 
 
 def peak(**words: object) -> int:
-    return memory_plan(config(**words)).device
+    return memory_plan(RunParts(config(**words))).device
 
 
 def test_every_remedy_lowers_the_plan() -> None:
@@ -114,7 +115,7 @@ def test_a_gpu_run_also_needs_host_memory_while_loading(free, monkeypatch) -> No
     monkeypatch.setattr(plan, "device_of", lambda config: "cuda")
     monkeypatch.setattr(room, "free_room", lambda device: Room(80 * GIB, "on a card"))
     with pytest.raises(NotEnoughMemoryError, match=r"passes \d+\.\d GiB through RAM, but 10\.0 GiB are free of RAM"):
-        check_memory(config())
+        check_memory(RunParts(config()))
 
 
 def test_a_gpu_that_is_too_small_is_named(free, monkeypatch) -> None:
@@ -122,7 +123,7 @@ def test_a_gpu_that_is_too_small_is_named(free, monkeypatch) -> None:
     monkeypatch.setattr(plan, "device_of", lambda config: "cuda")
     monkeypatch.setattr(room, "free_room", lambda device: Room(12 * GIB, "on a card"))
     with pytest.raises(NotEnoughMemoryError, match=r"12\.0 GiB are free on a card\. It would fit .*source\.quant=8bit"):
-        check_memory(config())
+        check_memory(RunParts(config()))
 
 
 def test_sizes_come_from_the_files_where_they_are() -> None:

@@ -47,7 +47,9 @@ def test_every_sweep_recipe_makes_valid_runs(name):
         config = resolved(cell)
         targets = [name for name in (sweep.targets or sweep.sources) if name != cell.source]
         assert (config.source.name, config.data.name, config.seed) == (cell.source, cell.data, cell.seed)
-        assert config.targets.names == targets and config.targets.select == [] and config.targets.heldout == targets
+        select = [name for name in sweep.select if name != cell.source]
+        assert sorted(config.targets.names) == sorted(targets) and config.targets.select == select
+        assert set(config.targets.heldout) == {*targets} - {*select}
 
 
 def test_the_paper_sweep_is_the_whole_matrix():
@@ -128,7 +130,7 @@ def test_every_source_is_read_in_its_own_weights_folder(monkeypatch):
 
 
 def test_what_is_missing_is_asked_again_for_other_weights_folders(monkeypatch):
-    monkeypatch.setattr("experiments.run.preflight.missing_things", lambda config: [config.sources[1].weights])
+    monkeypatch.setattr("experiments.run.preflight.missing_things", lambda parts: [parts.config.sources[1].weights])
     known = Fingerprints()
     assert [known.missing(ensemble("one", folder)) for folder in ("two", "three", "two")] == [
         ["two"],

@@ -8,7 +8,7 @@ import pytest
 
 import model_zoo.registry as registry
 from experiments.recipes import load_experiment
-from experiments.run.build import source_specs, target_specs
+from experiments.run.build import RunParts
 from lightning_modules.controls import Control, ControlStore
 from lightning_modules.evaluation import ModelSpec
 
@@ -43,7 +43,7 @@ def test_a_spec_hands_everything_to_load_mllm(monkeypatch: pytest.MonkeyPatch) -
 def test_recipe_keys_reach_the_specs() -> None:
     words = {"exp": "cifar10_minigpt4", "source.quant": "8bit", "targets.quant": "4bit", "train.checkpointing": "true"}
     config = load_experiment([*words.items(), ("targets.select", "[bliva]")])
-    (source,), (target,) = source_specs(config), target_specs(config)
+    (source,), (target,) = RunParts(config).sources, RunParts(config).targets
     assert (source.quant, source.checkpointing, target.quant, target.checkpointing) == ("8bit", True, "4bit", False)
 
 

@@ -178,17 +178,17 @@ def test_without_a_compiler_the_error_says_what_is_missing(monkeypatch):
 
 # ---- recipes ---------------------------------------------------------------------------------------------------------
 def test_keys_reach_the_specs_the_trainer_and_the_cache(tmp_path, monkeypatch):
-    from experiments.run.build import build_clean_features, source_specs
+    from experiments.run.build import RunParts, build_clean_features
 
     monkeypatch.setenv("TVP_CACHE", str(tmp_path))
     words = {"train.compile": "true", "train.feature_cache": "float16", "train.feature_cache_gib": "0.5"}
     config = load_experiment([("exp", "smoke"), *words.items()])
-    (spec,), (clean,) = source_specs(config), build_clean_features(config, source_specs(config))
+    (spec,), (clean,) = RunParts(config).sources, build_clean_features(RunParts(config))
     assert spec.compile and clean.cache.dtype == torch.float16 and clean.cache.limit == 2**29
     assert clean.cache.folder == tmp_path / "features"
     for off in (("train.feature_cache", "off"), ("method", "evp"), ("method.fca", "0")):
         config = load_experiment([("exp", "smoke"), *words.items(), off])
-        assert build_clean_features(config, source_specs(config)) is None
+        assert build_clean_features(RunParts(config)) is None
     for pair in (("train.feature_cache", "int8"), ("train.feature_cache_gib", "0")):
         with pytest.raises(ValueError, match=r"int8|feature_cache_gib > 0"):
             load_experiment([("exp", "smoke"), pair])

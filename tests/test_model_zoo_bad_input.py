@@ -259,9 +259,10 @@ def test_quant_without_its_extra_is_refused_before_files_are_looked_at(monkeypat
 def test_a_run_that_cannot_fit_is_refused_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     import model_zoo.memory.free as room
     from experiments.recipes import load_experiment
+    from experiments.run.build import RunParts
     from experiments.run.memory_plan import NotEnoughMemoryError, check_memory
 
     monkeypatch.setattr(room, "free_ram", lambda: room.Room(2**30, "of RAM"))
     words = {"exp": "cifar10_minigpt4", "source.weights": "nowhere", "train.accelerator": "cpu"}
     with pytest.raises(NotEnoughMemoryError, match=r"needs \d+\.\d GiB, but 1\.0 GiB are free of RAM"):
-        check_memory(load_experiment(list(words.items())))
+        check_memory(RunParts(load_experiment(list(words.items()))))

@@ -4,15 +4,32 @@ from __future__ import annotations
 
 import math
 import os
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 from omegaconf import DictConfig
 
+from datamodules.registry import load_datamodule
 from experiments.run.folder import RunFolder
+from experiments.run.progress import Progress
 from experiments.run.shared_source import load_source
 from experiments.tracking.loggers import build_loggers, shows_samples
+from experiments.tracking.run import PictureCallback
+from lightning_modules import feature_cache
+from lightning_modules.controls import ControlStore
+from lightning_modules.evaluation import ModelSpec
+from lightning_modules.feature_cache import FeatureCache
+from lightning_modules.features import CachedFeatures
+from lightning_modules.metrics import primary_metric
+from lightning_modules.prompts import build_prompt
+from lightning_modules.records import ResultLog
+from lightning_modules.scorer import PromptScorer
+from lightning_modules.trainer_callbacks import AtomicCheckpointIO, build_checkpoints, speed_callbacks
+from lightning_modules.transfer_callback import TransferCallback
+from lightning_modules.tvp import TVPModule
+from model_zoo.registry import load_clip
 
 # Which only some data sets have: given where they are set, `half=false` too.
 OPTIONAL_DATA_KEYS = ("shots", "names", "corruption", "cache", "max_corrupt", "half", "task")
@@ -20,8 +37,6 @@ OPTIONAL_DATA_KEYS = ("shots", "names", "corruption", "cache", "max_corrupt", "h
 
 def build_datamodule(config: DictConfig) -> Any:
     """The data set at the size the prompt needs; one Lightning batch holds all of a rank's micro-batches."""
-    from datamodules.registry import load_datamodule
-
     data, train = config.data, config.train
     datamodule = load_datamodule(
         data.name,
@@ -42,44 +57,76 @@ def build_datamodule(config: DictConfig) -> Any:
     return datamodule
 
 
-def source_specs(config: DictConfig) -> list[Any]:
-    """What to load as sources; `sources: [...]` is an ensemble, the first of which is scored as the source."""
-    from lightning_modules.evaluation import ModelSpec
+class RunParts:
+    """What a resolved configuration names; each thing is made when it is first asked for, then shared by the whole run.
 
-    kinds = {"checkpointing": config.train.checkpointing, "compile": config.train.compile}
-    return [
-        ModelSpec(s.name, "source", s.weights, s.dtype, s.official, quant=s.quant, **kinds)
-        for s in (config.sources or [config.source])
-    ]
+    datamodule: the data set at the prompt's size. sources: what the prompt is learned on; `sources: [...]` is an
+    ensemble, the first of which is scored as the source. targets: what only scores it. metric: the task's primary one.
+    monitor: the logged key that picks the best checkpoint.
+    """
+
+    def __init__(self, config: DictConfig) -> None:
+        self.config = config
+
+    @cached_property
+    def datamodule(self) -> Any:
+        return build_datamodule(self.config)
+
+    @cached_property
+    def sources(self) -> list[ModelSpec]:
+        train = self.config.train
+        layers = {"checkpointing": train.checkpointing, "compile": train.compile}
+        return [
+            ModelSpec(s.name, "source", s.weights, s.dtype, s.official, quant=s.quant, **layers)
+            for s in (self.config.sources or [self.config.source])
+        ]
+
+    @cached_property
+    def targets(self) -> list[ModelSpec]:
+        targets, source = self.config.targets, self.config.source
+        roles = {name: "select" if name in targets.select else "heldout" for name in targets.names}
+        return [
+            ModelSpec(name, role, source.weights, targets.dtype, source.official, quant=targets.quant)
+            for name, role in roles.items()
+        ]
+
+    @property
+    def models(self) -> list[ModelSpec]:
+        """Sources and targets."""
+        return [*self.sources, *self.targets]
+
+    @cached_property
+    def metric(self) -> str:
+        return primary_metric(self.datamodule.task)
+
+    @cached_property
+    def monitor(self) -> str:
+        """Raises ValueError where it reads a held-out target, which must steer nothing."""
+        targets, monitor = self.config.targets, self.config.monitor
+        key = f"val/{self.metric}/{self.sources[0].name}" if monitor == "source" else monitor
+        held = [name for name in targets.heldout if key.endswith(f"/{name}")]
+        if held:
+            raise ValueError(
+                f"monitor={key} reads the held-out target '{held[0]}', which no choice may read. Put it into "
+                "targets.select, or monitor the source or val/gain/black/mean_select."
+            )
+        if key.endswith("/mean_select") and not targets.select:
+            raise ValueError(f"monitor={key} needs targets.select, which is empty. Name the targets that may steer.")
+        return key
 
 
-def target_specs(config: DictConfig) -> list[Any]:
-    from lightning_modules.evaluation import ModelSpec
-
-    targets, source = config.targets, config.source
-    roles = {name: "select" if name in targets.select else "heldout" for name in targets.names}
-    return [
-        ModelSpec(name, role, source.weights, targets.dtype, source.official, quant=targets.quant)
-        for name, role in roles.items()
-    ]
-
-
-def build_module(config: DictConfig, steps_per_epoch: int) -> Any:
+def build_module(parts: RunParts, steps_per_epoch: int) -> TVPModule:
     """TVPModule with an initialised prompt; frozen models are loaded later, by `configure_model`."""
-    from lightning_modules.prompts import build_prompt
-    from lightning_modules.tvp import TVPModule
-
-    method, geometry = config.method, config.prompt
+    config, method, geometry = parts.config, parts.config.method, parts.config.prompt
     kind = "overlay" if method.name == "vp" else "pad"
     prompt = build_prompt(kind, frame=geometry.frame, pad=geometry.pad, bounds=geometry.bounds)
     prompt.init_(geometry.init, std=geometry.init_std, seed=config.seed)
-    specs = source_specs(config)
     epochs, steps = run_length(config, steps_per_epoch)
     return TVPModule(
         prompt,
-        lambda: [load_source(spec) for spec in specs],
-        lambda: load_clip_scorer(config),
-        clean_features=build_clean_features(config, specs),
+        lambda: [load_source(spec) for spec in parts.sources],
+        lambda: load_clip(method.clip, weights=config.source.weights),
+        clean_features=build_clean_features(parts),
         fca=method.fca,
         tse=method.tse,
         fca_relative=method.fca_relative,
@@ -95,12 +142,6 @@ def build_module(config: DictConfig, steps_per_epoch: int) -> Any:
     )
 
 
-def load_clip_scorer(config: DictConfig) -> Any:
-    from model_zoo.registry import load_clip
-
-    return load_clip(config.method.clip, weights=config.source.weights)
-
-
 def run_length(config: DictConfig, steps_per_epoch: int) -> tuple[int, int]:
     """(epochs, updates) of the whole run; the shorter of train.epochs and train.max_steps counts."""
     steps = config.train.epochs * steps_per_epoch
@@ -109,70 +150,35 @@ def run_length(config: DictConfig, steps_per_epoch: int) -> tuple[int, int]:
     return math.ceil(steps / steps_per_epoch), steps
 
 
-def build_scorer(config: DictConfig, datamodule: Any) -> Any:
-    from lightning_modules.scorer import PromptScorer
-
-    return PromptScorer(
-        datamodule,
+def build_callback(parts: RunParts, folder: RunFolder) -> TransferCallback:
+    """What scores the source and the targets at every validation, and once on test."""
+    config = parts.config
+    context = {
+        "run": folder.path.name,
+        "seed": config.seed,
+        "method": config.method.name,
+        "source": "+".join(spec.name for spec in parts.sources),
+        "official": config.official,
+        "bounds": config.prompt.bounds,
+    }
+    scorer = PromptScorer(
+        parts.datamodule,
         control_store(),
         frame=config.prompt.frame,
         pad=config.prompt.pad,
         sizes={"val": config.targets.n, "test": config.data.n_test},
         residency=config.targets.residency,
     )
+    log = ResultLog(folder.results)
+    return TransferCallback(parts.sources[0], parts.targets, scorer, log, context=context, scores_folder=folder.scores)
 
 
-def build_callback(config: DictConfig, datamodule: Any, folder: RunFolder) -> Any:
-    from lightning_modules.records import ResultLog
-    from lightning_modules.transfer_callback import TransferCallback
-
-    context = {
-        "run": folder.path.name,
-        "seed": config.seed,
-        "method": config.method.name,
-        "source": "+".join(spec.name for spec in source_specs(config)),
-        "official": config.official,
-        "bounds": config.prompt.bounds,
-    }
-    return TransferCallback(
-        source_specs(config)[0],
-        target_specs(config),
-        build_scorer(config, datamodule),
-        ResultLog(folder.results),
-        context=context,
-        scores_folder=folder.scores,
-    )
-
-
-def monitor_key(config: DictConfig, metric: str) -> str:
-    """The logged key that picks the best checkpoint.
-
-    Raises:
-        ValueError: it reads a held-out target, which must steer nothing.
-    """
-    key = f"val/{metric}/{config.source.name}" if config.monitor == "source" else config.monitor
-    held = [name for name in config.targets.heldout if key.endswith(f"/{name}")]
-    if held:
-        raise ValueError(
-            f"monitor={key} reads the held-out target '{held[0]}', which no choice may read. Put it into "
-            "targets.select, or monitor the source or val/gain/black/mean_select."
-        )
-    if key.endswith("/mean_select") and not config.targets.select:
-        raise ValueError(f"monitor={key} needs targets.select, which is empty. Name the targets that may steer.")
-    return key
-
-
-def build_trainer(config: DictConfig, folder: RunFolder, callback: Any, monitor: str) -> Any:
-    import lightning as L
-
-    from experiments.run.progress import Progress
-    from experiments.tracking.run import PictureCallback
-    from lightning_modules.trainer_callbacks import AtomicCheckpointIO, build_checkpoints, speed_callbacks
-
+def build_trainer(parts: RunParts, folder: RunFolder, callback: TransferCallback) -> L.Trainer:
+    config = parts.config
     train = config.train
     loggers = build_loggers(config, folder.path)
     pictures = PictureCallback(callback, samples=shows_samples(config, loggers))
-    checkpoints = build_checkpoints(folder.checkpoints, monitor=monitor, every=train.checkpoint_every)
+    checkpoints = build_checkpoints(folder.checkpoints, monitor=parts.monitor, every=train.checkpoint_every)
     return L.Trainer(
         accelerator=train.accelerator,
         devices=train.devices,
@@ -199,26 +205,21 @@ def _progress(config: DictConfig) -> list[Any]:
     return [TQDMProgressBar(refresh_rate=5)] if config.log.progress else []
 
 
-def control_store() -> Any:
+def control_store() -> ControlStore:
     """Scores of controls are shared by all runs: `cache/controls`, or below TVP_CACHE."""
-    from lightning_modules.controls import ControlStore
-
     return ControlStore(Path(os.environ.get("TVP_CACHE", "cache")) / "controls")
 
 
-def build_clean_features(config: DictConfig, specs: list[Any]) -> list[Any] | None:
+def build_clean_features(parts: RunParts) -> list[CachedFeatures] | None:
     """A cached encoder of clean frames per source, all in one folder; None where none is wanted."""
-    from lightning_modules.feature_cache import FeatureCache, feature_folder
-    from lightning_modules.features import CachedFeatures
-
-    kind = config.train.feature_cache
-    if kind == "off" or not config.method.fca:
+    train = parts.config.train
+    if train.feature_cache == "off" or not parts.config.method.fca:
         return None
-    cache = FeatureCache(feature_folder(), dtype=kind, limit_gib=config.train.feature_cache_gib)
-    return [CachedFeatures(cache, partial(_identity, spec)) for spec in specs]
+    cache = FeatureCache(feature_cache.feature_folder(), dtype=train.feature_cache, limit_gib=train.feature_cache_gib)
+    return [CachedFeatures(cache, partial(_identity, spec)) for spec in parts.sources]
 
 
-def _identity(spec: Any) -> dict[str, Any]:
+def _identity(spec: ModelSpec) -> dict[str, Any]:
     """What names a model in a cache of what it computes; the fingerprint is read when it is first needed."""
     return {
         "model": spec.fingerprint(),

@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.run.build import source_specs, target_specs
+from experiments.run.build import RunParts
+from lightning_modules.evaluation import ModelSpec
 from model_zoo.listing import gib
 from model_zoo.memory.activations import USUAL
 from model_zoo.memory.need import CUDA_CONTEXT, FRAGMENTATION, Need, overhead, source_need, target_need
 from model_zoo.memory.sizes import PUBLISHED_SIZES, Sizes
+from model_zoo.registry import get_entry, missing_clip, missing_files
 
 ASSUMED = (
     f"{USUAL.text} text, {USUAL.answer} answer and {USUAL.candidates} candidate tokens an image; "
@@ -33,7 +35,7 @@ class Plan(NamedTuple):
     lines: list[str]
 
 
-def check_memory(config: DictConfig, *, resumed: bool = False) -> None:
+def check_memory(parts: RunParts, *, resumed: bool = False) -> None:
     """Print the plan of a run with published models and compare it with the memory that is free.
 
     A resumed run is only warned: its configuration, `train.memory_check` too, cannot be changed any more.
@@ -41,9 +43,10 @@ def check_memory(config: DictConfig, *, resumed: bool = False) -> None:
     Raises:
         NotEnoughMemoryError: it does not fit and `train.memory_check` is `refuse`; says what would.
     """
-    if config.train.memory_check == "off" or not any(map(_is_planned, _specs(config))):
+    config = parts.config
+    if config.train.memory_check == "off" or not any(map(_is_planned, parts.models)):
         return
-    plan = memory_plan(config)
+    plan = memory_plan(parts)
     print("\n".join(["# Memory, planned", *plan.lines]))
     problem = shortage(config, plan)
     if problem and config.train.memory_check == "refuse" and not resumed:
@@ -78,7 +81,7 @@ def _ways_out(config: DictConfig, free: int) -> str:
     changes, words = OmegaConf.create(OmegaConf.to_container(config)), []
     for word, change in _changes(config):
         changes = OmegaConf.merge(changes, OmegaConf.from_dotlist(change))
-        total = memory_plan(changes).device
+        total = memory_plan(RunParts(changes)).device
         words.append(f"{word} ({gib(total)})")
         if total <= free:
             return f"It would fit with {', then '.join(words)}."
@@ -105,14 +108,14 @@ def _changes(config: DictConfig) -> list[tuple[str, list[str]]]:
     return choices
 
 
-def memory_plan(config: DictConfig) -> Plan:
+def memory_plan(parts: RunParts) -> Plan:
     """The peak over training, scoring and loading; models that ship with the package count by their weights."""
-    device = device_of(config)
-    sources = [(spec, _need(spec, config, device)) for spec in source_specs(config)]
-    targets = [(spec, _need(spec, config, device)) for spec in target_specs(config)]
+    config, device = parts.config, device_of(parts.config)
+    sources = [(spec, _need(spec, parts, device)) for spec in parts.sources]
+    targets = [(spec, _need(spec, parts, device)) for spec in parts.targets]
     lines = [_line(spec, need, config) for spec, need in (*sources, *targets)]
     resident, training = _training([need for _, need in sources], config, device)
-    scoring = _scoring([_own_scoring(config, device), *(need for _, need in targets)], resident, config, device)
+    scoring = _scoring([_own_scoring(parts, device), *(need for _, need in targets)], resident, config, device)
     host = config.train.devices * max([resident, *(need.weights for _, need in targets)])
     lines.append(f"assumed  {ASSUMED}")
     lines.append(
@@ -141,24 +144,22 @@ def _scoring(needs: Sequence[Need], resident: int, config: DictConfig, device: s
     return resident + largest + further + overhead(resident + largest, device)
 
 
-def _own_scoring(config: DictConfig, device: str) -> Need:
+def _own_scoring(parts: RunParts, device: str) -> Need:
     """What scoring the first source takes besides its weights, which are resident."""
-    spec = source_specs(config)[0]
+    spec, config = parts.sources[0], parts.config
     if (sizes := _sizes(spec)) is None:
         return Need(0, 0, 0, 0)
     work = target_need(sizes, config.train.eval_batch_size, spec.dtype, quant=spec.quant, device=device).work
     return Need(0, 0, work, 0)
 
 
-def _need(spec: Any, config: DictConfig, device: str) -> Need:
-    sizes = _sizes(spec)
+def _need(spec: ModelSpec, parts: RunParts, device: str) -> Need:
+    sizes, config = _sizes(spec), parts.config
     if sizes is None:
-        from model_zoo.registry import get_entry
-
         return Need(get_entry(spec.name).parameters * 4, 0, 0, 0)
     if spec.role != "source":
         return target_need(sizes, config.train.eval_batch_size, spec.dtype, quant=spec.quant, device=device)
-    first = spec.name == source_specs(config)[0].name
+    first = spec.name == parts.sources[0].name
     options = {"quant": spec.quant, "checkpointing": spec.checkpointing, "clip": bool(config.method.tse) and first}
     return source_need(sizes, config.train.batch_size, spec.dtype, device=device, **options)
 
@@ -186,10 +187,6 @@ def _is_planned(spec: Any) -> bool:
     return not get_entry(spec.name).embedded
 
 
-def _specs(config: DictConfig) -> list[Any]:
-    return [*source_specs(config), *target_specs(config)]
-
-
 def device_of(config: DictConfig) -> str:
     """`cuda` or `cpu`, as Lightning will choose."""
     if config.train.accelerator not in ("auto", "gpu", "cuda"):
@@ -212,20 +209,19 @@ def _line(spec: Any, need: Need, config: DictConfig) -> str:
 
 def print_plan(config: DictConfig) -> int:
     """Print the resolved configuration, models, files and memory; always 0: missing files are listed, not fatal."""
-    from model_zoo.registry import get_entry, missing_files
-
+    parts = RunParts(config)
     print(OmegaConf.to_yaml(config, resolve=True).rstrip())
     print("\n# Would load")
-    for spec in _specs(config):
+    for spec in parts.models:
         entry = get_entry(spec.name)
         sizes = _sizes(spec)
         print(f"{spec.role:8} {spec.name}: {entry.description}")
         print(f"         {(sizes.parameters if sizes else entry.parameters) / 1e6:,.1f} M parameters")
         for line in missing_files(spec.name, spec.weights):
             print(f"         MISSING {line}")
-    plan = memory_plan(config)
+    plan = memory_plan(parts)
     print("\n".join(["", "# Memory, planned", *plan.lines, *_verdict(config, plan), "", "# Data"]))
-    _print_rest(config)
+    _print_rest(parts)
     print("\nDry run: nothing was loaded or created.")
     return 0
 
@@ -235,17 +231,14 @@ def _verdict(config: DictConfig, plan: Plan) -> list[str]:
     return [f"DOES NOT FIT: {problem}"] if problem else []
 
 
-def _print_rest(config: DictConfig) -> None:
-    from experiments.run.build import build_datamodule
-
+def _print_rest(parts: RunParts) -> None:
+    config = parts.config
     if config.method.tse:
-        from model_zoo.registry import missing_clip
-
         print(f"clip     {config.method.clip} for the TSE loss")
         for line in missing_clip(config.method.clip, config.source.weights):
             print(f"         MISSING {line}")
     print(f"data     {config.data.name} in '{config.data.root}', images {config.data.image_size} px")
-    for line in build_datamodule(config).missing():
+    for line in parts.datamodule.missing():
         print(f"         MISSING {line}")
     global_batch = config.train.batch_size * config.train.accumulate * config.train.devices
     print(f"update   {global_batch} images, {config.train.epochs} epochs, prompt {config.prompt.frame} px")

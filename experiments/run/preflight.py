@@ -7,18 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
-from experiments.run.build import build_datamodule, monitor_key, source_specs, target_specs
+from experiments.run.build import RunParts
 from lightning_modules.atomic import replace_file
+from model_zoo.registry import missing_clip, missing_files
 
 
-def read_images(config: DictConfig, datamodule: Any, folder: Path | None) -> None:
+def read_images(parts: RunParts, folder: Path | None) -> None:
     """One that cannot be read stops the run here, named, before anything is trained.
 
     It is the fingerprints that read the images, which are needed later anyway. folder: where `left_out.json` goes;
     None on all ranks but the first.
     """
+    config, datamodule = parts.config, parts.datamodule
     sizes = {"train": None, "val": config.targets.n, "test": config.data.n_test}
     used = [split for split, n in sizes.items() if n != 0]
     for split in used:
@@ -48,44 +48,25 @@ def left_out_text(datamodule: Any, splits: Sequence[str]) -> str:
     return "\n".join([*lines, ""]) if lines else ""
 
 
-def require_everything(config: DictConfig) -> None:
+def require_everything(parts: RunParts) -> None:
     """Every missing weight and data file, all at once and before anything is created.
 
     Raises:
         FileNotFoundError: one block per missing thing: what, where to put it, where it is published.
         ValueError: an unknown model or data set, or a monitor that reads what it may not.
     """
-    blocks = missing_things(config)
+    blocks = missing_things(parts)
     if blocks:
         raise FileNotFoundError("\n".join([*blocks, "See docs/models.md and docs/data.md. Nothing was created."]))
 
 
-def missing_things(config: DictConfig) -> list[str]:
+def missing_things(parts: RunParts) -> list[str]:
     """A block of text for every model, and for the data set, whose files are not all there."""
-    from lightning_modules.metrics import primary_metric
-    from model_zoo.registry import missing_files
-
-    datamodule = build_datamodule(config)
-    monitor_key(config, primary_metric(datamodule.task))
-    blocks = []
-    for name in dict.fromkeys(spec.name for spec in (*source_specs(config), *target_specs(config))):
-        lines = missing_files(name, config.source.weights)
-        if lines:
-            blocks.append(f"No {name} weights in '{config.source.weights}'. Expected:\n  " + "\n  ".join(lines))
+    config, folders = parts.config, {(spec.name, spec.weights): None for spec in parts.models}
+    _ = parts.monitor  # refuses what may not steer
+    wanted = [(f"{name} weights in '{weights}'", missing_files(name, weights)) for name, weights in folders]
     if config.method.tse:
-        blocks += _missing_clip(config)
-    lines = datamodule.missing()
-    if lines:
-        blocks.append(f"No {config.data.name} data in '{config.data.root}'. Expected:\n  " + "\n  ".join(lines))
-    return blocks
-
-
-def _missing_clip(config: DictConfig) -> list[str]:
-    from model_zoo.registry import missing_clip
-
-    lines = missing_clip(config.method.clip, config.source.weights)
-    return (
-        ["\n  ".join([f"No CLIP weights for the TSE loss in '{config.source.weights}'. Expected:", *lines])]
-        if lines
-        else []
-    )
+        weights = config.source.weights
+        wanted.append((f"CLIP weights for the TSE loss in '{weights}'", missing_clip(config.method.clip, weights)))
+    wanted.append((f"{config.data.name} data in '{config.data.root}'", parts.datamodule.missing()))
+    return ["\n  ".join([f"No {what}. Expected:", *lines]) for what, lines in wanted if lines]

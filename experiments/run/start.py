@@ -15,12 +15,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments.recipes import resolve
 from experiments.run.build import (
+    RunParts,
     build_callback,
-    build_datamodule,
     build_module,
     build_trainer,
-    monitor_key,
-    source_specs,
 )
 from experiments.run.folder import RunFolder, create_run_folder, open_run_folder, read_status
 from experiments.run.memory_plan import check_memory
@@ -47,11 +45,12 @@ NOT_FOR_USERS = (
 
 def start_run(config: DictConfig) -> Path:
     """Make a new run; everything missing is reported before the folder is created."""
-    require_everything(config)
-    check_memory(config)
+    parts = RunParts(config)
+    require_everything(parts)
+    check_memory(parts)
     folder = create_run_folder(config)
     print(f"Run folder: {folder.path}   (continue it any time with resume={folder.path})")
-    return _guarded(config, folder)
+    return _guarded(parts, folder)
 
 
 def resume_run(path: str | Path) -> Path:
@@ -65,22 +64,22 @@ def resume_run(path: str | Path) -> Path:
         return folder.path
     from experiments.schema import Experiment
 
-    config = resolve(OmegaConf.merge(OmegaConf.structured(Experiment), saved))
+    parts = RunParts(resolve(OmegaConf.merge(OmegaConf.structured(Experiment), saved)))
     try:
-        require_everything(config)
-        check_memory(config, resumed=True)
+        require_everything(parts)
+        check_memory(parts, resumed=True)
     except BaseException:
         folder.release()
         raise
     where = "its last checkpoint" if folder.last_checkpoint else "the beginning (it has no checkpoint yet)"
     print(f"Continuing {folder.path} from {where}.")
     folder.write_status("running")
-    return _guarded(config, folder)
+    return _guarded(parts, folder)
 
 
-def _guarded(config: DictConfig, folder: RunFolder) -> Path:
+def _guarded(parts: RunParts, folder: RunFolder) -> Path:
     try:
-        execute(config, folder)
+        execute(parts, folder)
     except BaseException as error:
         if _is_interrupt(error):
             folder.write_status("interrupted")
@@ -111,23 +110,22 @@ def _try_status(folder: RunFolder, error: BaseException) -> None:
         folder.write_status("failed", error=f"{type(error).__name__}: {error}")
 
 
-def execute(config: DictConfig, folder: RunFolder) -> None:
+def execute(parts: RunParts, folder: RunFolder) -> None:
     """Train (unless the method is `none`), export, score on test once (never with data.n_test=0), summarise."""
     quiet_lightning()
+    config, datamodule = parts.config, parts.datamodule
     L.seed_everything(config.seed, verbose=False)
-    datamodule = build_datamodule(config)
-    module = build_module(config, steps_per_epoch(datamodule))
-    callback = build_callback(config, datamodule, folder)
-    monitor = monitor_key(config, callback.scorer.metric)
-    trainer = build_trainer(config, folder, callback, monitor)
+    module = build_module(parts, len(datamodule.train_dataloader()))
+    callback = build_callback(parts, folder)
+    trainer = build_trainer(parts, folder, callback)
     with closing(trainer.loggers):
-        read_images(config, datamodule, folder.path if trainer.is_global_zero else None)
+        read_images(parts, folder.path if trainer.is_global_zero else None)
         callback.chosen = train(config, trainer, module, datamodule, folder)
         if trainer.is_global_zero:
-            export(config, module, datamodule, folder, steps=callback.chosen[1])
+            export(parts, module, folder, steps=callback.chosen[1])
         trainer.strategy.barrier()
         if config.data.n_test != 0:
-            score_on_test(config, trainer, module, datamodule, callback, folder)
+            score_on_test(parts, trainer, module, callback, folder)
         if trainer.is_global_zero:
             shown = {"samples": shows_samples(config, trainer.loggers), "config": public_config(config)}
             log_results(trainer, callback, folder.path, **shown)
@@ -136,14 +134,12 @@ def execute(config: DictConfig, folder: RunFolder) -> None:
             logger.finalize("success")
 
 
-def score_on_test(
-    config: DictConfig, trainer: L.Trainer, module: Any, datamodule: Any, callback: Any, folder: RunFolder
-) -> None:
+def score_on_test(parts: RunParts, trainer: L.Trainer, module: Any, callback: Any, folder: RunFolder) -> None:
     """The one reading of test: the float prompt and the PNG read back from disk, on every model; table and pictures."""
     callback.test_prompts = {"png": Prompt.load(folder.prompt, reading="png").to(module.device)}
-    trainer.test(module, datamodule=datamodule, verbose=False)
+    trainer.test(module, datamodule=parts.datamodule, verbose=False)
     if trainer.is_global_zero:
-        scores = write_summary(config, folder, callback, module.prompt)
+        scores = write_summary(parts.config, folder, callback, module.prompt)
         update_manifest(folder.prompt, {"scores": scores})
 
 
@@ -166,12 +162,9 @@ def train(config: DictConfig, trainer: L.Trainer, module: Any, datamodule: Any, 
     return best["epoch"], best["global_step"]
 
 
-def steps_per_epoch(datamodule: Any) -> int:
-    return len(datamodule.train_dataloader())
-
-
-def export(config: DictConfig, module: Any, datamodule: Any, folder: RunFolder, *, steps: int) -> None:
+def export(parts: RunParts, module: Any, folder: RunFolder, *, steps: int) -> None:
     """Write the prompt artefact of the run; its scores are added after the test."""
+    config, datamodule = parts.config, parts.datamodule
     module.prompt.save(
         folder.prompt,
         {
@@ -179,8 +172,8 @@ def export(config: DictConfig, module: Any, datamodule: Any, folder: RunFolder, 
             "mode": "official" if config.official else "default",
             "task": datamodule.task,
             "data": datamodule.name,
-            "source": [spec.name for spec in source_specs(config)],
-            "source_fingerprints": [spec.fingerprint() for spec in source_specs(config)],
+            "source": [spec.name for spec in parts.sources],
+            "source_fingerprints": [spec.fingerprint() for spec in parts.sources],
             "train_data_fingerprint": datamodule.fingerprint("train"),
             "seed": config.seed,
             "steps": steps,

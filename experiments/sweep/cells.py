@@ -187,17 +187,20 @@ class Fingerprints:
 
     def missing(self, config: DictConfig) -> list[str]:
         """Blocks of text for missing weights and data of one cell."""
+        from experiments.run.build import RunParts
         from experiments.run.preflight import missing_things
 
+        parts = RunParts(config)
         clip = (config.method.clip, config.source.weights) if config.method.tse else None
-        models = tuple((spec.name, spec.weights) for spec in _models(config))
-        return self._once(("missing", models, clip, _data_key(config)), lambda: missing_things(config))
+        models = tuple((spec.name, spec.weights) for spec in parts.models)
+        return self._once(("missing", models, clip, _data_key(config)), lambda: missing_things(parts))
 
     def weights(self, config: DictConfig) -> dict[str, str]:
         """mllm (and `clip`, where TSE needs it) -> fingerprint, each read in the folder it is loaded from."""
+        from experiments.run.build import RunParts
         from model_zoo.registry import clip_fingerprint
 
-        found = {m.name: self._once((m.name, m.weights), m.fingerprint) for m in _models(config)}
+        found = {m.name: self._once((m.name, m.weights), m.fingerprint) for m in RunParts(config).models}
         if config.method.tse:
             clip, folder = config.method.clip, config.source.weights
             found["clip"] = self._once(("clip", clip, folder), lambda: clip_fingerprint(clip, folder))
@@ -206,13 +209,6 @@ class Fingerprints:
     def data(self, config: DictConfig) -> dict[str, str]:
         """split -> fingerprint of its rows and pictures."""
         return self._once(("data", _data_key(config)), lambda: _data_fingerprints(config))
-
-
-def _models(config: DictConfig) -> list[Any]:
-    """Every model of a run: `sources: [...]` name a weights folder each, targets are in that of `source`."""
-    from experiments.run.build import source_specs, target_specs
-
-    return [*source_specs(config), *target_specs(config)]
 
 
 def _data_fingerprints(config: DictConfig) -> dict[str, str]:

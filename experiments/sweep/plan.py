@@ -27,6 +27,7 @@ def print_plan(sweep: DictConfig, own: dict[str, Any]) -> int:
     from rich.console import Console
     from rich.table import Table
 
+    from experiments.run.build import RunParts
     from experiments.run.memory_plan import memory_plan
 
     cells, missing = identified(build_cells(sweep))
@@ -42,7 +43,7 @@ def print_plan(sweep: DictConfig, own: dict[str, Any]) -> int:
         counts = Counter(states.of(cell) if cell.id else "missing" for cell in (first, *rest))
         todo += [cost] * (counts["waiting"] + counts["missing"])
         told = ", ".join(f"{n} {state}" for state, n in counts.items())
-        table.add_row(*kind, told, clock(cost.seconds), f"{memory_plan(config).device / 2**30:.1f} GiB")
+        table.add_row(*kind, told, clock(cost.seconds), f"{memory_plan(RunParts(config)).device / 2**30:.1f} GiB")
     Console(width=None if Console().is_terminal else 160).print(table)
     print(_total(todo, int(own["jobs"])))
     if missing:

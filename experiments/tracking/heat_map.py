@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 GAIN, LOSS = ("#5b9fdc", "#1f5f9e"), ("#f0a04b", "#9a5511")  # on light and on dark; apart for the colour-blind too
 CONTROL = "black"  # the control that costs nothing: what a prompt adds to a frame with an empty border
@@ -59,6 +61,8 @@ def heat_map(points: np.ndarray, sources: list[str], targets: list[str], limit: 
         value = points[row, place]
         axes.text(place, row, "–" if np.isnan(value) else f"{value:+.1f}", ha="center", va="center")
     canvas.draw()
+    from PIL import Image
+
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 

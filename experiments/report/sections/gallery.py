@@ -10,7 +10,6 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from experiments.report.load import Run, read_prompt
-from experiments.run.build import build_datamodule
 from experiments.run.folder import CONFIG
 
 LARGE = 96
@@ -45,6 +44,8 @@ class DataPictures:
         try:
             config = OmegaConf.load(run.folder / CONFIG)
             assert isinstance(config, DictConfig)
+            from experiments.run.build import build_datamodule
+
             self.data = build_datamodule(config)
             self.data.setup("test")
             self.places = {row.id: i for i, row in enumerate(self.data.rows("test"))}
