@@ -6,7 +6,7 @@ import copy
 import gc
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -133,7 +133,7 @@ class PromptScorer:
         for control in todo:
             if is_rank_zero():
                 self.store.save(fresh[control], control, **key)
-        return known | fresh
+        return cast(dict[Any, Scores], known | fresh)
 
     def _best_colour(self, known: Mapping[Control, Scores]) -> Control:
         return max(known, key=lambda control: self._value(known[control]))
@@ -152,7 +152,7 @@ class PromptScorer:
 
     def _run(self, spec: ModelSpec, split: str, n: int | None, inputs: dict, resident: Any) -> dict[Any, Scores]:
         limit = self.limits.setdefault(f"{spec.name} {spec.precision}", RowLimit())
-        where = {"split": split, "n": n, "shard": rank_and_world(), "limit": limit}
+        where: dict[str, Any] = {"split": split, "n": n, "shard": rank_and_world(), "limit": limit}
         if resident is not None:
             return score_inputs(resident, self.datamodule, inputs, **where)
         if self.residency == "process":

@@ -51,7 +51,7 @@ def prepare(
     with locked_root(root):
         manifest, digests = Manifest(root, name), Digests(root)
         for choices in published.parts():
-            _prepare_part(choices, published, root, source, keep, manifest, digests, show)
+            _prepare_part(choices, root, source, keep, manifest, digests, show)
         if published.coco_images:
             from datamodules.prepare.coco_images import prepare_images
 
@@ -91,16 +91,26 @@ def _download_path(archive: Archive, root: Path) -> Path:
     return root / STATE / "downloads" / archive.file
 
 
-def _prepare_part(choices, published, root, source, keep, manifest: Manifest, digests: Digests, show: Show) -> None:
+def _prepare_part(
+    choices: list[Archive],
+    root: Path,
+    source: Path | None,
+    keep: bool,
+    manifest: Manifest,
+    digests: Digests,
+    show: Show,
+) -> None:
     there = _is_there(choices, root)
     if there is not None:
         _adopt(there, root, manifest, show)
         return
+    digest: Digest | None
     if source is None:
         found, digest = _fetch(choices[0], root, digests, show)
     else:
-        found = find_source(choices, source)
-        digest = None if found.unpacked else digests.check(found.archive, found.path)
+        here = find_source(choices, source)
+        assert here is not None  # `_check_plan` refused a source that lacks one
+        found, digest = here, None if here.unpacked else digests.check(here.archive, here.path)
     size = found.path.stat().st_size
     files = install(found, root)
     if digest and digest.source == FIRST:
