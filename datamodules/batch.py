@@ -33,6 +33,7 @@ class Batch(NamedTuple):
 def collate(items: list[tuple[Row, Tensor]], shared: list[str] | None) -> Batch:
     """Rows with their prepared images -> Batch. `candidates` is None when no row has a list of its own."""
     rows = [row for row, _ in items]
+    # One list of its own in a batch gives every row its list; else the shared one is not repeated row by row.
     own = any(row.candidates is not None for row in rows)
     every = [row.candidates if row.candidates is not None else shared for row in rows]
     return Batch(
