@@ -100,17 +100,6 @@ class ImageTextDataModule(RowTables, lightning.LightningDataModule, ABC):
         draw = draw_augmentation(self.seed, epoch, row.id) if self.augment and epoch is not None else None
         return prepare_image(image, self.image_size, draw)
 
-    def augmentation_id(self, epoch: int, row: Row | str) -> str:
-        """Names what training does to a row (or id) in an epoch: equal ids, equal pictures. For caches of features.
-
-        "none" without augmentation; "flip0" or "flip1" where images are square (the crop has no room); else with the
-        crop's place, which rarely repeats.
-        """
-        if not self.augment:
-            return "none"
-        draw = draw_augmentation(self.seed, epoch, row if isinstance(row, str) else row.id)
-        return f"flip{draw.flip:d}" + ("" if self.square else f"-{draw.top:.17g}-{draw.left:.17g}")
-
     def with_image_size(self, size: int) -> ImageTextDataModule:
         """A sibling that reads the same rows (and shares what is already loaded) at another size."""
         sibling = copy.copy(self)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -33,7 +33,9 @@ class Batch(NamedTuple):
 def collate(items: list[tuple[Row, Tensor]], shared: list[str] | None) -> Batch:
     """Rows with their prepared images -> Batch. `candidates` is None when no row has a list of its own."""
     rows = [row for row, _ in items]
+    # One list of its own in a batch gives every row its list; else the shared one is not repeated row by row.
     own = any(row.candidates is not None for row in rows)
+    every = [row.candidates if row.candidates is not None else shared for row in rows]
     return Batch(
         images=torch.stack([image for _, image in items]),
         labels=torch.tensor([row.label for row in rows], dtype=torch.int64),
@@ -42,5 +44,5 @@ def collate(items: list[tuple[Row, Tensor]], shared: list[str] | None) -> Batch:
         captions=[row.caption for row in rows],
         ids=[row.id for row in rows],
         groups=[row.group for row in rows],
-        candidates=[row.candidates if row.candidates is not None else shared for row in rows] if own else None,
+        candidates=cast(list[list[str]], every) if own else None,
     )

@@ -88,8 +88,8 @@ def read_batch(
     if digest != md5:
         raise ValueError(f"'{path}' has MD5 {digest}. Expected {md5}; it is damaged: get {source} again.")
     batch = load_plain_pickle(path)
-    data = batch.get("data") if isinstance(batch, dict) else None
-    labels = batch.get(key) if isinstance(batch, dict) else None
+    data: Any = batch.get("data") if isinstance(batch, dict) else None
+    labels: Any = batch.get(key) if isinstance(batch, dict) else None
     if not _is_batch(data, labels, classes):
         raise ValueError(
             f"'{path}' is not a CIFAR-{classes} batch. Expected a dict with 'data', uint8 (N, 3072), and '{key}', N "

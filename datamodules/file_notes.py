@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import PIL
 
-Note = list[int | str]
+Note = list[Any]
 """[bytes, modification time in ns, what was found]."""
 
 
@@ -30,7 +31,7 @@ def look_at(
     todo = [file for file, finding in noted.items() if finding is None]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         found = dict(zip(todo, pool.map(find, todo), strict=True))
-    fresh = {str(file): [*states[file], found[file]] for file in todo if states[file] and keep(found[file])}
+    fresh = {str(file): [*state, found[file]] for file in todo if (state := states[file]) and keep(found[file])}
     if fresh:
         _write(store, known | fresh)
     return {file: finding for file, finding in noted.items() if finding is not None} | found

@@ -84,7 +84,7 @@ class HubCopy:
 
 
 def _complete(paths: list[Path]) -> list[Path]:
-    matches = [SHARD.fullmatch(path.name) for path in paths]
+    matches = [match for path in paths if (match := SHARD.fullmatch(path.name))]
     total = int(matches[0]["total"])
     missing = sorted(set(range(total)) - {int(match["number"]) for match in matches})
     if missing or len(paths) != total:
@@ -121,7 +121,9 @@ def _read_shard(path: Path, name: str) -> tuple[list[bytes], list[int], list[str
 
 def _images(column: Any, path: Path) -> tuple[list[bytes], list[str]]:
     rows = column.to_pylist()
-    pairs = [(row.get("bytes"), row.get("path")) if isinstance(row, dict) else (row, None) for row in rows]
+    pairs: list[tuple[Any, Any]] = [
+        (row.get("bytes"), row.get("path")) if isinstance(row, dict) else (row, None) for row in rows
+    ]
     empty = next((i for i, (data, _) in enumerate(pairs) if not isinstance(data, bytes)), None)
     if empty is not None:
         raise ValueError(

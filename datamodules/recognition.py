@@ -55,6 +55,7 @@ class Recognition(ImageTextDataModule):
 
     def make_rows(self, ids: list[str], labels: list[int]) -> list[Row]:
         names = self.candidates
+        assert names is not None  # a recognition set is its classes
         return [
             Row(row_id, label, self.question, names[label], self.caption.format(names[label]))
             for row_id, label in zip(ids, labels, strict=True)

@@ -58,6 +58,7 @@ def _options(datamodule: type) -> list[str]:
     """The keyword arguments of a class and of those it passes the rest on to."""
     found: set[str] = set()
     for base in datamodule.__mro__:
-        if "__init__" in vars(base) and base.__module__.startswith("datamodules."):
-            found |= {p.name for p in inspect.signature(base.__init__).parameters.values() if p.kind == p.KEYWORD_ONLY}
+        own = vars(base).get("__init__")
+        if own is not None and base.__module__.startswith("datamodules."):
+            found |= {p.name for p in inspect.signature(own).parameters.values() if p.kind == p.KEYWORD_ONLY}
     return sorted(found)

@@ -91,9 +91,10 @@ class TrainLoader(DataLoader):
     out, not those the workers fetched ahead. Iteration begins at the first `next`, after Lightning has set the epoch.
     """
 
+    batch_sampler: EpochBatchSampler
     _progress = (0, 0)
 
-    def __iter__(self) -> Iterator:
+    def __iter__(self) -> Iterator:  # type: ignore[override]
         sampler = self.batch_sampler
         epoch, start = sampler.epoch, sampler.start_batch
         self._progress = (epoch, start)

@@ -8,13 +8,15 @@ with PIL images (the reference's path); float tensors through torch's antialiase
 from __future__ import annotations
 
 import hashlib
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
+
+Picture = TypeVar("Picture", Tensor, Image.Image)
 
 
 class Augmentation(NamedTuple):
@@ -46,7 +48,7 @@ def prepare_image(image: Tensor, size: int, augmentation: Augmentation | None = 
     return _resize_and_crop(image.float(), size, augmentation).clamp(0, 1).contiguous()
 
 
-def _resize_and_crop(image: Tensor | Image.Image, size: int, augmentation: Augmentation | None) -> Tensor | Image.Image:
+def _resize_and_crop(image: Picture, size: int, augmentation: Augmentation | None) -> Picture:
     if augmentation is not None and augmentation.flip:
         image = F.hflip(image)
     image = F.resize(image, [size], interpolation=InterpolationMode.BICUBIC, antialias=True)

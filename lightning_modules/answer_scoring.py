@@ -68,7 +68,7 @@ def generate_batches(
     return {name: _joined(rows) for name, rows in found.items()}
 
 
-def _joined(rows: list[tuple[str, int, int, str, str]]) -> Answers:
+def _joined(rows: Sequence[tuple[Any, ...]]) -> Answers:
     rows = sorted(rows, key=lambda row: row[0])
     ids, labels, parsed, texts, groups = ([row[k] for row in rows] for k in range(5))
     return Answers(ids, np.array(labels, np.int64), np.array(parsed, np.int64), texts, groups)

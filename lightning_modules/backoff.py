@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 
@@ -32,7 +32,7 @@ def in_pieces(batch: Any, call: Callable[[Any], T], limit: RowLimit, mllm: Any) 
         size = min(limit.rows or total, total - start)
         result, problem = _attempt(call, take_rows(batch, start, size))
         if problem is None:
-            done.append(result)
+            done.append(cast(T, result))
             start += size
             continue
         _free()  # outside of the handler: a live exception would keep the failed call's tensors

@@ -16,7 +16,8 @@ from torch import Tensor
 from lightning_modules.atomic import replace_file
 from lightning_modules.metrics import Scores
 
-COLOURS = tuple(itertools.product((0.0, 0.5, 1.0), repeat=3))  # 27 border colours
+LEVELS = (0.0, 0.5, 1.0)
+COLOURS = tuple(itertools.product(LEVELS, LEVELS, LEVELS))  # 27 border colours
 SCORER = 1  # raised when scores of the same input could change
 
 

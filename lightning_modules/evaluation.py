@@ -46,7 +46,7 @@ class ModelSpec:
     def load(self, device: torch.device | str) -> Any:
         from model_zoo.registry import load_mllm
 
-        kinds = {"dtype": self.dtype, "quant": self.quant, "checkpointing": self.checkpointing}
+        kinds: dict[str, Any] = {"dtype": self.dtype, "quant": self.quant, "checkpointing": self.checkpointing}
         kinds |= {"compile": True} if self.compile else {}
         model = load_mllm(self.name, weights=self.weights, official=self.official, **kinds, **self.options)
         # Models are loaded on the CPU; "moving" a quantised one there would quantise it there, slowly.
@@ -165,7 +165,7 @@ def _load_and_score(
 
 def gather_scores(local: dict[str, Scores]) -> dict[str, Scores]:
     """Join every rank's share (each sample once); the identity, re-ordered by id, on one rank."""
-    parts = [local]
+    parts: list[Any] = [local]
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         parts = [None] * torch.distributed.get_world_size()
         torch.distributed.all_gather_object(parts, local)

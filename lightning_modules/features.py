@@ -101,7 +101,7 @@ def _numerics(device: torch.device) -> str:
 def _sha256(frame: Tensor) -> str:
     """Of shape and values of a frame (3, S, S) on the CPU."""
     digest = hashlib.sha256(str(tuple(frame.shape)).encode())
-    digest.update(frame.numpy())
+    digest.update(frame.numpy().data)
     return digest.hexdigest()
 
 

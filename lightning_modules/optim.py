@@ -32,7 +32,7 @@ class NormalizedSGD(Optimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum, "eps": eps})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -40,11 +40,11 @@ class NormalizedSGD(Optimizer):
         for group in self.param_groups:
             for param in group["params"]:
                 if param.grad is not None:
-                    self._step_one(param, group)
+                    self._step_one(param, param.grad, group)
         return loss
 
-    def _step_one(self, param: Tensor, group: dict) -> None:
-        direction = param.grad / (param.grad.norm() + group["eps"])
+    def _step_one(self, param: Tensor, gradient: Tensor, group: dict) -> None:
+        direction = gradient / (gradient.norm() + group["eps"])
         if group["momentum"]:
             state = self.state[param]
             velocity = state.get("velocity")

@@ -6,7 +6,7 @@ import copy
 import gc
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -79,12 +79,15 @@ class PromptScorer:
         """
         if split != "val" and "constant" in {c.name for c in self.controls} and spec.name not in self.colours:
             self.score(spec, "val", {}, resident=resident)  # chooses the colour; stored, so at most once
+        # Other splits score the colour chosen on val, never all 27: a best of test would be chosen by its answers.
         constants = self._finalists(spec, resident) if split == "val" else [self.colours.get(spec.name)]
         wanted = [c for c in self.controls if c.name != "constant" or c in constants]
         known = self._score_inputs(spec, split, self.sizes[split], wanted, prompts, resident)
+        # Before any test row is scored, so that the strongest control is fixed without looking at test.
         if split == "val" and "constant" in {c.name for c in wanted}:
             self.colours[spec.name] = self._best_colour({c: known[c] for c in wanted if c.name == "constant"})
         chosen = {c.name: known[c] for c in wanted if c.name != "constant" or c == self.colours[spec.name]}
+        # In the order of CONTROLS, whatever the store already had.
         return {name: chosen[name] for name in CONTROLS if name in chosen} | {name: known[name] for name in prompts}
 
     def score_all(
@@ -121,9 +124,12 @@ class PromptScorer:
     ) -> dict[Any, Scores]:
         key = self._store_key(spec, split, n)
         known = {control: self.store.load(control, **key) for control in wanted}
+        # Rank 0 says what is missing: ranks that saw different files would score different inputs and wait for ever.
         todo = from_rank_zero([control for control, scores in known.items() if scores is None])
+        # Prompts change with every epoch and are never stored.
         inputs: dict[Any, Any] = {name: (prompt.image_size, prompt) for name, prompt in prompts.items()}
         inputs |= {control: (control.image_size, control) for control in todo}
+        # Measured in the same visit: loading the model again would cost more than the two passes.
         if "prompt" in prompts:
             drift = FeatureDrift(prompts["prompt"])
             inputs["drift"] = (drift.image_size, drift)
@@ -131,9 +137,9 @@ class PromptScorer:
         if "drift" in fresh:
             self.drifts[split, spec.name] = fresh.pop("drift")
         for control in todo:
-            if is_rank_zero():
+            if is_rank_zero():  # the joined record is the same on every rank; one of them writes
                 self.store.save(fresh[control], control, **key)
-        return known | fresh
+        return cast(dict[Any, Scores], known | fresh)
 
     def _best_colour(self, known: Mapping[Control, Scores]) -> Control:
         return max(known, key=lambda control: self._value(known[control]))
@@ -152,7 +158,7 @@ class PromptScorer:
 
     def _run(self, spec: ModelSpec, split: str, n: int | None, inputs: dict, resident: Any) -> dict[Any, Scores]:
         limit = self.limits.setdefault(f"{spec.name} {spec.precision}", RowLimit())
-        where = {"split": split, "n": n, "shard": rank_and_world(), "limit": limit}
+        where: dict[str, Any] = {"split": split, "n": n, "shard": rank_and_world(), "limit": limit}
         if resident is not None:
             return score_inputs(resident, self.datamodule, inputs, **where)
         if self.residency == "process":

@@ -44,7 +44,12 @@ def build_checkpoints(folder: Path, *, monitor: str, every: int) -> list[ModelCh
         monitor: a logged key.
         every: updates between checkpoints inside an epoch.
     """
-    kept = {"dirpath": folder, "enable_version_counter": False, "auto_insert_metric_name": False, "save_top_k": 1}
+    kept: dict[str, Any] = {
+        "dirpath": folder,
+        "enable_version_counter": False,
+        "auto_insert_metric_name": False,
+        "save_top_k": 1,
+    }
     return [
         ModelCheckpoint(filename="best", monitor=monitor, mode="max", save_on_train_epoch_end=False, **kept),
         StepCheckpoint(filename="last", every_n_train_steps=every, **kept),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_modules.backoff import take_rows
 from lightning_modules.features import encode_clean, fca_tokens
@@ -69,7 +71,7 @@ class TVPModule(L.LightningModule):
         self.automatic_optimization = False
         self.prompt = prompt
         self._load_sources, self._load_clip = load_sources, load_clip
-        self.sources: nn.ModuleList | None = None
+        self.sources: Any = None  # a ModuleList of MLLMs, once configured
         self.clip: Any = None
         self.clean_features = clean_features
         self.fca, self.tse, self.fca_relative = fca, tse, fca_relative
@@ -85,7 +87,7 @@ class TVPModule(L.LightningModule):
         if self.clip is None and self.tse and self._load_clip is not None:
             self.clip = self._load_clip().requires_grad_(False)
 
-    def configure_optimizers(self) -> dict:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = build_optimizer(self.optimizer_name, self.prompt.parameters(), lr=self.lr, momentum=self.momentum)
         total = self.total_epochs if self.schedule == "cosine_epoch" else self.total_steps
         schedule = build_schedule(self.schedule, optimizer, total=total, warmup=self.warmup_steps)
@@ -95,7 +97,8 @@ class TVPModule(L.LightningModule):
         self.prompt.project_()
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
-        optimizer, world = self.optimizers(), self.trainer.world_size
+        optimizer: Any = self.optimizers()  # the one there is
+        world = self.trainer.world_size
         tokens, samples = self._global_counts(batch)  # (sources,), ()
         optimizer.zero_grad()
         logged = torch.zeros(4, device=self.device)
@@ -109,11 +112,12 @@ class TVPModule(L.LightningModule):
             loss = task + self.fca * fca + self.tse * tse
             self.manual_backward(loss * world)  # DDP averages over ranks: this makes it their sum
             logged += torch.stack([loss, task, fca, tse]).detach()
+        assert self.prompt.delta.grad is not None  # every loss is of the prompted frame
         gradient = self.prompt.delta.grad.norm()
         optimizer.step()
         self.prompt.project_()
         if self.schedule != "cosine_epoch":
-            self.lr_schedulers().step()
+            cast(LambdaLR, self.lr_schedulers()).step()
         self._log_step(self.trainer.strategy.reduce(logged, reduce_op="sum"), gradient, optimizer, int(samples))
 
     def losses(self, batch: Any) -> Losses:
@@ -155,7 +159,7 @@ class TVPModule(L.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         if self.schedule == "cosine_epoch":
-            self.lr_schedulers().step()
+            cast(LambdaLR, self.lr_schedulers()).step()
 
     def on_train_end(self) -> None:
         for encode in self.clean_features or ():

@@ -13,6 +13,7 @@ import torch
 from support.tiny_models import TINY, tiny_mllm
 from test_lightning_modules_tvp import FRAME, PAD, fit, make_batch, make_module
 
+from datamodules.transforms import draw_augmentation
 from lightning_modules import feature_cache
 from lightning_modules.feature_cache import FeatureCache
 from lightning_modules.features import CachedFeatures, encode_clean
@@ -154,15 +155,16 @@ def test_an_overlaid_and_a_padded_frame_differ_though_the_pictures_agree():
     assert made.keys(tiny_mllm("minigpt4"), frames[0], [""]) != made.keys(tiny_mllm("minigpt4"), frames[1], [""])
 
 
-def test_augmentations_named_alike_by_the_data_module_share_an_entry_and_others_do_not():
+def test_epochs_of_the_same_augmentation_share_an_entry_and_others_do_not():
     from support.toy_data import Toy
 
     data, model, made = Toy(count=3), tiny_mllm("minigpt4"), cached("unused")
-    by_id: dict[str, set] = {}
+    by_draw: dict[tuple, set] = {}
     for epoch in range(6):
         frames = PadPrompt(16, 2).blank(data.image("train", 0, epoch)[None])
-        by_id.setdefault(data.augmentation_id(epoch, "train-0"), set()).add(made.keys(model, frames, [""])[0])
-    assert all(len(keys) == 1 for keys in by_id.values()) and len(set.union(*by_id.values())) > 1
+        draw = draw_augmentation(data.seed, epoch, "train-0")
+        by_draw.setdefault(draw, set()).add(made.keys(model, frames, [""])[0])
+    assert all(len(keys) == 1 for keys in by_draw.values()) and len(set.union(*by_draw.values())) > 1
 
 
 # ---- the store -------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,7 +74,7 @@ class EmojiDataModule(ImageTextDataModule):
     square = True
     world: World = DOWNSTREAM
 
-    def __init__(self, *, image_size: int = 48, **options: object) -> None:
+    def __init__(self, *, image_size: int = 48, **options: Any) -> None:
         super().__init__(image_size=image_size, **options)
         self._scenes: dict[str, Scenes] = {}
 

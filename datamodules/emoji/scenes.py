@@ -169,7 +169,8 @@ def render_scenes(world: World, seed: int, split: str, indices: Sequence[int]) -
     u = np.stack([draw_uniforms(world, seed, split, i) for i in indices])
     plan = layout(world, u, np.asarray(indices, dtype=np.int64))
     drawn = _sample(plan)
-    images, shown = paint_background(world, u), []
+    images = paint_background(world, u)
+    shown: list[Tensor] = []
     for k in range(MAX_OBJECTS):
         alpha = drawn[:, k, 3:]
         images = images * (1 - alpha) + drawn[:, k, :3]

@@ -15,8 +15,9 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple, Self
 
 CHUNK = 1 << 20
 SMALL = 100 << 20  # below this many bytes no ratio is a bomb
@@ -171,7 +172,7 @@ def _entries(archive: Path) -> Iterator[Entry]:
 def _zip_entries(archive: Path) -> Iterator[Entry]:
     with zipfile.ZipFile(archive) as file:
         for info in file.infolist():
-            yield Entry(info.orig_filename, info.file_size, _zip_kind(info), lambda info=info: file.open(info))
+            yield Entry(info.orig_filename, info.file_size, _zip_kind(info), partial(file.open, info))
 
 
 def _zip_kind(info: zipfile.ZipInfo) -> str:
@@ -189,10 +190,10 @@ class _StrictTarInfo(tarfile.TarInfo):
     """tarfile takes a damaged or missing header for the end; here only the end marker is one."""
 
     @classmethod
-    def fromtarfile(cls, file: tarfile.TarFile) -> tarfile.TarInfo:
+    def fromtarfile(cls, file: Any) -> Self:
         try:
             return super().fromtarfile(file)
-        except tarfile.EOFHeaderError:
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
             raise
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(f"no end marker after {len(file.members)} entries ({error})") from None
@@ -202,7 +203,8 @@ def _tar_entries(archive: Path, packed: bool) -> Iterator[Entry]:
     with gzip.open(archive) if packed else open(archive, "rb") as stream:
         with tarfile.open(fileobj=stream, mode="r|", tarinfo=_StrictTarInfo) as file:
             for info in file:
-                yield Entry(info.name, info.size, _tar_kind(info), lambda info=info: file.extractfile(info))
+                opened: Any = partial(file.extractfile, info)  # None only for what is no file, which nobody opens
+                yield Entry(info.name, info.size, _tar_kind(info), opened)
         _check_trailer(stream)
 
 
@@ -223,7 +225,7 @@ def _passes(filtered: Callable, info: tarfile.TarInfo) -> bool:
         return unsafe(info.name) is not None  # said better by `unsafe`
 
 
-def _check_trailer(stream: IO[bytes]) -> None:
+def _check_trailer(stream: gzip.GzipFile | IO[bytes]) -> None:
     """Read on to the end, so that gzip's own checksum is compared too."""
     left = TRAILER
     while piece := stream.read(CHUNK):

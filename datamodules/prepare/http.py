@@ -90,11 +90,12 @@ def transfer(url: str, part: Part, size: int | None, may_switch: bool, on_bytes:
     Raises: RefusedError, BrokenError, or OSError of the local disk.
     """
     known = part.version()
-    usable = known is not None and (known.url == url or may_switch) and part.size() > 0
-    start = part.size() if usable else 0
-    if usable and start == known.total:
+    if known is not None and not ((known.url == url or may_switch) and part.size() > 0):
+        known = None
+    start = part.size() if known is not None else 0
+    if known is not None and start == known.total:
         return
-    with _request(url, start, known if usable and known.url == url else None) as answer:
+    with _request(url, start, known if known is not None and known.url == url else None) as answer:
         version, start = _understand(url, answer, start, known)
         if size is not None and version.total is not None and version.total != size:
             raise RefusedError(f"offers {version.total:,} bytes; the published file has {size:,}")

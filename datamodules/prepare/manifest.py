@@ -24,7 +24,7 @@ class Manifest:
     def __init__(self, root: Path, name: str) -> None:
         self.path, self.name = Path(root) / STATE / f"{name}.json", name
         repair = f"delete it and run `prepare {name}` again, which looks at the files anew"
-        content = read_json(self.path, f"the manifest of '{name}'", repair) or {"name": name, "parts": {}}
+        content: Any = read_json(self.path, f"the manifest of '{name}'", repair) or {"name": name, "parts": {}}
         self.parts: dict[str, dict[str, Any]] = content.get("parts")
         if not isinstance(self.parts, dict) or not all(_is_part(part) for part in self.parts.values()):
             raise ValueError(
@@ -127,7 +127,7 @@ class Digests:
         return files
 
 
-def _is_entry(entry: object) -> bool:
+def _is_entry(entry: Any) -> bool:
     value = entry.get("sha256") if isinstance(entry, dict) else None
     return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef") and "recorded" in entry
 

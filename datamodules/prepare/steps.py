@@ -51,7 +51,7 @@ def prepare(
     with locked_root(root):
         manifest, digests = Manifest(root, name), Digests(root)
         for choices in published.parts():
-            _prepare_part(choices, published, root, source, keep, manifest, digests, show)
+            _prepare_part(choices, root, source, keep, manifest, digests, show)
         if published.coco_images:
             from datamodules.prepare.coco_images import prepare_images
 
@@ -67,14 +67,18 @@ def _check_plan(name: str, published: Published, root: Path, source: Path | None
     """Say what is going to happen and refuse what cannot, before a byte is moved."""
     todo = [choices for choices in published.parts() if _is_there(choices, root) is None]
     found = [find_source(choices, source) if source is not None else None for choices in todo]
+    # The first choice of a part is the one that is downloaded: what no copy has is asked for under its name.
     lacking = [choices[0] for choices, here in zip(todo, found, strict=True) if here is None]
     if source is not None and lacking:
         names = ", ".join(f"{archive.file} or {archive.target}" for archive in lacking)
         raise FileNotFoundError(f"'{source}' does not hold all of '{name}'. Expected there: {names}.")
+    # Some publishers ask for a form or a login: only a copy of one's own can be installed.
     if any(not archive.urls for archive in lacking):
         raise ValueError(f"'{name}' cannot be downloaded. {published.how}")
+    # Less what an interrupted download left: that is continued, not fetched again.
     fetched = sum((archive.size or 0) - Part(_download_path(archive, root)).size() for archive in lacking)
     chosen = [here.archive for here in found if here] + lacking
+    # Archive and unpacked files lie side by side until the part is installed.
     needed = fetched + sum(archive.unpacked for archive in chosen)
     if needed:
         check_room(root, needed, f"'{name}'")
@@ -91,23 +95,37 @@ def _download_path(archive: Archive, root: Path) -> Path:
     return root / STATE / "downloads" / archive.file
 
 
-def _prepare_part(choices, published, root, source, keep, manifest: Manifest, digests: Digests, show: Show) -> None:
+def _prepare_part(
+    choices: list[Archive],
+    root: Path,
+    source: Path | None,
+    keep: bool,
+    manifest: Manifest,
+    digests: Digests,
+    show: Show,
+) -> None:
     there = _is_there(choices, root)
+    # Never overwritten: it may be the user's own copy, and a second `prepare` must cost nothing.
     if there is not None:
         _adopt(there, root, manifest, show)
         return
+    digest: Digest | None
     if source is None:
         found, digest = _fetch(choices[0], root, digests, show)
     else:
-        found = find_source(choices, source)
-        digest = None if found.unpacked else digests.check(found.archive, found.path)
+        here = find_source(choices, source)
+        assert here is not None  # `_check_plan` refused a source that lacks one
+        found, digest = here, None if here.unpacked else digests.check(here.archive, here.path)
     size = found.path.stat().st_size
     files = install(found, root)
+    # After the install only: a first copy that cannot be unpacked must not become what later ones are held to.
     if digest and digest.source == FIRST:
         digests.record({found.archive.file: (digest.value, size)})
+    # Last, so that a run killed before leaves files that `_adopt` looks at anew, not ones taken on trust.
     manifest.add(found.archive.target, source_of(found, digest), files)
     stated = f"{digest.algorithm} as stated by {digest.source}" if digest else "no archive: no digest to compare"
     show(f"{found.archive.target}: {len(files):,} files from {found.path.name} ({stated}).")
+    # A source is the user's and is only read.
     if source is None and not keep:
         found.path.unlink()
 
