@@ -1,4 +1,7 @@
-"""Writes what the README and `docs/` say from data (a test compares them), and keeps a sweep's results and a prompt."""
+"""Write the parts of the README and docs/ that follow from data.
+
+A test compares them. It also keeps a sweep's results and a prompt with us.
+"""
 
 from __future__ import annotations
 
