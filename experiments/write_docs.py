@@ -1,4 +1,7 @@
-"""Write what README and docs/ say from data; keep a sweep's results and a prompt."""
+"""Write the parts of the README and docs/ that follow from data.
+
+A test compares them. It also keeps a sweep's results and a prompt with us.
+"""
 
 from __future__ import annotations
 
