@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from omegaconf import DictConfig
 
 from datamodules.registry import load_datamodule
 from experiments.run.folder import RunFolder
-from experiments.run.progress import Progress
+from experiments.run.progress import Progress, show_progress
 from experiments.run.shared_source import load_source
 from experiments.tracking.loggers import build_loggers, shows_samples
 from experiments.tracking.run import PictureCallback
@@ -178,6 +179,7 @@ def build_trainer(parts: RunParts, folder: RunFolder, callback: TransferCallback
     train = config.train
     loggers = build_loggers(config, folder.path)
     pictures = PictureCallback(callback, samples=shows_samples(config, loggers))
+    shown = show_progress(config.log.progress)
     checkpoints = build_checkpoints(folder.checkpoints, monitor=parts.monitor, every=train.checkpoint_every)
     return L.Trainer(
         accelerator=train.accelerator,
@@ -188,21 +190,22 @@ def build_trainer(parts: RunParts, folder: RunFolder, callback: TransferCallback
         max_steps=train.max_steps,
         check_val_every_n_epoch=train.val_every,
         plugins=[AtomicCheckpointIO()],
-        callbacks=[callback, pictures, *checkpoints, *speed_callbacks(train.tf32), Progress(), *_progress(config)],
+        callbacks=[
+            callback,
+            pictures,
+            *checkpoints,
+            *speed_callbacks(train.tf32),
+            Progress(),
+            *show_progress(config.log.progress),
+        ],
         logger=loggers,
         log_every_n_steps=config.log.every,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
-        enable_progress_bar=config.log.progress,
+        enable_progress_bar=config.log.progress and sys.stdout.isatty(),
         enable_model_summary=False,
         default_root_dir=folder.path,
     )
-
-
-def _progress(config: DictConfig) -> list[Any]:
-    from lightning.pytorch.callbacks import TQDMProgressBar
-
-    return [TQDMProgressBar(refresh_rate=5)] if config.log.progress else []
 
 
 def control_store() -> ControlStore:

@@ -7,9 +7,11 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import redirect_stderr, redirect_stdout
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
-from experiments.run.folder import CONFIG, STATUS, read_status
+from omegaconf import DictConfig, OmegaConf
+
+from experiments.run.folder import CONFIG, STATUS, plain_config, read_status
 
 
 class NamedRun(NamedTuple):
@@ -51,11 +53,8 @@ def _remove_empty(folder: Path) -> None:
         folder.rmdir()
 
 
-def _check_same(config: object, folder: Path) -> None:
-    from omegaconf import OmegaConf
-
-    made = OmegaConf.to_container(OmegaConf.load(folder / CONFIG))
-    wanted = OmegaConf.to_container(config, resolve=True)
+def _check_same(config: DictConfig, folder: Path) -> None:
+    made, wanted = plain_config(cast(DictConfig, OmegaConf.load(folder / CONFIG))), plain_config(config)
     different = [key for key in wanted if key not in ("out", "log", "resume") and wanted[key] != made.get(key)]
     if different:
         raise ValueError(

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -50,9 +50,14 @@ class RunFolder:
             os.close(self._lock)
 
 
+def plain_config(config: DictConfig) -> dict[str, Any]:
+    """A configuration as plain dictionaries, lists and values."""
+    return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+
+
 def run_id(config: DictConfig) -> str:
     """Names every factor: method, source, seed, and a digest of all that can change the result."""
-    plain = OmegaConf.to_container(config, resolve=True)
+    plain = plain_config(config)
     for key in ("out", "resume", "log"):
         plain.pop(key)
     digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
@@ -80,9 +85,8 @@ def create_run_folder(config: DictConfig) -> RunFolder:
         base = Path("runs") / config.exp / run_id(config)
         names = [base, *(base.with_name(f"{base.name}-{i}") for i in range(2, 1000))]
         folder = next(_claim(path) for path in names if not path.exists())
-    plain = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
-    plain.out = str(folder.path)
-    replace_file(folder.path / CONFIG, OmegaConf.to_yaml(plain).encode())
+    plain = plain_config(config) | {"out": str(folder.path)}
+    replace_file(folder.path / CONFIG, OmegaConf.to_yaml(OmegaConf.create(plain)).encode())
     folder.write_status("running", **describe())
     os.environ[FOLDER_OF_RANK_ZERO] = str(folder.path)  # inherited by the ranks Lightning starts
     return folder
@@ -101,7 +105,7 @@ def open_run_folder(path: str | Path) -> tuple[RunFolder, DictConfig]:
             "at the start of a run, or start a new run without resume."
         )
     try:
-        config = OmegaConf.load(path / CONFIG)
+        config = cast(DictConfig, OmegaConf.load(path / CONFIG))
     except Exception as error:
         raise ValueError(f"'{path / CONFIG}' is damaged ({error}). Start a new run with the same words.") from None
     follower = os.environ.get("LOCAL_RANK", "0") != "0"

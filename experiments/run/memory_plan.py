@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -78,9 +78,9 @@ def shortage(config: DictConfig, plan: Plan) -> str:
 
 def _ways_out(config: DictConfig, free: int) -> str:
     """Changes in the order of their cost to the result, each on top of those before, until the run would fit."""
-    changes, words = OmegaConf.create(OmegaConf.to_container(config)), []
+    changes, words = cast(DictConfig, OmegaConf.create(OmegaConf.to_container(config))), []
     for word, change in _changes(config):
-        changes = OmegaConf.merge(changes, OmegaConf.from_dotlist(change))
+        changes = cast(DictConfig, OmegaConf.merge(changes, OmegaConf.from_dotlist(change)))
         total = memory_plan(RunParts(changes)).device
         words.append(f"{word} ({gib(total)})")
         if total <= free:
@@ -160,7 +160,8 @@ def _need(spec: ModelSpec, parts: RunParts, device: str) -> Need:
     if spec.role != "source":
         return target_need(sizes, config.train.eval_batch_size, spec.dtype, quant=spec.quant, device=device)
     first = spec.name == parts.sources[0].name
-    options = {"quant": spec.quant, "checkpointing": spec.checkpointing, "clip": bool(config.method.tse) and first}
+    options: dict[str, Any] = {"quant": spec.quant, "checkpointing": spec.checkpointing}
+    options["clip"] = bool(config.method.tse) and first
     return source_need(sizes, config.train.batch_size, spec.dtype, device=device, **options)
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.callbacks import TQDMProgressBar
+
+EVERY = 30  # seconds between two lines within an epoch
 
 _watchers: list[Callable[..., None]] = []
 
@@ -19,6 +24,29 @@ def watching(tell: Callable[..., None]) -> Iterator[None]:
         yield
     finally:
         _watchers.remove(tell)
+
+
+def show_progress(wanted: bool) -> list[L.Callback]:
+    """A bar in a terminal, now and then a line in a log file, nothing where it is not wanted."""
+    if not wanted:
+        return []
+    return [TQDMProgressBar(refresh_rate=5)] if sys.stdout.isatty() else [ProgressLines()]
+
+
+class ProgressLines(L.Callback):
+    """Prints a line at the end of each training epoch, and within one at most every `EVERY` seconds."""
+
+    def __init__(self) -> None:
+        self.started = self.said = time.monotonic()
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any, **__: Any) -> None:
+        now, steps = time.monotonic(), int(trainer.estimated_stepping_batches)
+        if trainer.is_global_zero and (
+            trainer.is_last_batch or trainer.global_step >= steps or now - self.said > EVERY
+        ):
+            self.said, loss = now, trainer.callback_metrics.get("train/loss")
+            told = "" if loss is None else f", loss {float(loss):.3f}"
+            print(f"update {trainer.global_step} of {steps}{told} ({now - self.started:.0f} s)", flush=True)
 
 
 class Progress(L.Callback):

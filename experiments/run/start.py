@@ -7,7 +7,7 @@ import logging
 import warnings
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -64,7 +64,7 @@ def resume_run(path: str | Path) -> Path:
         return folder.path
     from experiments.schema import Experiment
 
-    parts = RunParts(resolve(OmegaConf.merge(OmegaConf.structured(Experiment), saved)))
+    parts = RunParts(resolve(cast(DictConfig, OmegaConf.merge(OmegaConf.structured(Experiment), saved))))
     try:
         require_everything(parts)
         check_memory(parts, resumed=True)
@@ -127,8 +127,8 @@ def execute(parts: RunParts, folder: RunFolder) -> None:
         if config.data.n_test != 0:
             score_on_test(parts, trainer, module, callback, folder)
         if trainer.is_global_zero:
-            shown = {"samples": shows_samples(config, trainer.loggers), "config": public_config(config)}
-            log_results(trainer, callback, folder.path, **shown)
+            samples = shows_samples(config, trainer.loggers)
+            log_results(trainer, callback, folder.path, samples=samples, config=public_config(config))
             folder.write_status("finished", device=str(module.device))
         for logger in trainer.loggers:
             logger.finalize("success")

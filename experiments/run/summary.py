@@ -95,16 +95,19 @@ def group_rows(metric: str, records: Mapping[str, Mapping[str, Scores]]) -> list
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table for people: rich, one model a row, scores first and the gains below when the terminal is narrow."""
+    """Tables for people, one model a row: the scores, then the gains; in a narrow terminal two gains at a time."""
     from rich.console import Console
     from rich.table import Table
 
     console = Console(width=None if Console().is_terminal else 160)
-    cut = 2 + len(INPUT_NAMES)
-    for part, columns in (("scores", range(0, cut)), ("gains", [0, *range(cut, len(header))])):
-        table = Table(title=title if part == "scores" else None, title_justify="left")
+    cut, most = 2 + len(INPUT_NAMES), len(CONTROLS) if console.width >= 110 else 2
+    gains = [[0, *range(at, min(at + most, len(header)))] for at in range(cut, len(header), most)]
+    for columns in ([*range(cut)], *gains):
+        table = Table(title=title if 1 in columns else None, title_justify="left")
         for column in columns:
-            table.add_column(header[column], justify="left" if column == 0 else "right")
+            table.add_column(
+                header[column], justify="right" if column else "left", no_wrap=column == 0 or column >= cut
+            )
         for row in rows:
             table.add_row(*(row[column] for column in columns))
         console.print(table)
@@ -133,11 +136,12 @@ def comparison_text(config: DictConfig) -> str:
     sides = [(over, control) for over in ("source", "targets") for control in ("full", "black", "replicate")]
     rows = [[m, *(gain_text(gains[m, *side]) for side in sides)] for m in METHODS if (m, *sides[0]) in gains]
     whose = {"source": "own source", "targets": "other models"}
+    source, seeds = found["pairs"][0]["source"], found["methods"][0]["seeds"]
     title = (
-        f"Committed comparison (`make table` makes it): {found['pairs'][0]['source']}, {config.data.name}, mean over "
+        f"Committed comparison (`make table` makes it): {source}, {config.data.name}, {seeds} seeds, gain in points:"
     )
-    title += f"{found['methods'][0]['seeds']} seeds, gain in points:\n\n"
-    return f"{title}:\n\n" + markdown(["method", *(f"{whose[over]}: over {INPUT_NAMES[c]}" for over, c in sides)], rows)
+    header = ["method", *(f"{whose[over]}: over {INPUT_NAMES[control]}" for over, control in sides)]
+    return f"{title}\n\n{markdown(header, rows)}"
 
 
 def draw_pictures(folder: RunFolder, callback: Any, prompt: Prompt) -> None:
