@@ -39,7 +39,7 @@ class ProgressLines(L.Callback):
     def __init__(self) -> None:
         self.started = self.said = time.monotonic()
 
-    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any, **__: Any) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any, **__: Any) -> None:
         now, steps = time.monotonic(), int(trainer.estimated_stepping_batches)
         if trainer.is_global_zero and (
             trainer.is_last_batch or trainer.global_step >= steps or now - self.said > EVERY

@@ -137,11 +137,9 @@ def comparison_text(config: DictConfig) -> str:
     rows = [[m, *(gain_text(gains[m, *side]) for side in sides)] for m in METHODS if (m, *sides[0]) in gains]
     whose = {"source": "own source", "targets": "other models"}
     source, seeds = found["pairs"][0]["source"], found["methods"][0]["seeds"]
-    title = (
-        f"Committed comparison (`make table` makes it): {source}, {config.data.name}, {seeds} seeds, gain in points:"
-    )
+    title = f"Committed comparison (`make table` makes it): {source}, {config.data.name}, {seeds} seeds, gain in points"
     header = ["method", *(f"{whose[over]}: over {INPUT_NAMES[control]}" for over, control in sides)]
-    return f"{title}\n\n{markdown(header, rows)}"
+    return f"{title}:\n\n{markdown(header, rows)}"
 
 
 def draw_pictures(folder: RunFolder, callback: Any, prompt: Prompt) -> None:
