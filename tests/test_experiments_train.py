@@ -134,6 +134,9 @@ def test_a_run_cut_at_any_update_resumes_to_the_same_prompt(run, tmp_path, monke
         with pytest.raises(Killed):
             smoke(tmp_path / "cut", *words)
     assert read_status(tmp_path / "cut")["state"] == "failed"
+    if step == 6:  # in the second epoch: the schedule, which moves once an epoch, has moved and is kept
+        kept = torch.load(tmp_path / "cut/checkpoints/last.ckpt", weights_only=True)
+        assert [schedule["last_epoch"] for schedule in kept["lr_schedulers"]] == [1]
     main([f"resume={tmp_path / 'cut'}"])
     assert torch.equal(delta_of(tmp_path / "cut"), delta_of(run))
     assert (tmp_path / "cut/csv/metrics.csv").exists() or step == 1
