@@ -20,12 +20,12 @@ from torch.utils.data import DataLoader, Dataset
 from datamodules.batch import Batch, collate
 from datamodules.file_notes import look_at
 from datamodules.images import decode_image
-from datamodules.rows import SPLITS, Row, RowTables, expect, image_sha256, rows_fingerprint
+from datamodules.rows import Row, RowTables, expect, image_sha256, rows_fingerprint
 from datamodules.sampling import EpochBatchSampler, TrainLoader, distributed_rank
 from datamodules.transforms import draw_augmentation, prepare_image
 from datamodules.unreadable_images import allowed_images
 
-__all__ = ["SPLITS", "TASKS", "Batch", "ImageTextDataModule", "Row", "collate"]
+__all__ = ["TASKS", "Batch", "ImageTextDataModule", "Row", "collate"]
 
 TASKS = ("recognition", "counting", "reasoning", "hallucination")
 

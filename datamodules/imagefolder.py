@@ -14,10 +14,10 @@ from typing import Any
 
 from torch import Tensor
 
-from datamodules.base import SPLITS, Row
+from datamodules.base import Row
 from datamodules.images import decode_image
 from datamodules.recognition import Recognition
-from datamodules.splits import holdout, three_way
+from datamodules.splits import SPLITS, holdout, three_way
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from datamodules.splits import balanced_order, few_shot, official_sample, sample_size
+from datamodules.splits import SPLITS, balanced_order, few_shot, official_sample, sample_size
 from datamodules.unreadable_images import LeftOut, allowed_images, find_unreadable, too_many
 
 
@@ -84,9 +84,6 @@ def rows_fingerprint(pairs: Iterable[tuple[Row, str]], shared: list[str] | None)
         line = json.dumps([row.id, image, row.label, row.question, candidates])
         digest.update(line.encode() + b"\n")
     return digest.hexdigest()
-
-
-SPLITS = ("train", "val", "test")
 
 
 class RowTables(ABC):

@@ -10,6 +10,7 @@ import hashlib
 import random
 from collections.abc import Hashable, Sequence
 
+SPLITS = ("train", "val", "test")
 OFFICIAL_FRACTION = 0.05  # of the TEST split: docs/method.md#deviations, row 2
 OFFICIAL_SEED = 42
 

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from lightning_modules.backoff import RowLimit, in_pieces, take_rows
 from lightning_modules.features import DRIFT_ROWS, FeatureDrift
 from lightning_modules.metrics import Scores, merge_scores
+from lightning_modules.vocabulary import ROLES
 
 ToFrames = Callable[[Tensor], Tensor]
 EMPTY = Scores([], np.zeros(0, np.int64), np.zeros((0, 0), np.float32), [])
@@ -37,6 +38,10 @@ class ModelSpec:
     quant: str | None = None
     checkpointing: bool = False
     compile: bool = False
+
+    def __post_init__(self) -> None:
+        if self.role not in ROLES:  # it would be left out of every mean, and nobody would see it
+            raise ValueError(f"Unknown role '{self.role}' of '{self.name}'. Available: {', '.join(ROLES)}.")
 
     @property
     def precision(self) -> str:

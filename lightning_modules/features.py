@@ -110,7 +110,7 @@ def _digest(parts: Mapping[str, Any]) -> str:
 
 
 DRIFT_ROWS = 64  # a read-out needs no more, and each costs two passes through the vision tower
-METRICS = ("drift", "drift_relative")
+DRIFTS = ("drift", "drift_relative")
 
 
 class FeatureDrift(nn.Module):
@@ -143,5 +143,5 @@ def drift_metrics(record: Scores) -> dict[str, Estimate]:
     n = len(record.ids)
     return {
         metric: Estimate(float(values.mean()), *mean_interval(values), "bootstrap", n)
-        for metric, values in zip(METRICS, columns, strict=True)
+        for metric, values in zip(DRIFTS, columns, strict=True)
     }

@@ -55,7 +55,7 @@ def test_drift_is_no_answer_and_changes_none(tmp_path):
     _, records = rows_of(scorer, prompt)
     assert "drift" not in records
     alone = evaluation.score_inputs(
-        Spec("tiny_minigpt4", "x").load("cpu"),
+        Spec("tiny_minigpt4", "source").load("cpu"),
         scorer.datamodule,
         {"prompt": (prompt.image_size, prompt)},
         split="val",

@@ -15,9 +15,9 @@ from datamodules.prepare.http import Part
 from datamodules.prepare.install import Found, content_problems, find_source, hash_tree, install, source_of
 from datamodules.prepare.manifest import FIRST, Digests, Manifest
 from datamodules.registry import DATAMODULES
+from datamodules.splits import SPLITS
 
 LARGE = 5 * 10**9  # bytes to download that need yes=true
-SPLITS = ("train", "val", "test")
 Show = Callable[[str], None]
 
 
