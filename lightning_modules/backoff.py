@@ -35,7 +35,7 @@ def in_pieces(batch: Any, call: Callable[[Any], T], limit: RowLimit, mllm: Any) 
             done.append(cast(T, result))
             start += size
             continue
-        _free()  # outside of the handler: a live exception would keep the failed call's tensors
+        free_memory()  # outside of the handler: a live exception would keep the failed call's tensors
         if size == 1:
             raise MemoryError(_too_small(mllm, batch, problem))
         limit.rows = size // 2
@@ -66,7 +66,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _free() -> None:
+def free_memory() -> None:
+    """Give back what nothing holds any more, also the blocks that torch keeps of the GPU."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -18,7 +18,7 @@ from lightning_modules.vocabulary import CONTROLS, METHODS, ROLES, TASK_METRICS
 
 def test_every_control_named_can_be_made_and_is_an_input():
     assert {control.name for control in all_controls(64, 8)} == set(CONTROLS)
-    assert (*CONTROLS, "prompt", "png") == INPUTS
+    assert (*CONTROLS, "prompt", "png") == tuple(INPUT_NAMES)
 
 
 def test_tasks_methods_and_metrics_are_those_of_the_other_rooms():
