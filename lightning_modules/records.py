@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from datamodules.prepare.disk import write_bytes
+
 SCHEMA = 1
 FIELDS = (
     *("schema", "run", "kind", "epoch", "step", "seed", "method", "source", "mllm", "role", "data", "split", "group"),
@@ -38,10 +40,7 @@ class ResultLog:
         """
         text = "".join(json.dumps(_checked(row), allow_nan=False) + "\n" for row in rows)
         try:
-            with open(self.path, "ab") as file:
-                file.write(text.encode())
-                file.flush()
-                os.fsync(file.fileno())
+            write_bytes(self.path, text.encode(), append=True)
         except OSError as error:
             raise OSError(
                 error.errno,
