@@ -109,10 +109,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _controls(names: Sequence[str]) -> tuple[str, ...]:
-    known = ("full", "black", "constant", "replicate")
     for name in names:
-        if name not in (*known, "none"):
-            raise ValueError(f"Unknown control '{name}'.{suggest(name, known)} Available: {', '.join(known)}, none.")
+        if name not in (*CONTROLS, "none"):
+            known = ", ".join(CONTROLS)
+            raise ValueError(f"Unknown control '{name}'.{suggest(name, CONTROLS)} Available: {known}, none.")
     return tuple(name for name in names if name != "none")
 
 

@@ -13,7 +13,7 @@ from experiments.schema import Method
 from experiments.tracking.keys import PLACES
 from lightning_modules.controls import all_controls
 from lightning_modules.evaluation import ModelSpec
-from lightning_modules.vocabulary import CONTROLS, METHODS, ROLES, TASK_METRICS
+from lightning_modules.vocabulary import CONTROLS, INPUT_NAMES, METHODS, ROLES, TASK_METRICS
 
 
 def test_every_control_named_can_be_made_and_is_an_input():
