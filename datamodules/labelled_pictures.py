@@ -26,17 +26,19 @@ class Pictures(Protocol):
         """The picture's own file, or None where it has none."""
 
 
-class Part(NamedTuple):
+class PublishedPart(NamedTuple):
     """ids are unique in the whole data set and the same on every machine."""
 
     ids: list[str]
     labels: list[int]
     pictures: Pictures
 
-    def by_id(self) -> Part:
+    def by_id(self) -> PublishedPart:
         """The same in order of the ids: one order for every copy that keeps the names."""
         order = sorted(range(len(self.ids)), key=lambda i: self.ids[i])
-        return Part([self.ids[i] for i in order], [self.labels[i] for i in order], Reordered(self.pictures, order))
+        return PublishedPart(
+            [self.ids[i] for i in order], [self.labels[i] for i in order], Reordered(self.pictures, order)
+        )
 
 
 class ArrayPictures:

@@ -13,7 +13,7 @@ from datamodules.base import ImageTextDataModule, Row
 from datamodules.class_names import class_names
 from datamodules.corruptions import corrupt, parse_corruption
 from datamodules.decoded_cache import DecodedCache, content_key
-from datamodules.labelled_pictures import Part
+from datamodules.labelled_pictures import PublishedPart
 from datamodules.sampling import TrainLoader
 from datamodules.splits import holdout, three_way
 from datamodules.transforms import draw_augmentation
@@ -136,7 +136,7 @@ class PublishedRecognition(Recognition):
         super().__init__(**kwargs)
         self._class_names = class_names(self.family or type(self).name, names)
         self._counts = self.counts if counts is None else counts
-        self._parts: dict[str, Part] = {}
+        self._parts: dict[str, PublishedPart] = {}
         self._places: dict[str, list[int]] = {}
 
     # ---- what a data set says -------------------------------------------------------------------------------------
@@ -145,7 +145,7 @@ class PublishedRecognition(Recognition):
         """The files and folders without which `read_part` cannot work."""
 
     @abstractmethod
-    def read_part(self, part: str) -> Part:
+    def read_part(self, part: str) -> PublishedPart:
         """A published part, in its published order, from its publisher's files. Raises: ValueError if not so."""
 
     def hub_order(self, part: str, labels: list[int]) -> list[int] | None:
@@ -177,7 +177,7 @@ class PublishedRecognition(Recognition):
     def content(self, split: str, index: int) -> bytes:
         return self.part(self._part_of(split)).pictures.content(self._places[split][index])
 
-    def part(self, name: str) -> Part:
+    def part(self, name: str) -> PublishedPart:
         """A published part, read once and counted. Raises: ValueError when it has not the published size."""
         if name not in self._parts:
             part = self.read(name)
@@ -185,7 +185,7 @@ class PublishedRecognition(Recognition):
             self._parts[name] = part.by_id() if self.ids_from_files else part
         return self._parts[name]
 
-    def read(self, part: str) -> Part:
+    def read(self, part: str) -> PublishedPart:
         """From the publisher's files, or where some are missing from a copy of the hub's."""
         original = all(file.exists() for file in self.files())
         return self.read_part(part) if original else self._hub().read(part, self.hub_order)
@@ -198,7 +198,7 @@ class PublishedRecognition(Recognition):
     def _part_of(self, split: str) -> str:
         return self.parts.get("all") or self.parts.get(split, self.parts.get("train", ""))
 
-    def _choose(self, split: str, part: Part) -> list[int]:
+    def _choose(self, split: str, part: PublishedPart) -> list[int]:
         if "all" in self.parts:
             return three_way(part.ids, part.labels, self.split_seed)[split]
         if split == "test" or "val" in self.parts or self.val == "official":

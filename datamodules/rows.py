@@ -31,14 +31,14 @@ class Row(NamedTuple):
     candidates: list[str] | None = None
 
 
-class Table(NamedTuple):
+class SplitTable(NamedTuple):
     """A split as used: `rows[i]` has its image at `load_image(*sources[i])`."""
 
     rows: list[Row]
     sources: list[tuple[str, int]]
 
-    def take(self, positions: list[int]) -> Table:
-        return Table([self.rows[i] for i in positions], [self.sources[i] for i in positions])
+    def take(self, positions: list[int]) -> SplitTable:
+        return SplitTable([self.rows[i] for i in positions], [self.sources[i] for i in positions])
 
 
 def expect(what: str, value: str, allowed: Sequence[str]) -> None:
@@ -99,8 +99,8 @@ class RowTables(ABC):
 
     def __init__(self) -> None:
         super().__init__()
-        self._whole: dict[str, Table] = {}
-        self._tables: dict[str, Table] = {}
+        self._whole: dict[str, SplitTable] = {}
+        self._tables: dict[str, SplitTable] = {}
         self._left_out: dict[str, list[LeftOut]] = {}
 
     # ---- what a data set says -------------------------------------------------------------------------------------
@@ -164,25 +164,25 @@ class RowTables(ABC):
         classes = [(row.group, row.label) if shared else None for row in rows]
         return balanced_order([row.id for row in rows], classes, self.split_seed)[:size]
 
-    def _table(self, split: str) -> Table:
+    def _table(self, split: str) -> SplitTable:
         expect("split", split, SPLITS)
         if split not in self._tables:
             self._tables[split], self._left_out[split] = self._leave_out(split, self._whole_table(split))
         return self._tables[split]
 
-    def _whole_table(self, split: str) -> Table:
+    def _whole_table(self, split: str) -> SplitTable:
         if split not in self._whole:
             self._whole[split] = self._build_table(split)
         return self._whole[split]
 
-    def _build_table(self, split: str) -> Table:
+    def _build_table(self, split: str) -> SplitTable:
         if split == "val" and self.val == "official":
             test = self._whole_table("test")  # the reference's draw, whatever is left out of test
             return test.take(official_sample([row.label for row in test.rows]))
         self.setup()
         rows = self.build_rows(split)
         check_rows(rows, self.candidates, f"{self.name} '{split}'")
-        table = Table(rows, [(split, i) for i in range(len(rows))])
+        table = SplitTable(rows, [(split, i) for i in range(len(rows))])
         return table.take(self._train_positions(rows)) if split == "train" else table
 
     def _train_positions(self, rows: list[Row]) -> list[int]:
@@ -190,7 +190,7 @@ class RowTables(ABC):
             return few_shot([row.id for row in rows], [row.answer for row in rows], self.shots, self.split_seed)
         return self._positions(rows, self.n_train, f"{self.name} 'train'")
 
-    def _leave_out(self, split: str, table: Table) -> tuple[Table, list[LeftOut]]:
+    def _leave_out(self, split: str, table: SplitTable) -> tuple[SplitTable, list[LeftOut]]:
         """The table without rows whose image cannot be read, and those; as it is (nothing is read) by default.
 
         Train rows are chosen first (`n_train` then gives fewer); sub-samples of val and test are of what is left.

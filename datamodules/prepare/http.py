@@ -56,7 +56,7 @@ class Version(NamedTuple):
         return self.etag if self.etag and not self.etag.startswith("W/") else self.modified
 
 
-class Part:
+class PartialFile:
     """An unfinished file: `path.part` and its `path.part.json`."""
 
     def __init__(self, path: Path) -> None:
@@ -82,7 +82,7 @@ class Part:
 OnBytes = Callable[[int, int | None], None]  # (bytes so far, in all)
 
 
-def transfer(url: str, part: Part, size: int | None, may_switch: bool, on_bytes: OnBytes) -> None:
+def transfer(url: str, part: PartialFile, size: int | None, may_switch: bool, on_bytes: OnBytes) -> None:
     """Make `part` complete, or raise.
 
     size: the published one, refused if the server offers another. may_switch: bytes of another mirror may be continued

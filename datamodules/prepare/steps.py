@@ -8,10 +8,10 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from datamodules.prepare.catalogue import PUBLISHED
-from datamodules.prepare.catalogue_entry import Archive, Digest, Published
+from datamodules.prepare.catalogue_entry import Archive, Digest, PublishedData
 from datamodules.prepare.disk import STATE, check_room, locked_root, megabytes, write_json
 from datamodules.prepare.download import download
-from datamodules.prepare.http import Part
+from datamodules.prepare.http import PartialFile
 from datamodules.prepare.install import Found, content_problems, find_source, hash_tree, install, source_of
 from datamodules.prepare.manifest import FIRST, Digests, Manifest
 from datamodules.registry import DATAMODULES
@@ -21,7 +21,7 @@ LARGE = 5 * 10**9  # bytes to download that need yes=true
 Show = Callable[[str], None]
 
 
-def get_published(name: str) -> Published:
+def get_published(name: str) -> PublishedData:
     """Raises: ValueError for a name without published files, with the nearest one that has some."""
     if name in PUBLISHED:
         return PUBLISHED[name]
@@ -63,7 +63,7 @@ def _is_there(choices: list[Archive], root: Path) -> Archive | None:
     return next((archive for archive in choices if (root / archive.target).exists()), None)
 
 
-def _check_plan(name: str, published: Published, root: Path, source: Path | None, yes: bool, show: Show) -> None:
+def _check_plan(name: str, published: PublishedData, root: Path, source: Path | None, yes: bool, show: Show) -> None:
     """Say what is going to happen and refuse what cannot, before a byte is moved."""
     todo = [choices for choices in published.parts() if _is_there(choices, root) is None]
     found = [find_source(choices, source) if source is not None else None for choices in todo]
@@ -76,7 +76,7 @@ def _check_plan(name: str, published: Published, root: Path, source: Path | None
     if any(not archive.urls for archive in lacking):
         raise ValueError(f"'{name}' cannot be downloaded. {published.how}")
     # Less what an interrupted download left: that is continued, not fetched again.
-    fetched = sum((archive.size or 0) - Part(_download_path(archive, root)).size() for archive in lacking)
+    fetched = sum((archive.size or 0) - PartialFile(_download_path(archive, root)).size() for archive in lacking)
     chosen = [here.archive for here in found if here] + lacking
     # Archive and unpacked files lie side by side until the part is installed.
     needed = fetched + sum(archive.unpacked for archive in chosen)
