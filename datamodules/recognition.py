@@ -14,8 +14,9 @@ from datamodules.class_names import class_names
 from datamodules.corruptions import corrupt, parse_corruption
 from datamodules.decoded_cache import DecodedCache, content_key
 from datamodules.labelled_pictures import PublishedPart
+from datamodules.parquet import HubCopy
 from datamodules.sampling import TrainLoader
-from datamodules.splits import holdout, three_way
+from datamodules.splits import three_way
 from datamodules.transforms import draw_augmentation
 
 QUESTION = "This is a photo of a"
@@ -190,9 +191,7 @@ class PublishedRecognition(Recognition):
         original = all(file.exists() for file in self.files())
         return self.read_part(part) if original else self._hub().read(part, self.hub_order)
 
-    def _hub(self) -> Any:
-        from datamodules.parquet import HubCopy
-
+    def _hub(self) -> HubCopy:
         return HubCopy(self.root, self.family or type(self).name, self.ids_from_files)
 
     def _part_of(self, split: str) -> str:
@@ -201,10 +200,9 @@ class PublishedRecognition(Recognition):
     def _choose(self, split: str, part: PublishedPart) -> list[int]:
         if "all" in self.parts:
             return three_way(part.ids, part.labels, self.split_seed)[split]
-        if split == "test" or "val" in self.parts or self.val == "official":
+        if "val" in self.parts:
             return list(range(len(part.ids)))
-        kept, held = holdout(part.ids, part.labels, 0.1, self.split_seed)
-        return held if split == "val" else kept
+        return self.train_or_val(split, part.ids, part.labels)
 
     def _check_count(self, part: str, n: int) -> None:
         if n != self._counts[part]:

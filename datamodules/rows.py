@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from torch import Tensor
 
-from datamodules.splits import SPLITS, balanced_order, few_shot, official_sample, sample_size
+from datamodules.splits import SPLITS, balanced_order, few_shot, holdout, official_sample, sample_size
 from datamodules.unreadable_images import LeftOut, allowed_images, find_unreadable, too_many
 
 
@@ -155,6 +155,16 @@ class RowTables(ABC):
     def subset(self, split: str, n: int | float | None) -> list[Row]:
         """The rows of the fixed sub-sample, in its order."""
         return self._table(split).take(self.subset_positions(split, n)).rows
+
+    def train_or_val(self, split: str, ids: Sequence[str], labels: Sequence[Hashable]) -> list[int]:
+        """Places of train or val in what is published as train: val is a tenth of each label, by hash of the ids.
+
+        All of them for test, and where val is the reference's draw from test.
+        """
+        if split == "test" or self.val == "official":
+            return list(range(len(ids)))
+        kept, held = holdout(ids, labels, 0.1, self.split_seed)
+        return held if split == "val" else kept
 
     def _positions(self, rows: list[Row], n: int | float | None, what: str) -> list[int]:
         size = sample_size(n, len(rows), what)

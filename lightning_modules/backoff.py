@@ -9,6 +9,9 @@ from typing import Any, TypeVar, cast
 
 import torch
 
+from model_zoo.listing import gib
+from model_zoo.memory.free import free_room
+
 T = TypeVar("T")
 
 
@@ -74,9 +77,6 @@ def free_memory() -> None:
 
 
 def _too_small(mllm: Any, batch: Any, problem: str) -> str:
-    from model_zoo.listing import gib
-    from model_zoo.memory.free import free_room
-
     weights = sum(p.numel() * p.element_size() for p in mllm.parameters())
     room = free_room(str(mllm.device))
     free = f"{gib(room.free)} are free {room.where}" if room.free is not None else "free memory is not known"

@@ -21,10 +21,6 @@ def is_rank_zero() -> bool:
     return not is_distributed() or torch.distributed.get_rank() == 0
 
 
-def rank_and_world() -> tuple[int, int]:
-    return (torch.distributed.get_rank(), torch.distributed.get_world_size()) if is_distributed() else (0, 1)
-
-
 def from_rank_zero(value: Any) -> Any:
     """Rank 0's value on every rank: a cache entry may appear between two ranks' looks."""
     if not is_distributed():

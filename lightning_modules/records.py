@@ -48,10 +48,6 @@ class ResultLog:
                 "permissions, then continue with resume=RUN",
             ) from error
 
-    def read(self) -> list[dict]:
-        """All complete rows, repeated measurements once (the latest)."""
-        return read_rows(self.path)
-
 
 def read_rows(path: str | Path) -> list[dict]:
     """Rows of a results.jsonl; torn lines are skipped, repeats (see IDENTITY) keep the latest."""

@@ -9,13 +9,14 @@ from typing import Any, cast
 
 import torch
 
+from datamodules.sampling import distributed_rank
 from lightning_modules.backoff import RowLimit, free_memory
 from lightning_modules.controls import Control, ControlStore, all_controls, templates_digest
 from lightning_modules.evaluation import ModelSpec, gather_scores, score_in_process, score_inputs
 from lightning_modules.features import FeatureDrift
 from lightning_modules.metrics import Scores, point, primary_metric
 from lightning_modules.prompts import Prompt
-from lightning_modules.ranks import GpuPool, from_rank_zero, is_rank_zero, other_gpus, rank_and_world
+from lightning_modules.ranks import GpuPool, from_rank_zero, is_rank_zero, other_gpus
 from lightning_modules.vocabulary import CONTROLS
 
 RESIDENCIES = ("sequential", "keep", "process")
@@ -153,7 +154,7 @@ class PromptScorer:
 
     def _run(self, spec: ModelSpec, split: str, n: int | None, inputs: dict, resident: Any) -> dict[Any, Scores]:
         limit = self.limits.setdefault(f"{spec.name} {spec.precision}", RowLimit())
-        where: dict[str, Any] = {"split": split, "n": n, "shard": rank_and_world(), "limit": limit}
+        where: dict[str, Any] = {"split": split, "n": n, "shard": distributed_rank(), "limit": limit}
         if resident is not None:
             return score_inputs(resident, self.datamodule, inputs, **where)
         if self.residency == "process":

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from difflib import get_close_matches
 from pathlib import Path
 
+from datamodules import registry
 from datamodules.prepare.catalogue import PUBLISHED
 from datamodules.prepare.catalogue_entry import Archive, Digest, PublishedData
+from datamodules.prepare.coco_images import prepare_images
 from datamodules.prepare.disk import STATE, check_room, locked_root, megabytes, write_json
 from datamodules.prepare.download import download
 from datamodules.prepare.http import PartialFile
@@ -30,9 +31,9 @@ def get_published(name: str) -> PublishedData:
             f"'{name}' has no published files: it reads your own, or ships with the package. Expected one of: "
             f"{', '.join(sorted(PUBLISHED))}. There is nothing to prepare."
         )
-    close = get_close_matches(name, PUBLISHED, n=1, cutoff=0.5)
-    hint = f" Did you mean '{close[0]}'?" if close else ""
-    raise ValueError(f"Unknown data set '{name}'.{hint} Available: {', '.join(sorted(PUBLISHED))}.")
+    raise ValueError(
+        f"Unknown data set '{name}'.{registry.suggest(name, PUBLISHED, 0.5)} Available: {', '.join(sorted(PUBLISHED))}."
+    )
 
 
 def prepare(
@@ -53,8 +54,6 @@ def prepare(
         for choices in published.parts():
             _prepare_part(choices, root, source, keep, manifest, digests, show)
         if published.coco_images:
-            from datamodules.prepare.coco_images import prepare_images
-
             prepare_images(root, source, manifest, digests, show)
         return write_index(name, root, show)
 
@@ -178,9 +177,7 @@ def index_path(name: str, root: Path) -> Path:
 
 def build_index(name: str, root: Path) -> dict:
     """Which rows belong to which split, as the DataModule has them by default: ids per split, in order."""
-    from datamodules.registry import load_datamodule
-
-    data = load_datamodule(name, root=str(root))
+    data = registry.load_datamodule(name, root=str(root))
     splits = {split: [row.id for row in data.rows(split)] for split in SPLITS}
     return {"name": name, "split_seed": data.split_seed, "val": data.val, "splits": splits}
 
