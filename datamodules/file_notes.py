@@ -1,4 +1,4 @@
-"""What was found out about image files, remembered by their size and date below `cache/images` (or TVP_CACHE)."""
+"""Remembers what was found out about image files by their size and date below `cache/images` (or TVP_CACHE)."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ class Pictures(ABC):
 
     @abstractmethod
     def content(self, i: int) -> bytes:
-        """What is stored, undecoded: two pictures with equal content are equal."""
+        """The stored bytes, undecoded: two pictures with equal content are equal."""
 
     def path(self, i: int) -> Path | None:
         """The picture's own file, or None where it has none."""

@@ -28,7 +28,7 @@ class Recognition(ImageTextDataModule):
 
     question, caption: `{}` in the caption is the class. corruption: "fog:3" puts a common corruption (name:severity,
     see corruptions.py) on every original of val and test, fixed by (split_seed, id); train stays clean, and `name`
-    says it. cache: keep decoded and resized pictures on disk for the next time (see cache.py); off by default, since
+    says it. cache: keep decoded and resized pictures on disk (see decoded_cache.py); off by default, since
     it writes gigabytes. It holds evaluation pictures, and training pictures where a crop has no room (`square`).
     """
 
@@ -52,7 +52,7 @@ class Recognition(ImageTextDataModule):
 
     @abstractmethod
     def content(self, split: str, index: int) -> bytes:
-        """What is stored of the image `load_image(split, index)` decodes: equal content, equal image."""
+        """Return the stored bytes of the image `load_image(split, index)` decodes: equal content, equal image."""
 
     def make_rows(self, ids: list[str], labels: list[int]) -> list[Row]:
         names = self.candidates
@@ -89,7 +89,7 @@ class Recognition(ImageTextDataModule):
 
     # ---- cache ----------------------------------------------------------------------------------------------------
     def _variants(self, split: str) -> int:
-        """How many pictures a row of a split can become: 1, 2 (mirrored or not), or 0 for too many to keep."""
+        """Count the pictures a row of a split can become: 1, 2 (mirrored or not), or 0 for too many to keep."""
         if split != "train" or not self.augment:
             return 1
         return 2 if self.square else 0

@@ -118,7 +118,7 @@ class RowTables(ABC):
         """The answers every row chooses from, or None when each row has its own."""
 
     def image_path(self, split: str, index: int) -> Path | None:
-        """The file `load_image` decodes, where it is one of its own: such a file is checked once (see damaged.py)."""
+        """The file `load_image` decodes, where it is one of its own: it is then checked once (unreadable_images.py)."""
         return None
 
     def missing(self) -> list[str]:

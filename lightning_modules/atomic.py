@@ -52,7 +52,7 @@ def replace_folder(folder: str | Path, files: Mapping[str, bytes]) -> Path:
 
 
 def backup_of(folder: Path) -> Path:
-    """Where the old folder waits between the two renames of `replace_folder`."""
+    """Return where the old folder waits between the two renames of `replace_folder`."""
     folder = Path(folder).resolve()
     return folder.with_name(f".{folder.name}.old")
 

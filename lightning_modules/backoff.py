@@ -1,4 +1,4 @@
-"""As many rows at a time as memory takes: halve and go on with the same rows when it runs out."""
+"""Gives a model as many rows at a time as memory takes: halves and goes on with the same rows when it runs out."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _attempt(call: Callable[[Any], T], piece: Any) -> tuple[T | None, str | None
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: CUDA's and Python's errors, and what torch's CPU allocator raises (a RuntimeError)."""
+    """Say whether memory ran out: CUDA's and Python's errors and what torch's CPU allocator raises (a RuntimeError)."""
     text = str(error)
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         "DefaultCPUAllocator" in text and ("allocate memory" in text or "not enough memory" in text)

@@ -28,7 +28,7 @@ EMPTY = Scores([], np.zeros(0, np.int64), np.zeros((0, 0), np.float32), [])
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """How to load an MLLM anywhere (another process, another rank). role: source, select or heldout.
+    """Names an MLLM and how to load it anywhere (another process, another rank). role: source, select or heldout.
 
     quant, checkpointing, compile: see `load_mllm`.
     """
@@ -49,7 +49,7 @@ class ModelSpec:
 
     @property
     def precision(self) -> str:
-        """What result rows and caches call the dtype: `bfloat16`, or `bfloat16+8bit` with a quantised LLM."""
+        """Name the dtype as result rows and caches do: `bfloat16`, or `bfloat16+8bit` with a quantised LLM."""
         return f"{self.dtype}+{self.quant}" if self.quant else self.dtype
 
     def load(self, device: torch.device | str) -> Any:
@@ -148,7 +148,7 @@ def score_in_process(
 
 
 def _see_only(gpu: str | None) -> None:
-    """Before CUDA starts in a fresh process."""
+    """Choose the GPU of a fresh process, before CUDA starts there."""
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
 

@@ -1,4 +1,4 @@
-"""Who am I among the ranks, and which GPUs are free for models that score beside training."""
+"""Tells a process its place among the ranks, and which GPUs are free for models that score beside training."""
 
 from __future__ import annotations
 

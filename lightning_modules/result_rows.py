@@ -1,4 +1,4 @@
-"""What a `PromptScorer`'s records say: metrics to log, and rows for `results.jsonl` (docs/run_folder.md#result-rows).
+"""Turns a `PromptScorer`'s records into metrics to log and rows for `results.jsonl` (docs/run_folder.md#result-rows).
 
 Apart from `records`, which reads and writes rows and loads no torch.
 """

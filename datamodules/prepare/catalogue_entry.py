@@ -1,4 +1,4 @@
-"""What is said of a published data set: archives, mirrors, digests and counts. Imports nothing heavy."""
+"""The catalogue's form of a published data set: archives, mirrors, digests and counts. Imports nothing heavy."""
 
 from __future__ import annotations
 

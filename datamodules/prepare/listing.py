@@ -1,4 +1,4 @@
-"""What `python -m datamodules list` shows: each data set, its size and licence, and what of it is below the root."""
+"""The text of `python -m datamodules list`: each data set, its size and licence, and what of it is below the root."""
 
 from __future__ import annotations
 

@@ -176,7 +176,7 @@ def index_path(name: str, root: Path) -> Path:
 
 
 def build_index(name: str, root: Path) -> dict:
-    """Which rows belong to which split, as the DataModule has them by default: ids per split, in order."""
+    """List the ids of each split, in order, as the DataModule has them by default."""
     data = registry.load_datamodule(name, root=str(root))
     splits = {split: [row.id for row in data.rows(split)] for split in SPLITS}
     return {"name": name, "split_seed": data.split_seed, "val": data.val, "splits": splits}

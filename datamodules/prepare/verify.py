@@ -1,4 +1,4 @@
-"""Is a prepared data set still what it was, and what was published? One finding per item."""
+"""Compares a prepared data set with what was recorded of it and what is published: one finding per item."""
 
 from __future__ import annotations
 
