@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
+
+from datamodules.registry import suggest
 
 USAGE = """
 usage: python -m datamodules list [root=DIR]
@@ -48,7 +49,7 @@ def _dispatch(argv: list[str]) -> int:
         return 0
     command, *words = argv
     if command not in KEYS:
-        raise ValueError(f"Unknown command '{command}'.{_suggest(command, list(KEYS))} Available: {', '.join(KEYS)}.")
+        raise ValueError(f"Unknown command '{command}'.{suggest(command, KEYS, 0.5)} Available: {', '.join(KEYS)}.")
     names, options = parse(words, KEYS[command])
     if len(names) != (command != "list"):
         expected = "no NAME" if command == "list" else "one NAME"
@@ -67,17 +68,12 @@ def parse(words: Sequence[str], keys: Sequence[str]) -> tuple[list[str], dict[st
         if not equals and not word.startswith("-"):
             names.append(word)
         elif key not in keys:
-            raise ValueError(f"Unknown key '{key}'.{_suggest(key, keys)} Available: {', '.join(keys)}. See --help.")
+            raise ValueError(f"Unknown key '{key}'.{suggest(key, keys, 0.5)} Available: {', '.join(keys)}. See --help.")
         elif not value:
             raise ValueError(f"Nothing after '{key}='. Expected a value; leave the key out for its default.")
         else:
             options[key] = value
     return names, options
-
-
-def _suggest(word: str, known: Sequence[str]) -> str:
-    close = get_close_matches(word, known, n=1, cutoff=0.5)
-    return f" Did you mean '{close[0]}'?" if close else ""
 
 
 def _switch(options: dict[str, str], key: str) -> bool:

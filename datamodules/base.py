@@ -20,12 +20,12 @@ from torch.utils.data import DataLoader, Dataset
 from datamodules.batch import Batch, collate
 from datamodules.file_notes import look_at
 from datamodules.images import decode_image
-from datamodules.rows import SPLITS, Row, RowTables, expect, image_sha256, rows_fingerprint
+from datamodules.rows import Row, RowTables, expect, image_sha256, rows_fingerprint
 from datamodules.sampling import EpochBatchSampler, TrainLoader, distributed_rank
 from datamodules.transforms import draw_augmentation, prepare_image
 from datamodules.unreadable_images import allowed_images
 
-__all__ = ["SPLITS", "TASKS", "Batch", "ImageTextDataModule", "Row", "collate"]
+__all__ = ["TASKS", "Batch", "ImageTextDataModule", "Row", "collate"]
 
 TASKS = ("recognition", "counting", "reasoning", "hallucination")
 
@@ -152,7 +152,7 @@ class ImageTextDataModule(RowTables, lightning.LightningDataModule, ABC):
         if shard is not None:
             rank, world = shard
             positions = positions[rank::world]
-        data = Images(self, split, positions)
+        data = PreparedRows(self, split, positions)
         return DataLoader(data, batch_size=batch_size or self.eval_batch_size, shuffle=False, **self._loader_options())
 
     def train_dataloader(self) -> TrainLoader:
@@ -164,7 +164,7 @@ class ImageTextDataModule(RowTables, lightning.LightningDataModule, ABC):
         rank, world = distributed_rank()
         self._sampler = EpochBatchSampler(self.n("train"), self.batch_size, self.seed, rank, world)
         self._sampler.set_position(self.epoch, self.start_batch)
-        data = Images(self, "train", list(range(self.n("train"))))
+        data = PreparedRows(self, "train", list(range(self.n("train"))))
         return TrainLoader(data, batch_sampler=self._sampler, **self._loader_options())
 
     def val_dataloader(self) -> DataLoader:
@@ -186,7 +186,7 @@ class ImageTextDataModule(RowTables, lightning.LightningDataModule, ABC):
         }
 
 
-class Images(Dataset):
+class PreparedRows(Dataset):
     """Rows with their prepared images. An item is a number (evaluation) or an (epoch, number) pair (training).
 
     Holds a copy of the DataModule without its Trainer, so that it can be sent to spawned workers.

@@ -1,4 +1,4 @@
-"""What a batch is (the contract with everything else), and how one is made."""
+"""The `Batch` that models, training and scoring are given, and `collate`, which makes one of rows and images."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.labelled_pictures import ArrayPictures, Part
+from datamodules.labelled_pictures import ArrayPictures, PublishedPart
 from datamodules.pickles import load_plain_pickle
 from datamodules.recognition import PublishedRecognition
 
@@ -54,12 +54,12 @@ class CIFAR10(PublishedRecognition):
     def files(self) -> list[Path]:
         return [Path(self.root, FOLDER, name) for name in MD5]
 
-    def read_part(self, part: str) -> Part:
+    def read_part(self, part: str) -> PublishedPart:
         names = sorted(name for name in MD5 if name.startswith("data" if part == "train" else "test"))
         batches = [read_batch(Path(self.root, FOLDER, name), self._md5.get(name)) for name in names]
         labels = [label for _, part_labels in batches for label in part_labels]
         images = np.concatenate([images for images, _ in batches])
-        return Part([f"{part}-{i:05d}" for i in range(len(labels))], labels, ArrayPictures(images))
+        return PublishedPart([f"{part}-{i:05d}" for i in range(len(labels))], labels, ArrayPictures(images))
 
     def hub_order(self, part: str, labels: list[int]) -> list[int] | None:
         return batch_order(labels) if part == "train" else list(range(len(labels)))

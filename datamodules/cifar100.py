@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.cifar10 import read_batch
-from datamodules.labelled_pictures import ArrayPictures, Part
+from datamodules.labelled_pictures import ArrayPictures, PublishedPart
 from datamodules.recognition import PublishedRecognition
 
 FOLDER = "cifar-100-python"
@@ -38,7 +38,7 @@ class CIFAR100(PublishedRecognition):
     def files(self) -> list[Path]:
         return [Path(self.root, FOLDER, name) for name in MD5]
 
-    def read_part(self, part: str) -> Part:
+    def read_part(self, part: str) -> PublishedPart:
         path = Path(self.root, FOLDER, part)
         images, labels = read_batch(path, self._md5.get(part), "fine_labels", 100, SOURCE)
-        return Part([f"{part}-{i:05d}" for i in range(len(labels))], labels, ArrayPictures(images))
+        return PublishedPart([f"{part}-{i:05d}" for i in range(len(labels))], labels, ArrayPictures(images))

@@ -13,7 +13,7 @@ import numpy as np
 
 from datamodules.cifar10 import CIFAR10
 from datamodules.corruptions import CORRUPTIONS, SEVERITIES, parse_corruption
-from datamodules.labelled_pictures import ArrayPictures, Part
+from datamodules.labelled_pictures import ArrayPictures, PublishedPart
 
 FOLDER = "CIFAR-10-C"
 SOURCE = "CIFAR-10-C.tar from https://zenodo.org/records/2535967"
@@ -41,7 +41,7 @@ class CIFAR10C(CIFAR10):
         files = [self._file(name) for name in ("labels", kind)]
         return [f"{file} (from {SOURCE}, below '{self.root}')" for file in files if not file.is_file()]
 
-    def read(self, part: str) -> Part:
+    def read(self, part: str) -> PublishedPart:
         if part == "test":
             return self._read_corrupted()
         lines = super().missing()
@@ -54,14 +54,14 @@ class CIFAR10C(CIFAR10):
             raise ValueError(f"cifar10c needs data.corruption=<name>:<severity>, as in 'fog:3'. Names: {KINDS}.")
         return self._spec
 
-    def _read_corrupted(self) -> Part:
+    def _read_corrupted(self) -> PublishedPart:
         kind, severity = self._corruption()
         images, labels = self._load(kind), self._load("labels")
         self._check(images, labels, self._file(kind))
         n = len(labels) // len(SEVERITIES)
         rows = slice((severity - 1) * n, severity * n)
         pictures = ArrayPictures(images[rows], channels_last=True)
-        return Part([f"test-{i:05d}" for i in range(n)], [int(label) for label in labels[rows]], pictures)
+        return PublishedPart([f"test-{i:05d}" for i in range(n)], [int(label) for label in labels[rows]], pictures)
 
     def _file(self, name: str) -> Path:
         return Path(self.root, FOLDER, f"{name}.npy")

@@ -12,7 +12,6 @@ from typing import Any
 
 from datamodules.base import Row
 from datamodules.image_files import ImageFiles, read_json
-from datamodules.splits import holdout
 
 FOLDER = "CLEVR_v1.0"
 SOURCE = "CLEVR_v1.0.zip from https://cs.stanford.edu/people/jcjohns/clevr"
@@ -46,19 +45,13 @@ class CLEVR(ImageFiles):
 
     def build_rows(self, split: str) -> list[Row]:
         part = "val" if split == "test" else "train"
-        scenes = [self._read(part)[i] for i in self._places(split, part)]
+        whole = self._read(part)
+        places = self.train_or_val(split, [name.removesuffix(".png") for name, _ in whole], [n for _, n in whole])
+        scenes = [whole[i] for i in places]
         self._files[split] = [f"{FOLDER}/images/{part}/{name}" for name, _ in scenes]
         return [
             Row(name.removesuffix(".png"), COUNTS.index(n), QUESTION, str(n), CAPTION.format(n)) for name, n in scenes
         ]
-
-    def _places(self, split: str, part: str) -> list[int]:
-        scenes = self._read(part)
-        if split == "test" or self.val == "official":
-            return list(range(len(scenes)))
-        ids, counts = [name.removesuffix(".png") for name, _ in scenes], [n for _, n in scenes]
-        kept, held = holdout(ids, counts, 0.1, self.split_seed)
-        return held if split == "val" else kept
 
     def _read(self, part: str) -> list[tuple[str, int]]:
         """(image name, number of objects) of every scene of "train" or "val", read once."""

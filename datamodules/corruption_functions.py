@@ -1,4 +1,4 @@
-"""What each common corruption does: (H, W, 3) float64 in [0, 1], its parameters, a random stream -> the same form.
+"""The common corruptions: (H, W, 3) float64 in [0, 1], its parameters, a random stream -> the same form.
 
 One function for each name of `corruptions.PARAMETERS`; results may leave [0, 1], `corrupt` clips them.
 """

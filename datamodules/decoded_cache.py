@@ -123,7 +123,7 @@ class DecodedCache:
 
 
 def _to_float(pixels: Tensor) -> Tensor:
-    """As torchvision's `to_tensor` does it."""
+    """Scale bytes to [0, 1] as torchvision's `to_tensor` does."""
     return pixels.to(torch.float32).div(255)
 
 

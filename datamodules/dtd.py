@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from datamodules.class_names import CLASS_NAMES
-from datamodules.labelled_pictures import FilePictures, Part, stems
+from datamodules.labelled_pictures import FilePictures, PublishedPart, stems
 from datamodules.recognition import PublishedRecognition
 
 FOLDER = "dtd/dtd"
@@ -31,9 +31,9 @@ class DTD(PublishedRecognition):
     def files(self) -> list[Path]:
         return [*(self._list(part) for part in self.parts), Path(self.root, FOLDER, "images")]
 
-    def read_part(self, part: str) -> Part:
+    def read_part(self, part: str) -> PublishedPart:
         paths, labels = read_list(self._list(part))
-        return Part(stems(paths), labels, FilePictures(Path(self.root, FOLDER, "images"), paths))
+        return PublishedPart(stems(paths), labels, FilePictures(Path(self.root, FOLDER, "images"), paths))
 
     def _list(self, part: str) -> Path:
         return Path(self.root, FOLDER, "labels", f"{part}1.txt")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from datamodules.class_names import CLASS_NAMES
 from datamodules.imagefolder import list_images
-from datamodules.labelled_pictures import FilePictures, Part, stems
+from datamodules.labelled_pictures import FilePictures, PublishedPart, stems
 from datamodules.recognition import PublishedRecognition
 
 FOLDER = "eurosat/2750"
@@ -30,7 +30,9 @@ class EuroSAT(PublishedRecognition):
     def files(self) -> list[Path]:
         return [Path(self.root, FOLDER)]
 
-    def read_part(self, part: str) -> Part:
+    def read_part(self, part: str) -> PublishedPart:
         top, classes = Path(self.root, FOLDER), CLASS_NAMES["eurosat"]["raw"]
         paths = list_images(top, classes)
-        return Part(stems(paths), [classes.index(path.split("/")[0]) for path in paths], FilePictures(top, paths))
+        return PublishedPart(
+            stems(paths), [classes.index(path.split("/")[0]) for path in paths], FilePictures(top, paths)
+        )

@@ -1,4 +1,4 @@
-"""What was found out about image files, remembered by their size and date below `cache/images` (or TVP_CACHE)."""
+"""Remembers what was found out about image files by their size and date below `cache/images` (or TVP_CACHE)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import PIL
+
+from datamodules.prepare.disk import write_file
 
 Note = list[Any]
 """[bytes, modification time in ns, what was found]."""
@@ -66,8 +68,6 @@ def _read(path: Path) -> dict[str, Note]:
 
 def _write(path: Path, notes: dict[str, Note]) -> None:
     """Atomic; of two processes the last wins, and what the other found is looked at again. Never fatal."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps({"pillow": PIL.__version__, "notes": notes}))
-        part.replace(path)
+        write_file(path, json.dumps({"pillow": PIL.__version__, "notes": notes}).encode(), sync=False)

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from datamodules.base import Row
 from datamodules.image_files import ImageFiles, read_jsonl, take_field
-from datamodules.splits import holdout
 
 FOLDER = "hateful_memes"
 SOURCE = "the data set from https://hatefulmemeschallenge.com after accepting its licence"
@@ -49,15 +48,10 @@ class HatefulMemes(ImageFiles):
         name = self.test_file if split == "test" else "train.jsonl"
         path = Path(self.root, FOLDER, name)
         pairs = [self._read_row(line, path) for line in read_jsonl(path)]
-        pairs = [pairs[i] for i in self._places(split, [row for row, _ in pairs])]
+        places = self.train_or_val(split, [row.id for row, _ in pairs], [row.label for row, _ in pairs])
+        pairs = [pairs[i] for i in places]
         self._files[split] = [file for _, file in pairs]
         return [row for row, _ in pairs]
-
-    def _places(self, split: str, rows: list[Row]) -> list[int]:
-        if split == "test" or self.val == "official":
-            return list(range(len(rows)))
-        kept, held = holdout([row.id for row in rows], [row.label for row in rows], 0.1, self.split_seed)
-        return held if split == "val" else kept
 
     def _read_row(self, line: dict, path: Path) -> tuple[Row, str]:
         """(row, image file below root). Raises: ValueError for a missing field, or a label that is not 0 or 1."""

@@ -12,17 +12,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from datamodules.base import SPLITS, Row
-from datamodules.images import decode_image
+from datamodules.base import Row
+from datamodules.image_files import ImageFiles
 from datamodules.recognition import Recognition
-from datamodules.splits import holdout, three_way
+from datamodules.splits import SPLITS, three_way
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 
 
-class ImageFolder(Recognition):
+class ImageFolder(ImageFiles, Recognition):
     """Recognition among the folder names ("_" becomes a space; `class_names` maps a folder to any other words).
 
     Ids are paths below root. Files with other extensions and hidden ones are not images; a file that is one but cannot
@@ -34,7 +32,6 @@ class ImageFolder(Recognition):
     def __init__(self, *, class_names: dict[str, str] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._names = class_names or {}
-        self._paths: dict[str, list[str]] = {}
         self._class_folders: list[str] = []
 
     @property
@@ -46,14 +43,8 @@ class ImageFolder(Recognition):
 
     def build_rows(self, split: str) -> list[Row]:
         classes = self._classes()
-        self._paths[split] = self._split_paths(split)
-        return self.make_rows(self._paths[split], [self._label(path, classes) for path in self._paths[split]])
-
-    def image_path(self, split: str, index: int) -> Path:
-        return Path(self.root, self._paths[split][index])
-
-    def load_image(self, split: str, index: int) -> Tensor:
-        return decode_image(self.image_path(split, index))
+        self._files[split] = self._split_paths(split)
+        return self.make_rows(self._files[split], [self._label(path, classes) for path in self._files[split]])
 
     def content(self, split: str, index: int) -> bytes:
         return self.image_path(split, index).read_bytes()
@@ -76,10 +67,7 @@ class ImageFolder(Recognition):
         classes = [self._class_of(path) for path in pool]
         if "test" not in trees:
             return [pool[i] for i in three_way(pool, classes, self.split_seed)[split]]
-        if "val" in trees or (split == "train" and self.val == "official"):
-            return pool
-        kept, held = holdout(pool, classes, 0.1, self.split_seed)
-        return [pool[i] for i in (held if split == "val" else kept)]
+        return pool if "val" in trees else [pool[i] for i in self.train_or_val(split, pool, classes)]
 
     def _images(self, tree: str) -> list[str]:
         """Paths below root, with "/", of every image below root/tree/<class>, sorted."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from datamodules.class_names import CLASS_NAMES
 from datamodules.imagefolder import list_images
-from datamodules.labelled_pictures import FilePictures, Part, stems
+from datamodules.labelled_pictures import FilePictures, PublishedPart, stems
 from datamodules.recognition import PublishedRecognition
 from datamodules.rows import expect
 
@@ -41,11 +41,11 @@ class Imagenette(PublishedRecognition):
     def files(self) -> list[Path]:
         return [self._folder() / part for part in ("train", "val")]
 
-    def read_part(self, part: str) -> Part:
+    def read_part(self, part: str) -> PublishedPart:
         wnids = CLASS_NAMES["imagenette"]["raw"]
         paths = list_images(self._folder() / part, wnids)
         labels = [wnids.index(path.split("/")[0]) for path in paths]
-        return Part(stems(paths), labels, FilePictures(self._folder() / part, paths))
+        return PublishedPart(stems(paths), labels, FilePictures(self._folder() / part, paths))
 
     def _folder(self) -> Path:
         folders = [Path(self.root, SIZES[self._size])] if self._size else [Path(self.root, f) for f in SIZES.values()]

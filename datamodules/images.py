@@ -28,7 +28,7 @@ def decode_image(path: str | Path) -> Tensor:
 
 
 def decode_bytes(data: bytes, name: str) -> Tensor:
-    """As `decode_image`, of a file's bytes; `name` says in errors where they are from."""
+    """Decode a file's bytes as `decode_image` does; `name` says in errors where they are from."""
     return _decode(BytesIO(data), name)
 
 

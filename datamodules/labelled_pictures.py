@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,33 +14,38 @@ from torch import Tensor
 from datamodules.images import decode_bytes, decode_image
 
 
-class Pictures(Protocol):
-    """The pictures of a part by place. Both methods are pure, and safe in forked and spawned workers."""
+class Pictures(ABC):
+    """The pictures of a part by place. All methods are pure, and safe in forked and spawned workers."""
 
+    @abstractmethod
     def decode(self, i: int) -> Tensor:
         """(3, H, W) uint8 RGB."""
 
+    @abstractmethod
     def content(self, i: int) -> bytes:
-        """What is stored, undecoded: two pictures with equal content are equal."""
+        """The stored bytes, undecoded: two pictures with equal content are equal."""
 
     def path(self, i: int) -> Path | None:
         """The picture's own file, or None where it has none."""
+        return None
 
 
-class Part(NamedTuple):
+class PublishedPart(NamedTuple):
     """ids are unique in the whole data set and the same on every machine."""
 
     ids: list[str]
     labels: list[int]
     pictures: Pictures
 
-    def by_id(self) -> Part:
+    def by_id(self) -> PublishedPart:
         """The same in order of the ids: one order for every copy that keeps the names."""
         order = sorted(range(len(self.ids)), key=lambda i: self.ids[i])
-        return Part([self.ids[i] for i in order], [self.labels[i] for i in order], Reordered(self.pictures, order))
+        return PublishedPart(
+            [self.ids[i] for i in order], [self.labels[i] for i in order], Reordered(self.pictures, order)
+        )
 
 
-class ArrayPictures:
+class ArrayPictures(Pictures):
     """(N, 3, H, W) uint8 in memory; (N, H, W, 3) with `channels_last`. May be a memory map."""
 
     def __init__(self, array: np.ndarray, channels_last: bool = False) -> None:
@@ -52,11 +58,8 @@ class ArrayPictures:
     def content(self, i: int) -> bytes:
         return self.decode(i).numpy().tobytes()
 
-    def path(self, i: int) -> None:
-        return None
 
-
-class FilePictures:
+class FilePictures(Pictures):
     """One file each, by path below `folder`."""
 
     def __init__(self, folder: str | Path, paths: Sequence[str]) -> None:
@@ -72,7 +75,7 @@ class FilePictures:
         return Path(self.folder, self.paths[i])
 
 
-class EncodedPictures:
+class EncodedPictures(Pictures):
     """Encoded files (PNG, JPEG) in memory; `where` names the i-th in an error."""
 
     def __init__(self, files: Sequence[bytes], where: Sequence[str]) -> None:
@@ -84,11 +87,8 @@ class EncodedPictures:
     def content(self, i: int) -> bytes:
         return self.files[i]
 
-    def path(self, i: int) -> None:
-        return None
 
-
-class Reordered:
+class Reordered(Pictures):
     """Other pictures in another order."""
 
     def __init__(self, pictures: Pictures, order: Sequence[int]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from datamodules.class_names import CLASS_NAMES
-from datamodules.labelled_pictures import FilePictures, Part
+from datamodules.labelled_pictures import FilePictures, PublishedPart
 from datamodules.recognition import PublishedRecognition
 
 FOLDER = "oxford-iiit-pet"
@@ -31,9 +31,11 @@ class OxfordPets(PublishedRecognition):
     def files(self) -> list[Path]:
         return [*(self._list(part) for part in ("trainval", "test")), Path(self.root, FOLDER, "images")]
 
-    def read_part(self, part: str) -> Part:
+    def read_part(self, part: str) -> PublishedPart:
         ids, labels = read_list(self._list(part))
-        return Part(ids, labels, FilePictures(Path(self.root, FOLDER, "images"), [f"{name}.jpg" for name in ids]))
+        return PublishedPart(
+            ids, labels, FilePictures(Path(self.root, FOLDER, "images"), [f"{name}.jpg" for name in ids])
+        )
 
     def _list(self, part: str) -> Path:
         return Path(self.root, FOLDER, "annotations", f"{part}.txt")

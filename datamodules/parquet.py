@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.class_names import CLASS_NAMES, match_class_names
-from datamodules.labelled_pictures import EncodedPictures, Part, stems
+from datamodules.labelled_pictures import EncodedPictures, PublishedPart, stems
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("fine_label", "label")
@@ -53,7 +53,7 @@ class HubCopy:
                 return {split: _complete(paths) for split, paths in shards.items()}
         return {}
 
-    def read(self, part: str, order: Callable[[str, list[int]], list[int] | None]) -> Part:
+    def read(self, part: str, order: Callable[[str, list[int]], list[int] | None]) -> PublishedPart:
         """A published part. order: see `PublishedRecognition.hub_order`."""
         files, labels, names, where = [], [], [], []
         for path in self._shards(part):
@@ -68,7 +68,7 @@ class HubCopy:
         ids = [names[i] for i in places] if self.ids_from_files and _are_ids(names) else None
         ids = ids or [f"{prefix}-{i:05d}" for i in range(len(places))]
         pictures = EncodedPictures([files[i] for i in places], [where[i] for i in places])
-        return Part(ids, [labels[i] for i in places], pictures)
+        return PublishedPart(ids, [labels[i] for i in places], pictures)
 
     def _shards(self, part: str) -> list[Path]:
         found = self.found()

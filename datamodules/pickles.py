@@ -43,7 +43,7 @@ def _empty_array(*_: Any) -> np.ndarray:
 
 
 def _latin1_bytes(text: str, encoding: str = "latin1") -> bytes:
-    """How Python 3 writes bytes into old pickle protocols; no other codec is allowed."""
+    """Undo how Python 3 writes bytes into old pickle protocols; no other codec is allowed."""
     if encoding != "latin1":
         raise _ForbiddenError(f"_codecs.encode with {encoding!r}")
     return text.encode("latin1")

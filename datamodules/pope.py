@@ -13,7 +13,6 @@ from typing import Any
 
 from datamodules.base import Row
 from datamodules.image_files import ImageFiles, read_json, read_jsonl, take_field
-from datamodules.splits import holdout
 
 FOLDER = "pope"
 TYPES = ("random", "popular", "adversarial")
@@ -51,17 +50,12 @@ class POPE(ImageFiles):
 
     def build_rows(self, split: str) -> list[Row]:
         pairs = [pair for group in TYPES for pair in self._read(split, group)]
-        if split != "test" and self.val != "official":
-            pairs = self._part(split, pairs)
+        images = sorted({file for _, file in pairs})  # all questions about an image stay together
+        places = self.train_or_val(split, [Path(image).stem for image in images], [0] * len(images))
+        chosen = {images[i] for i in places}
+        pairs = [(row, file) for row, file in pairs if file in chosen]
         self._files[split] = [file for _, file in pairs]
         return [row for row, _ in pairs]
-
-    def _part(self, split: str, pairs: list[tuple[Row, str]]) -> list[tuple[Row, str]]:
-        """The questions about the images of train or val."""
-        images = sorted({file for _, file in pairs})
-        kept, held = holdout([Path(image).stem for image in images], [0] * len(images), 0.1, self.split_seed)
-        chosen = {images[i] for i in (held if split == "val" else kept)}
-        return [pair for pair in pairs if pair[1] in chosen]
 
     def _read(self, split: str, group: str) -> list[tuple[Row, str]]:
         """(row, image below root) of every question of one type."""

@@ -20,6 +20,8 @@ from pathlib import Path
 
 from datamodules.image_files import read_json
 from datamodules.pope import COCO, FOLDER, MANIFEST, TYPES
+from datamodules.prepare.disk import write_file
+from datamodules.prepare.manifest import hash_file
 from datamodules.splits import hash_key, hash_order
 
 IMAGES, PER_IMAGE, SEED = 2000, 3, 42
@@ -45,7 +47,7 @@ def write_questions(root: str | Path, *, images: int = IMAGES, seed: int = SEED)
     for group in TYPES:
         lines = [json.dumps(question) for question in build_questions(chosen, group, seed)]
         digests[f"train_{group}.json"] = _write(folder / f"train_{group}.json", "\n".join(lines) + "\n")
-    manifest = {"seed": seed, "images": images, "annotations": _file_sha256(annotations), "sha256": digests}
+    manifest = {"seed": seed, "images": images, "annotations": hash_file(annotations), "sha256": digests}
     _write(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
     return digests
 
@@ -122,15 +124,8 @@ def question_about(kind: str) -> str:
 
 
 def _write(path: Path, text: str) -> str:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8", newline="\n")
-    part.replace(path)
+    write_file(path, text.encode())
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _file_sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def main(argv: Sequence[str]) -> int:

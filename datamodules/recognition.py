@@ -13,9 +13,10 @@ from datamodules.base import ImageTextDataModule, Row
 from datamodules.class_names import class_names
 from datamodules.corruptions import corrupt, parse_corruption
 from datamodules.decoded_cache import DecodedCache, content_key
-from datamodules.labelled_pictures import Part
+from datamodules.labelled_pictures import PublishedPart
+from datamodules.parquet import HubCopy
 from datamodules.sampling import TrainLoader
-from datamodules.splits import holdout, three_way
+from datamodules.splits import three_way
 from datamodules.transforms import draw_augmentation
 
 QUESTION = "This is a photo of a"
@@ -27,7 +28,7 @@ class Recognition(ImageTextDataModule):
 
     question, caption: `{}` in the caption is the class. corruption: "fog:3" puts a common corruption (name:severity,
     see corruptions.py) on every original of val and test, fixed by (split_seed, id); train stays clean, and `name`
-    says it. cache: keep decoded and resized pictures on disk for the next time (see cache.py); off by default, since
+    says it. cache: keep decoded and resized pictures on disk (see decoded_cache.py); off by default, since
     it writes gigabytes. It holds evaluation pictures, and training pictures where a crop has no room (`square`).
     """
 
@@ -51,7 +52,7 @@ class Recognition(ImageTextDataModule):
 
     @abstractmethod
     def content(self, split: str, index: int) -> bytes:
-        """What is stored of the image `load_image(split, index)` decodes: equal content, equal image."""
+        """Return the stored bytes of the image `load_image(split, index)` decodes: equal content, equal image."""
 
     def make_rows(self, ids: list[str], labels: list[int]) -> list[Row]:
         names = self.candidates
@@ -88,7 +89,7 @@ class Recognition(ImageTextDataModule):
 
     # ---- cache ----------------------------------------------------------------------------------------------------
     def _variants(self, split: str) -> int:
-        """How many pictures a row of a split can become: 1, 2 (mirrored or not), or 0 for too many to keep."""
+        """Count the pictures a row of a split can become: 1, 2 (mirrored or not), or 0 for too many to keep."""
         if split != "train" or not self.augment:
             return 1
         return 2 if self.square else 0
@@ -136,7 +137,7 @@ class PublishedRecognition(Recognition):
         super().__init__(**kwargs)
         self._class_names = class_names(self.family or type(self).name, names)
         self._counts = self.counts if counts is None else counts
-        self._parts: dict[str, Part] = {}
+        self._parts: dict[str, PublishedPart] = {}
         self._places: dict[str, list[int]] = {}
 
     # ---- what a data set says -------------------------------------------------------------------------------------
@@ -145,7 +146,7 @@ class PublishedRecognition(Recognition):
         """The files and folders without which `read_part` cannot work."""
 
     @abstractmethod
-    def read_part(self, part: str) -> Part:
+    def read_part(self, part: str) -> PublishedPart:
         """A published part, in its published order, from its publisher's files. Raises: ValueError if not so."""
 
     def hub_order(self, part: str, labels: list[int]) -> list[int] | None:
@@ -177,7 +178,7 @@ class PublishedRecognition(Recognition):
     def content(self, split: str, index: int) -> bytes:
         return self.part(self._part_of(split)).pictures.content(self._places[split][index])
 
-    def part(self, name: str) -> Part:
+    def part(self, name: str) -> PublishedPart:
         """A published part, read once and counted. Raises: ValueError when it has not the published size."""
         if name not in self._parts:
             part = self.read(name)
@@ -185,26 +186,23 @@ class PublishedRecognition(Recognition):
             self._parts[name] = part.by_id() if self.ids_from_files else part
         return self._parts[name]
 
-    def read(self, part: str) -> Part:
+    def read(self, part: str) -> PublishedPart:
         """From the publisher's files, or where some are missing from a copy of the hub's."""
         original = all(file.exists() for file in self.files())
         return self.read_part(part) if original else self._hub().read(part, self.hub_order)
 
-    def _hub(self) -> Any:
-        from datamodules.parquet import HubCopy
-
+    def _hub(self) -> HubCopy:
         return HubCopy(self.root, self.family or type(self).name, self.ids_from_files)
 
     def _part_of(self, split: str) -> str:
         return self.parts.get("all") or self.parts.get(split, self.parts.get("train", ""))
 
-    def _choose(self, split: str, part: Part) -> list[int]:
+    def _choose(self, split: str, part: PublishedPart) -> list[int]:
         if "all" in self.parts:
             return three_way(part.ids, part.labels, self.split_seed)[split]
-        if split == "test" or "val" in self.parts or self.val == "official":
+        if "val" in self.parts:
             return list(range(len(part.ids)))
-        kept, held = holdout(part.ids, part.labels, 0.1, self.split_seed)
-        return held if split == "val" else kept
+        return self.train_or_val(split, part.ids, part.labels)
 
     def _check_count(self, part: str, n: int) -> None:
         if n != self._counts[part]:

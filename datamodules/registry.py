@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -42,9 +43,9 @@ def load_datamodule(name: str, **kwargs: Any) -> ImageTextDataModule:
     Raises: ValueError for an unknown name, with the nearest one, or an option that the set does not have.
     """
     if name not in DATAMODULES:
-        close = difflib.get_close_matches(name, DATAMODULES, n=1)
-        hint = f" Did you mean '{close[0]}'?" if close else ""
-        raise ValueError(f"Unknown data set '{name}'.{hint} Available: {', '.join(list_datamodules())}")
+        raise ValueError(
+            f"Unknown data set '{name}'.{suggest(name, DATAMODULES)} Available: {', '.join(list_datamodules())}"
+        )
     module, _, attribute = DATAMODULES[name].partition(":")
     datamodule = getattr(importlib.import_module(module), attribute)
     known = _options(datamodule)
@@ -52,6 +53,12 @@ def load_datamodule(name: str, **kwargs: Any) -> ImageTextDataModule:
     if unknown:
         raise ValueError(f"Data set '{name}' has no option '{unknown[0]}'. Expected some of: {', '.join(known)}.")
     return datamodule(**kwargs)
+
+
+def suggest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """ " Did you mean 'cifar10'?", or nothing where no known word is near."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
+    return f" Did you mean '{close[0]}'?" if close else ""
 
 
 def _options(datamodule: type) -> list[str]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from torch import Tensor
 
-from datamodules.splits import balanced_order, few_shot, official_sample, sample_size
+from datamodules.splits import SPLITS, balanced_order, few_shot, holdout, official_sample, sample_size
 from datamodules.unreadable_images import LeftOut, allowed_images, find_unreadable, too_many
 
 
@@ -31,14 +31,14 @@ class Row(NamedTuple):
     candidates: list[str] | None = None
 
 
-class Table(NamedTuple):
+class SplitTable(NamedTuple):
     """A split as used: `rows[i]` has its image at `load_image(*sources[i])`."""
 
     rows: list[Row]
     sources: list[tuple[str, int]]
 
-    def take(self, positions: list[int]) -> Table:
-        return Table([self.rows[i] for i in positions], [self.sources[i] for i in positions])
+    def take(self, positions: list[int]) -> SplitTable:
+        return SplitTable([self.rows[i] for i in positions], [self.sources[i] for i in positions])
 
 
 def expect(what: str, value: str, allowed: Sequence[str]) -> None:
@@ -86,9 +86,6 @@ def rows_fingerprint(pairs: Iterable[tuple[Row, str]], shared: list[str] | None)
     return digest.hexdigest()
 
 
-SPLITS = ("train", "val", "test")
-
-
 class RowTables(ABC):
     """The rows half of `ImageTextDataModule`, which says what the attributes mean."""
 
@@ -102,8 +99,8 @@ class RowTables(ABC):
 
     def __init__(self) -> None:
         super().__init__()
-        self._whole: dict[str, Table] = {}
-        self._tables: dict[str, Table] = {}
+        self._whole: dict[str, SplitTable] = {}
+        self._tables: dict[str, SplitTable] = {}
         self._left_out: dict[str, list[LeftOut]] = {}
 
     # ---- what a data set says -------------------------------------------------------------------------------------
@@ -121,7 +118,7 @@ class RowTables(ABC):
         """The answers every row chooses from, or None when each row has its own."""
 
     def image_path(self, split: str, index: int) -> Path | None:
-        """The file `load_image` decodes, where it is one of its own: such a file is checked once (see damaged.py)."""
+        """The file `load_image` decodes, where it is one of its own: it is then checked once (unreadable_images.py)."""
         return None
 
     def missing(self) -> list[str]:
@@ -159,6 +156,16 @@ class RowTables(ABC):
         """The rows of the fixed sub-sample, in its order."""
         return self._table(split).take(self.subset_positions(split, n)).rows
 
+    def train_or_val(self, split: str, ids: Sequence[str], labels: Sequence[Hashable]) -> list[int]:
+        """Places of train or val in what is published as train: val is a tenth of each label, by hash of the ids.
+
+        All of them for test, and where val is the reference's draw from test.
+        """
+        if split == "test" or self.val == "official":
+            return list(range(len(ids)))
+        kept, held = holdout(ids, labels, 0.1, self.split_seed)
+        return held if split == "val" else kept
+
     def _positions(self, rows: list[Row], n: int | float | None, what: str) -> list[int]:
         size = sample_size(n, len(rows), what)
         if n is None:
@@ -167,25 +174,25 @@ class RowTables(ABC):
         classes = [(row.group, row.label) if shared else None for row in rows]
         return balanced_order([row.id for row in rows], classes, self.split_seed)[:size]
 
-    def _table(self, split: str) -> Table:
+    def _table(self, split: str) -> SplitTable:
         expect("split", split, SPLITS)
         if split not in self._tables:
             self._tables[split], self._left_out[split] = self._leave_out(split, self._whole_table(split))
         return self._tables[split]
 
-    def _whole_table(self, split: str) -> Table:
+    def _whole_table(self, split: str) -> SplitTable:
         if split not in self._whole:
             self._whole[split] = self._build_table(split)
         return self._whole[split]
 
-    def _build_table(self, split: str) -> Table:
+    def _build_table(self, split: str) -> SplitTable:
         if split == "val" and self.val == "official":
             test = self._whole_table("test")  # the reference's draw, whatever is left out of test
             return test.take(official_sample([row.label for row in test.rows]))
         self.setup()
         rows = self.build_rows(split)
         check_rows(rows, self.candidates, f"{self.name} '{split}'")
-        table = Table(rows, [(split, i) for i in range(len(rows))])
+        table = SplitTable(rows, [(split, i) for i in range(len(rows))])
         return table.take(self._train_positions(rows)) if split == "train" else table
 
     def _train_positions(self, rows: list[Row]) -> list[int]:
@@ -193,7 +200,7 @@ class RowTables(ABC):
             return few_shot([row.id for row in rows], [row.answer for row in rows], self.shots, self.split_seed)
         return self._positions(rows, self.n_train, f"{self.name} 'train'")
 
-    def _leave_out(self, split: str, table: Table) -> tuple[Table, list[LeftOut]]:
+    def _leave_out(self, split: str, table: SplitTable) -> tuple[SplitTable, list[LeftOut]]:
         """The table without rows whose image cannot be read, and those; as it is (nothing is read) by default.
 
         Train rows are chosen first (`n_train` then gives fewer); sub-samples of val and test are of what is left.

@@ -1,4 +1,4 @@
-"""Which rows belong to which split: pure functions of ids, labels and a seed, so that everyone gets the same rows.
+"""Deals rows out to splits: pure functions of ids, labels and a seed, so that everyone gets the same rows.
 
 The order behind every choice is that of `sha256("{seed}:{id}")`: it depends on a row's own id only, never on the
 order of files, the platform or a library's random generator. All functions return positions into the lists given.
@@ -10,6 +10,7 @@ import hashlib
 import random
 from collections.abc import Hashable, Sequence
 
+SPLITS = ("train", "val", "test")
 OFFICIAL_FRACTION = 0.05  # of the TEST split: docs/method.md#deviations, row 2
 OFFICIAL_SEED = 42
 
@@ -40,7 +41,7 @@ def balanced_order(ids: Sequence[str], classes: Sequence[Hashable], seed: int) -
 
 
 def sample_size(n: int | float | None, total: int, what: str = "the data") -> int:
-    """How many of `total` rows `n` means: None all, an int that many, a float in (0, 1) that fraction (at least one).
+    """Count the rows that `n` of `total` means: None all, an int as many, a float in (0, 1) that share (at least one).
 
     Raises: ValueError when it is not positive or more than there are.
     """

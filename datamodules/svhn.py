@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.labelled_pictures import ArrayPictures, Part
+from datamodules.labelled_pictures import ArrayPictures, PublishedPart
 from datamodules.recognition import PublishedRecognition
 
 FOLDER = "svhn"
@@ -41,9 +41,9 @@ class SVHN(PublishedRecognition):
     def files(self) -> list[Path]:
         return [self._file(part) for part in MD5]
 
-    def read_part(self, part: str) -> Part:
+    def read_part(self, part: str) -> PublishedPart:
         images, labels = read_mat(self._file(part), self._md5.get(part))
-        return Part([f"{part}-{i:05d}" for i in range(len(labels))], labels, ArrayPictures(images))
+        return PublishedPart([f"{part}-{i:05d}" for i in range(len(labels))], labels, ArrayPictures(images))
 
     def _file(self, part: str) -> Path:
         return Path(self.root, FOLDER, f"{part}_32x32.mat")

@@ -25,7 +25,7 @@ class LeftOut(NamedTuple):
 
 
 def allowed_images(max_corrupt: int | float, total: int) -> int:
-    """How many of `total` images may be left out: a number, or a fraction below 1 of them (rounded down).
+    """Return how many of `total` images may be left out: a number, or a fraction below 1 of them (rounded down).
 
     Raises: ValueError for anything else.
     """

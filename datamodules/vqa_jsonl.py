@@ -10,7 +10,6 @@ root/info.json, optional                            {"task": "counting", "candid
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,8 +17,9 @@ from typing import Any
 
 from datamodules.base import TASKS, Row
 from datamodules.image_files import ImageFiles, read_json, read_jsonl, take_field
+from datamodules.registry import suggest
 from datamodules.rows import expect
-from datamodules.splits import holdout, three_way
+from datamodules.splits import three_way
 
 REQUIRED = ("image", "question", "answer")
 OPTIONAL = ("candidates", "id", "caption", "group")
@@ -70,7 +70,7 @@ class VQAJsonl(ImageFiles):
         info = read_json(path) if path.is_file() else {}
         for key in info:
             if key not in INFO:
-                raise ValueError(f"'{path}' has an unknown key '{key}'.{_suggest(key, INFO)} Known: {', '.join(INFO)}.")
+                raise ValueError(f"'{path}' has an unknown key '{key}'.{suggest(key, INFO)} Known: {', '.join(INFO)}.")
         return info
 
     @cached_property
@@ -87,16 +87,15 @@ class VQAJsonl(ImageFiles):
         return self._shared or sorted({line["answer"] for line in lines if "candidates" not in line})
 
     def _lines(self, split: str) -> list[dict]:
-        if len(self._all) == 1:
-            (lines,) = self._all.values()
-            images = sorted({line["image"] for line in lines})
-            places = three_way(images, [0] * len(images), self.split_seed)[split]
-            return _about(lines, {images[i] for i in places})
-        if split in self._all and (split != "train" or "val" in self._all or self.val == "official"):
+        alone = len(self._all) == 1
+        if not alone and split in self._all and (split != "train" or "val" in self._all):
             return self._all[split]
-        images = sorted({line["image"] for line in self._all["train"]})
-        kept, held = holdout(images, [0] * len(images), 0.1, self.split_seed)
-        return _about(self._all["train"], {images[i] for i in (held if split == "val" else kept)})
+        lines = next(iter(self._all.values())) if alone else self._all["train"]
+        images = sorted({line["image"] for line in lines})  # all questions about an image stay together
+        same = [0] * len(images)
+        places = three_way(images, same, self.split_seed)[split] if alone else self.train_or_val(split, images, same)
+        chosen = {images[i] for i in places}
+        return [line for line in lines if line["image"] in chosen]
 
     def _row(self, line: dict) -> Row:
         own, answer = line.get("candidates"), line["answer"]
@@ -104,15 +103,11 @@ class VQAJsonl(ImageFiles):
         if answer not in candidates:
             raise ValueError(
                 f"{line['where']}: the answer '{answer}' is not among the candidates "
-                f"{', '.join(candidates)}.{_suggest(answer, candidates)} Expected one of them, letter by letter."
+                f"{', '.join(candidates)}.{suggest(answer, candidates)} Expected one of them, letter by letter."
             )
         caption = line.get("caption", f"{line['question']} {answer}")
         row_id = str(line.get("id", line["place"]))
         return Row(row_id, candidates.index(answer), line["question"], answer, caption, line.get("group", ""), own)
-
-
-def _about(lines: list[dict], images: set[str]) -> list[dict]:
-    return [line for line in lines if line["image"] in images]
 
 
 def _check_line(line: dict, path: Path) -> dict:
@@ -121,7 +116,7 @@ def _check_line(line: dict, path: Path) -> dict:
     known = (*REQUIRED, *OPTIONAL)
     for key in line:
         if key not in (*known, "line"):
-            raise ValueError(f"{where} has an unknown key '{key}'.{_suggest(key, known)} Known: {', '.join(known)}.")
+            raise ValueError(f"{where} has an unknown key '{key}'.{suggest(key, known)} Known: {', '.join(known)}.")
     for key in REQUIRED:
         take_field(line, key, str, path)
     for key, kind in (("candidates", list), ("id", (str, int)), ("caption", str), ("group", str)):
@@ -140,8 +135,3 @@ def _check_candidates(candidates: list | None, where: str) -> None:
         raise ValueError(f"{where}: candidates {candidates}. Expected at least two, all different.")
     if not all(isinstance(text, str) for text in candidates):
         raise ValueError(f"{where}: candidates {candidates}. Expected texts in quotes.")
-
-
-def _suggest(word: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1)
-    return f" Did you mean '{close[0]}'?" if close else ""

@@ -80,6 +80,7 @@ def main(argv: Sequence[str]) -> int:
     from experiments.run.summary import show_records
     from lightning_modules.artefact import read_manifest
     from lightning_modules.prompts import Prompt
+    from lightning_modules.result_rows import answer_rows, score_rows
 
     manifest = read_manifest(options.prompt)
     specs = _specs(options, options.mllm, manifest)
@@ -92,11 +93,11 @@ def main(argv: Sequence[str]) -> int:
     for spec in specs:
         model = spec.load(device) if options.scoring == "generate" else None
         records[spec.name] = scorer.score(spec, options.split, prompts, resident=model)
-        rows = scorer.rows(spec, options.split, records[spec.name], prompts, _context(options, manifest))
+        rows = score_rows(scorer, spec, options.split, records[spec.name], prompts, _context(options, manifest))
         if model is not None:
             answers[spec.name] = written = write_answers(options, scorer, spec, model, records[spec.name], prompts)
             own = (records[spec.name], prompts, _context(options, manifest))
-            rows += scorer.answer_rows(spec, options.split, written, *own)
+            rows += answer_rows(scorer, spec, options.split, written, *own)
             keep_answers(options, scorer.datamodule, spec.name, written)
         if options.out:
             _append(options.out, rows)
@@ -108,10 +109,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _controls(names: Sequence[str]) -> tuple[str, ...]:
-    known = ("full", "black", "constant", "replicate")
     for name in names:
-        if name not in (*known, "none"):
-            raise ValueError(f"Unknown control '{name}'.{suggest(name, known)} Available: {', '.join(known)}, none.")
+        if name not in (*CONTROLS, "none"):
+            known = ", ".join(CONTROLS)
+            raise ValueError(f"Unknown control '{name}'.{suggest(name, CONTROLS)} Available: {known}, none.")
     return tuple(name for name in names if name != "none")
 
 
@@ -229,13 +230,15 @@ def show_answers(scorer: Any, split: str, answers: Mapping[str, Mapping], record
     """A table with a line for each model, input and group: every metric in %, mae as it is."""
     from experiments.run.summary import markdown
     from lightning_modules.answer_scoring import answer_metrics
+    from lightning_modules.result_rows import candidates_as_numbers
     from lightning_modules.vocabulary import INPUT_NAMES
 
     task, lines = scorer.datamodule.task, []
     header: list[str] = []
     for name, of_input in answers.items():
         for given, own in of_input.items():
-            found = answer_metrics(task, own, records[name][given], scorer.numbers(split, own.ids))
+            numbers = candidates_as_numbers(scorer.datamodule, split, own.ids)
+            found = answer_metrics(task, own, records[name][given], numbers)
             for group, metrics in found.items():
                 header = list(dict.fromkeys([*header, *metrics]))
                 lines.append((f"{name}: {INPUT_NAMES[given]}{group and f', {group}'}", metrics))

@@ -1,4 +1,4 @@
-"""What a generated answer says: free text -> the candidate it names, or None. Pure functions, no data set known.
+"""Reads generated answers: free text -> the candidate it names, or None. Pure functions, no data set known.
 
 Texts are folded first (case, width of letters, punctuation, a leading article). The candidates decide the rule:
 any       a text that equals one candidate is that one; without such:

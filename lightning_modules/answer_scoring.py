@@ -1,4 +1,4 @@
-"""Reading a model by what it writes: generate, parse (answers.py), and set beside the likelihood reading.
+"""Reading a model by what it writes: generate, parse (answer_parser.py), and set beside the likelihood reading.
 
 Metrics bear the names of the likelihood reading with `gen_` before them; an answer that names no candidate counts as
 wrong, as not yes, and in `unparsable`; `gen_mae` is over the parsed answers, its n says how many. `agreement` is the
@@ -24,7 +24,7 @@ STYLES = {"recognition": "infer", "counting": "vqa", "reasoning": "vqa", "halluc
 
 
 class Answers(NamedTuple):
-    """What one model wrote on one input, in the order of `ids`. parsed: (N,) index of the candidate, -1 for none."""
+    """One model's texts on one input, in the order of `ids`. parsed: (N,) index of the candidate, -1 for none."""
 
     ids: list[str]
     labels: np.ndarray
@@ -97,7 +97,7 @@ def generate_inputs(
 def answer_metrics(
     task: str, answers: Answers, likelihood: Scores, numbers: np.ndarray | None = None
 ) -> dict[str, dict[str, Estimate]]:
-    """By group ("" for all rows): every `gen_` metric of the task, `unparsable` and `agreement`.
+    """Compute by group ("" for all rows) every `gen_` metric of the task, `unparsable` and `agreement`.
 
     likelihood: the record of the same model and input. numbers: see `task_metrics`.
     Raises: ValueError when the two are not of the same samples.

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from lightning_modules.artefact_png import (
@@ -60,8 +62,6 @@ def save_artefact(prompt: PromptTensors, folder: str | Path, manifest: Mapping[s
         FileExistsError: the folder holds something else.
         OSError: full disk or no permission; what was there before is untouched.
     """
-    from safetensors.torch import save
-
     delta = prompt.delta
     _check_delta(delta, prompt, where="This prompt")
     pixels = encode_delta(delta, PNG_ENCODINGS[prompt.kind])
@@ -208,9 +208,6 @@ def _read(folder: str | Path, name: str) -> bytes:
 
 
 def _read_float(data: bytes, prompt: PromptTensors, *, where: str) -> Tensor:
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
     try:
         tensors = load(data)
     except SafetensorError as error:

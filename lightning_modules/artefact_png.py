@@ -15,7 +15,7 @@ PNG_ENCODINGS = {"pad": "unsigned", "overlay": "signed"}
 
 
 class PromptTensors(NamedTuple):
-    """What a prompt on disk holds.
+    """The content of a prompt on disk.
 
     kind: `pad` (the border surrounds the shrunken image) or `overlay` (it is added to the full-size one).
     frame, pad: sides in pixels of the frame and of its border. bounds: `image` or `unbounded`.

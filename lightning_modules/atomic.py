@@ -8,27 +8,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from datamodules.prepare.disk import sync_folder, write_bytes, write_file
+
 
 def replace_file(path: str | Path, data: bytes, *, sync: bool = True) -> None:
-    """Write `data` beside `path`, then rename it over `path`.
-
-    Args:
-        sync: fsync before the rename; False is quicker for many files that can be made again.
+    """`write_file` of datamodules/prepare/disk.py with an error that says what to do.
 
     Raises:
         OSError: full disk or no permission; `path` is as it was before.
     """
     path = Path(path)
-    staging = path.with_name(f".{path.name}.new-{os.getpid()}")
     with _explained(path, len(data)):
-        try:
-            _write(staging, data, sync=sync)
-            os.replace(staging, path)
-        except BaseException:
-            staging.unlink(missing_ok=True)
-            raise
-        if sync:
-            _sync_folder(path.parent)
+        write_file(path, data, sync=sync)
 
 
 def replace_folder(folder: str | Path, files: Mapping[str, bytes]) -> Path:
@@ -51,8 +42,8 @@ def replace_folder(folder: str | Path, files: Mapping[str, bytes]) -> Path:
             _sweep(folder)
             staging.mkdir()
             for name, data in files.items():
-                _write(staging / name, data, sync=True)
-            _sync_folder(staging)
+                write_bytes(staging / name, data)
+            sync_folder(staging)
             _swap(staging, folder)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
@@ -61,7 +52,7 @@ def replace_folder(folder: str | Path, files: Mapping[str, bytes]) -> Path:
 
 
 def backup_of(folder: Path) -> Path:
-    """Where the old folder waits between the two renames of `replace_folder`."""
+    """Return where the old folder waits between the two renames of `replace_folder`."""
     folder = Path(folder).resolve()
     return folder.with_name(f".{folder.name}.old")
 
@@ -95,7 +86,7 @@ def _swap(staging: Path, folder: Path) -> None:
             raise
     else:
         os.rename(staging, folder)
-    _sync_folder(folder.parent)
+    sync_folder(folder.parent)
     shutil.rmtree(backup, ignore_errors=True)
 
 
@@ -103,25 +94,6 @@ def _sweep(folder: Path) -> None:
     """Remove what killed writers of this folder left half-written."""
     for leftover in folder.parent.glob(f".{folder.name}.new-*"):
         shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _write(path: Path, data: bytes, *, sync: bool) -> None:
-    with open(path, "wb") as file:
-        file.write(data)
-        if sync:
-            file.flush()
-            os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make renames inside `folder` survive a power cut (POSIX; elsewhere folders cannot be opened)."""
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""As many rows at a time as memory takes: halve and go on with the same rows when it runs out."""
+"""Gives a model as many rows at a time as memory takes: halves and goes on with the same rows when it runs out."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import torch
+
+from model_zoo.listing import gib
+from model_zoo.memory.free import free_room
 
 T = TypeVar("T")
 
@@ -35,7 +38,7 @@ def in_pieces(batch: Any, call: Callable[[Any], T], limit: RowLimit, mllm: Any) 
             done.append(cast(T, result))
             start += size
             continue
-        _free()  # outside of the handler: a live exception would keep the failed call's tensors
+        free_memory()  # outside of the handler: a live exception would keep the failed call's tensors
         if size == 1:
             raise MemoryError(_too_small(mllm, batch, problem))
         limit.rows = size // 2
@@ -59,23 +62,21 @@ def _attempt(call: Callable[[Any], T], piece: Any) -> tuple[T | None, str | None
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: CUDA's and Python's errors, and what torch's CPU allocator raises (a RuntimeError)."""
+    """Say whether memory ran out: CUDA's and Python's errors and what torch's CPU allocator raises (a RuntimeError)."""
     text = str(error)
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         "DefaultCPUAllocator" in text and ("allocate memory" in text or "not enough memory" in text)
     )
 
 
-def _free() -> None:
+def free_memory() -> None:
+    """Give back what nothing holds any more, also the blocks that torch keeps of the GPU."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def _too_small(mllm: Any, batch: Any, problem: str) -> str:
-    from model_zoo.listing import gib
-    from model_zoo.memory.free import free_room
-
     weights = sum(p.numel() * p.element_size() for p in mllm.parameters())
     room = free_room(str(mllm.device))
     free = f"{gib(room.free)} are free {room.where}" if room.free is not None else "free memory is not known"

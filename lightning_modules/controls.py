@@ -6,6 +6,7 @@ import hashlib
 import io
 import itertools
 import json
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from lightning_modules.atomic import replace_file
 from lightning_modules.metrics import Scores
+from model_zoo import templates
 
 LEVELS = (0.0, 0.5, 1.0)
 COLOURS = tuple(itertools.product(LEVELS, LEVELS, LEVELS))  # 27 border colours
@@ -59,9 +61,7 @@ def all_controls(frame: int, pad: int) -> list[Control]:
 
 def templates_digest() -> str:
     """sha256 of every instruction template: known without loading a model, and an edited one makes new entries."""
-    from model_zoo.templates import TEMPLATES
-
-    return hashlib.sha256(repr(sorted(TEMPLATES.items())).encode()).hexdigest()
+    return hashlib.sha256(repr(sorted(templates.TEMPLATES.items())).encode()).hexdigest()
 
 
 class ControlStore:
@@ -106,8 +106,6 @@ def write_scores(path: Path, scores: Scores) -> None:
 
 def read_scores(path: Path) -> Scores:
     """Inverse of `write_scores`; plain arrays only, never pickles."""
-    import zipfile
-
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as data:
             return Scores(

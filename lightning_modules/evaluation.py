@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,9 @@ from tqdm import tqdm
 from lightning_modules.backoff import RowLimit, in_pieces, take_rows
 from lightning_modules.features import DRIFT_ROWS, FeatureDrift
 from lightning_modules.metrics import Scores, merge_scores
+from lightning_modules.ranks import is_distributed
+from lightning_modules.vocabulary import ROLES
+from model_zoo import registry
 
 ToFrames = Callable[[Tensor], Tensor]
 EMPTY = Scores([], np.zeros(0, np.int64), np.zeros((0, 0), np.float32), [])
@@ -23,7 +28,7 @@ EMPTY = Scores([], np.zeros(0, np.int64), np.zeros((0, 0), np.float32), [])
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """How to load an MLLM anywhere (another process, another rank). role: source, select or heldout.
+    """Names an MLLM and how to load it anywhere (another process, another rank). role: source, select or heldout.
 
     quant, checkpointing, compile: see `load_mllm`.
     """
@@ -38,24 +43,24 @@ class ModelSpec:
     checkpointing: bool = False
     compile: bool = False
 
+    def __post_init__(self) -> None:
+        if self.role not in ROLES:  # it would be left out of every mean, and nobody would see it
+            raise ValueError(f"Unknown role '{self.role}' of '{self.name}'. Available: {', '.join(ROLES)}.")
+
     @property
     def precision(self) -> str:
-        """What result rows and caches call the dtype: `bfloat16`, or `bfloat16+8bit` with a quantised LLM."""
+        """Name the dtype as result rows and caches do: `bfloat16`, or `bfloat16+8bit` with a quantised LLM."""
         return f"{self.dtype}+{self.quant}" if self.quant else self.dtype
 
     def load(self, device: torch.device | str) -> Any:
-        from model_zoo.registry import load_mllm
-
         kinds: dict[str, Any] = {"dtype": self.dtype, "quant": self.quant, "checkpointing": self.checkpointing}
         kinds |= {"compile": True} if self.compile else {}
-        model = load_mllm(self.name, weights=self.weights, official=self.official, **kinds, **self.options)
+        model = registry.load_mllm(self.name, weights=self.weights, official=self.official, **kinds, **self.options)
         # Models are loaded on the CPU; "moving" a quantised one there would quantise it there, slowly.
         return model if str(device) == "cpu" else model.to(device)
 
     def fingerprint(self) -> str:
-        from model_zoo.registry import model_fingerprint
-
-        return model_fingerprint(self.name, self.weights)
+        return registry.model_fingerprint(self.name, self.weights)
 
 
 @torch.inference_mode()
@@ -136,9 +141,6 @@ def score_in_process(
 
     gpu: what CUDA_VISIBLE_DEVICES is there; None: as here. `limit` learns what the process found out.
     """
-    from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
-
     context = get_context("spawn")
     with ProcessPoolExecutor(max_workers=1, mp_context=context, initializer=_see_only, initargs=(gpu,)) as pool:
         scores, limit.rows = pool.submit(_load_and_score, spec, datamodule, dict(inputs), limit, where).result()
@@ -146,7 +148,7 @@ def score_in_process(
 
 
 def _see_only(gpu: str | None) -> None:
-    """Before CUDA starts in a fresh process."""
+    """Choose the GPU of a fresh process, before CUDA starts there."""
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
 
@@ -166,7 +168,7 @@ def _load_and_score(
 def gather_scores(local: dict[str, Scores]) -> dict[str, Scores]:
     """Join every rank's share (each sample once); the identity, re-ordered by id, on one rank."""
     parts: list[Any] = [local]
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if is_distributed():
         parts = [None] * torch.distributed.get_world_size()
         torch.distributed.all_gather_object(parts, local)
     return {name: merge_scores([part[name] for part in parts]) for name in local}

@@ -109,7 +109,7 @@ class FeatureCache:
 
     # ---- the size cap ----------------------------------------------------------------------------------------------
     def _make_room(self, size: int) -> None:
-        """Before `size` more bytes. The folder is only listed when it may be full, or others may have filled it."""
+        """Make room for `size` more bytes; the folder is listed only when it may be full, also by others."""
         if size > self.limit:
             raise OSError(f"one picture's features take {size:,} bytes, the cap is {self.limit:,}.")
         if self._used + self._new + size > self.limit or self._new > self.limit / 16:

@@ -21,7 +21,7 @@ FEATURES = 1  # raised when the features of the same frame could change
 
 
 def fca_tokens(source: Any, visual: Any) -> Tensor:
-    """What FCA compares: all tokens handed to the LLM; under `official` the query tokens only (docs/method.md)."""
+    """Return the tokens FCA compares: all the LLM is given; under `official` the query tokens only (docs/method.md)."""
     return visual.tokens[:, : visual.n_query] if source.official else visual.tokens
 
 
@@ -53,7 +53,7 @@ class CachedFeatures:
         self.asked, self.hits = 0, 0
 
     def __call__(self, source: Any, frames: Tensor, questions: Sequence[str]) -> Tensor:
-        """As `encode_clean`, in the cache's dtype."""
+        """Return what `encode_clean` does, in the cache's dtype."""
         keys = self.keys(source, frames, questions)
         known = self.cache.get(keys)
         self.asked, self.hits = self.asked + len(keys), self.hits + sum(key in known for key in keys)
@@ -88,18 +88,18 @@ class CachedFeatures:
 
 
 def _reads_text(source: Any) -> bool:
-    """Whether features depend on the question; where a model does not say, they may."""
+    """Say whether features depend on the question; where a model does not say, they may."""
     return getattr(getattr(source, "connector", None), "reads_text", True)
 
 
 def _numerics(device: torch.device) -> str:
-    """What rounds differently by more than FCA's tolerance: the kind of device, autocast, TF32."""
+    """Name what rounds differently by more than FCA's tolerance: the kind of device, autocast, TF32."""
     cast = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
     return f"{device.type} {cast} {torch.get_float32_matmul_precision()}"
 
 
 def _sha256(frame: Tensor) -> str:
-    """Of shape and values of a frame (3, S, S) on the CPU."""
+    """Hash shape and values of a frame (3, S, S) on the CPU."""
     digest = hashlib.sha256(str(tuple(frame.shape)).encode())
     digest.update(frame.numpy().data)
     return digest.hexdigest()
@@ -110,7 +110,7 @@ def _digest(parts: Mapping[str, Any]) -> str:
 
 
 DRIFT_ROWS = 64  # a read-out needs no more, and each costs two passes through the vision tower
-METRICS = ("drift", "drift_relative")
+DRIFTS = ("drift", "drift_relative")
 
 
 class FeatureDrift(nn.Module):
@@ -143,5 +143,5 @@ def drift_metrics(record: Scores) -> dict[str, Estimate]:
     n = len(record.ids)
     return {
         metric: Estimate(float(values.mean()), *mean_interval(values), "bootstrap", n)
-        for metric, values in zip(METRICS, columns, strict=True)
+        for metric, values in zip(DRIFTS, columns, strict=True)
     }

@@ -1,4 +1,4 @@
-"""95 % intervals: Wilson, Student t, and seeded percentile bootstraps. Functions of plain arrays."""
+"""95 % intervals: Wilson, and seeded percentile bootstraps. Functions of plain arrays."""
 
 from __future__ import annotations
 
@@ -27,16 +27,6 @@ def mean_interval(values: np.ndarray) -> tuple[float, float]:
         (values,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(0), vectorized=True
     )
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
-
-
-def t_interval(means: np.ndarray) -> tuple[float, float]:
-    """95 % Student t interval of a mean over few seeds; the point itself for one seed or no spread."""
-    if len(means) < 2 or np.ptp(means) == 0:
-        return float(means.mean()), float(means.mean())
-    from scipy.stats import sem, t
-
-    low, high = t.interval(0.95, len(means) - 1, loc=means.mean(), scale=sem(means))
-    return float(low), float(high)
 
 
 def percentiles(draws: np.ndarray) -> tuple[float, float]:

@@ -44,9 +44,9 @@ def fca_loss(prompted: Tensor, clean: Tensor, *, relative: bool = False) -> Tens
     return fca_distances(prompted, clean, relative=relative).mean()
 
 
-def tse_loss(similarities: Tensor) -> Tensor:
-    """Task Semantics Enrichment: minus the mean scaled cosine between prompted frame and caption, (B,) -> ().
+def tse_losses(similarities: Tensor) -> Tensor:
+    """Task Semantics Enrichment per sample: minus the scaled cosine between prompted frame and caption, (B,) -> (B,).
 
     `similarities` already carry CLIP's exp(logit_scale) (about 100), so weight 0.001 is 0.1 on the cosine.
     """
-    return -similarities.mean()
+    return -similarities

@@ -96,7 +96,7 @@ class Prompt(nn.Module, ABC):
 
     @property
     def tensors(self) -> PromptTensors:
-        """What is kept of the prompt on disk."""
+        """The part of the prompt that is kept on disk."""
         delta = self.delta.detach().to("cpu", torch.float32).contiguous()
         return PromptTensors(self.kind, self.frame, self.pad, self.bounds, delta)
 

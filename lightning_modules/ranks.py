@@ -1,4 +1,4 @@
-"""Who am I among the ranks, and which GPUs are free for models that score beside training."""
+"""Tells a process its place among the ranks, and which GPUs are free for models that score beside training."""
 
 from __future__ import annotations
 
@@ -19,10 +19,6 @@ def is_distributed() -> bool:
 
 def is_rank_zero() -> bool:
     return not is_distributed() or torch.distributed.get_rank() == 0
-
-
-def rank_and_world() -> tuple[int, int]:
-    return (torch.distributed.get_rank(), torch.distributed.get_world_size()) if is_distributed() else (0, 1)
 
 
 def from_rank_zero(value: Any) -> Any:

@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from datamodules.prepare.disk import write_bytes
+
 SCHEMA = 1
 FIELDS = (
     *("schema", "run", "kind", "epoch", "step", "seed", "method", "source", "mllm", "role", "data", "split", "group"),
@@ -38,20 +40,13 @@ class ResultLog:
         """
         text = "".join(json.dumps(_checked(row), allow_nan=False) + "\n" for row in rows)
         try:
-            with open(self.path, "ab") as file:
-                file.write(text.encode())
-                file.flush()
-                os.fsync(file.fileno())
+            write_bytes(self.path, text.encode(), append=True)
         except OSError as error:
             raise OSError(
                 error.errno,
                 f"Cannot append results to {self.path} ({error.strerror}). Earlier results are safe: free space or fix "
                 "permissions, then continue with resume=RUN",
             ) from error
-
-    def read(self) -> list[dict]:
-        """All complete rows, repeated measurements once (the latest)."""
-        return read_rows(self.path)
 
 
 def read_rows(path: str | Path) -> list[dict]:

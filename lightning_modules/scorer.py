@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import copy
-import gc
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
-import numpy as np
 import torch
 
-from lightning_modules.answer_parser import candidate_numbers
-from lightning_modules.answer_scoring import Answers, answer_metrics
-from lightning_modules.artefact import prompt_sha256
-from lightning_modules.backoff import RowLimit
-from lightning_modules.controls import SCORER, Control, ControlStore, all_controls, templates_digest
+from datamodules.sampling import distributed_rank
+from lightning_modules.backoff import RowLimit, free_memory
+from lightning_modules.controls import Control, ControlStore, all_controls, templates_digest
 from lightning_modules.evaluation import ModelSpec, gather_scores, score_in_process, score_inputs
-from lightning_modules.features import FeatureDrift, drift_metrics
-from lightning_modules.metrics import Scores, group_metrics, paired_gain, point, primary_metric, task_metrics
+from lightning_modules.features import FeatureDrift
+from lightning_modules.metrics import Scores, point, primary_metric
 from lightning_modules.prompts import Prompt
-from lightning_modules.ranks import GpuPool, from_rank_zero, is_rank_zero, other_gpus, rank_and_world
+from lightning_modules.ranks import GpuPool, from_rank_zero, is_rank_zero, other_gpus
 from lightning_modules.vocabulary import CONTROLS
 
 RESIDENCIES = ("sequential", "keep", "process")
@@ -158,7 +154,7 @@ class PromptScorer:
 
     def _run(self, spec: ModelSpec, split: str, n: int | None, inputs: dict, resident: Any) -> dict[Any, Scores]:
         limit = self.limits.setdefault(f"{spec.name} {spec.precision}", RowLimit())
-        where: dict[str, Any] = {"split": split, "n": n, "shard": rank_and_world(), "limit": limit}
+        where: dict[str, Any] = {"split": split, "n": n, "shard": distributed_rank(), "limit": limit}
         if resident is not None:
             return score_inputs(resident, self.datamodule, inputs, **where)
         if self.residency == "process":
@@ -177,7 +173,7 @@ class PromptScorer:
         large = sum(p.numel() * p.element_size() for p in model.parameters()) > LARGE
         del model
         if self.residency == "sequential" and large:
-            _release_memory()
+            free_memory()
         return scores
 
     def to_frames(self, spec: ModelSpec, names: Iterable[str], prompts: Mapping[str, Prompt]) -> dict[str, tuple]:
@@ -189,80 +185,4 @@ class PromptScorer:
     def release(self) -> None:
         """Let go of models kept loaded."""
         self._kept.clear()
-        _release_memory()
-
-    # ---- what comes of the records ---------------------------------------------------------------------------------
-    def summarise(self, name: str, split: str, records: Mapping[str, Scores]) -> dict[str, float]:
-        """`<split>/<metric>/<mllm>`, `<split>/gain/<control>/<mllm>` and `<split>/drift/<mllm>` of one model."""
-        numbers = self.numbers(split, records["prompt"].ids)
-        metrics = task_metrics(self.datamodule.task, records["prompt"], numbers)
-        values = {f"{split}/{metric}/{name}": estimate.value for metric, estimate in metrics.items()}
-        for control in (c for c in CONTROLS if c in records):
-            gain = paired_gain(self.metric, records["prompt"], records[control])
-            values[f"{split}/gain/{control}/{name}"] = gain.value
-        if (split, name) in self.drifts:
-            values[f"{split}/drift/{name}"] = drift_metrics(self.drifts[split, name])["drift"].value
-        return values
-
-    def rows(
-        self, spec: ModelSpec, split: str, records: Mapping[str, Scores], prompts: Mapping[str, Prompt], context: dict
-    ) -> list[dict]:
-        """Result rows (docs/run_folder.md) of one model; `context` holds run, epoch, step, seed, method, source..."""
-        task = self.datamodule.task
-        groups = {n: group_metrics(task, record, self.numbers(split, record.ids)) for n, record in records.items()}
-        if "prompt" in groups and (split, spec.name) in self.drifts:
-            groups["prompt"][""] |= drift_metrics(self.drifts[split, spec.name])
-        return self._as_rows(spec, split, groups, prompts, context)
-
-    def answer_rows(
-        self,
-        spec: ModelSpec,
-        split: str,
-        answers: Mapping[str, Answers],
-        records: Mapping[str, Scores],
-        prompts: Mapping[str, Prompt],
-        context: dict,
-    ) -> list[dict]:
-        """Result rows of what a model wrote (generation.py), beside its scores."""
-        groups = {
-            name: answer_metrics(self.datamodule.task, own, records[name], self.numbers(split, own.ids))
-            for name, own in answers.items()
-        }
-        return self._as_rows(spec, split, groups, prompts, context)
-
-    def _as_rows(
-        self, spec: ModelSpec, split: str, metrics_of: Mapping[str, dict], prompts: Mapping[str, Prompt], context: dict
-    ) -> list[dict]:
-        """metrics_of: input -> group -> metric -> estimate."""
-        digest = {name: prompt_sha256(prompt.delta) for name, prompt in prompts.items()}
-        common = context | {
-            "mllm": spec.name,
-            "role": spec.role,
-            "data": self.datamodule.name,
-            "split": split,
-            "model_fp": spec.fingerprint(),
-            "data_fp": self.datamodule.fingerprint(split, self.sizes[split]),
-            "left_out": len(self.datamodule.left_out(split)),
-            "dtype": spec.precision,
-            "scorer": SCORER,
-        }
-        made = []
-        for name, groups in metrics_of.items():
-            kind = "control" if name in CONTROLS else split
-            own = {"kind": kind, "input": name, "prompt": digest.get(name)}
-            for group, metrics in groups.items():
-                made += [common | own | {"group": group, "metric": m} | v._asdict() for m, v in metrics.items()]
-        return made
-
-    def numbers(self, split: str, ids: list[str]) -> np.ndarray | None:
-        """(N, K) what each candidate of these rows counts, for counting tasks whose candidates are all numbers."""
-        if self.datamodule.task != "counting":
-            return None
-        own = {row.id: row.candidates for row in self.datamodule.rows(split)}
-        return candidate_numbers([own[row_id] or self.datamodule.candidates for row_id in ids])
-
-
-def _release_memory() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+        free_memory()

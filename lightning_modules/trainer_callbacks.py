@@ -78,5 +78,5 @@ class TF32Updates(L.Callback):
 
 
 def speed_callbacks(tf32: bool) -> list[L.Callback]:
-    """What `train.tf32` asks for."""
+    """Return the callbacks `train.tf32` asks for."""
     return [TF32Updates()] if tf32 else []

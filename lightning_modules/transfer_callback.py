@@ -13,8 +13,10 @@ from lightning_modules.controls import write_scores
 from lightning_modules.evaluation import ModelSpec
 from lightning_modules.metrics import Scores
 from lightning_modules.prompts import Prompt
+from lightning_modules.ranks import is_rank_zero
 from lightning_modules.records import ResultLog
-from lightning_modules.scorer import PromptScorer, is_rank_zero
+from lightning_modules.result_rows import score_rows, summarise
+from lightning_modules.scorer import PromptScorer
 from lightning_modules.vocabulary import CONTROLS
 
 
@@ -89,10 +91,10 @@ class TransferCallback(L.Callback):
         own = (self.source, self.scorer.score(self.source, split, prompts, resident=module.sources[0]))
         for spec, records in chain([own], self.scorer.score_all(self.targets, split, prompts)):
             self.latest[split][spec.name] = records
-            logged |= self.scorer.summarise(spec.name, split, records)
+            logged |= summarise(self.scorer, spec.name, split, records)
             if is_rank_zero():
                 context = self.context | {"epoch": epoch, "step": step}
-                self.results.append(self.scorer.rows(spec, split, records, prompts, context))
+                self.results.append(score_rows(self.scorer, spec, split, records, prompts, context))
                 self._keep_scores(spec, split, records)
         return logged | self._mean_select(split, logged)
 

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_modules.backoff import take_rows
 from lightning_modules.features import encode_clean, fca_tokens
-from lightning_modules.losses import fca_distances
+from lightning_modules.losses import fca_distances, tse_losses
 from lightning_modules.optim import build_optimizer, build_schedule
 from lightning_modules.prompts import Prompt
 
@@ -129,8 +129,8 @@ class TVPModule(L.LightningModule):
             visual = source.encode_image(frames, batch.questions)
             nats.append(source.answer_loss(frames, batch.questions, batch.answers, visual=visual)[0].sum())
             drift.append(self._drift(source, visual, clean, batch.questions, encode))
-        similarity = self.clip.similarity(frames, batch.captions).sum() if self.tse else frames.new_zeros(())
-        return Losses(torch.stack(nats), torch.stack(drift), -similarity)
+        similarities = self.clip.similarity(frames, batch.captions) if self.tse else frames.new_zeros(1)
+        return Losses(torch.stack(nats), torch.stack(drift), tse_losses(similarities).sum())
 
     def _drift(self, source: Any, visual: Any, clean: Tensor, questions: Sequence[str], encode: Callable) -> Tensor:
         if not self.fca:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datamodules.splits import SPLITS as SPLITS
+
 CONTROL_NAMES = {
     "full": "full image",
     "black": "black border",
@@ -28,5 +30,3 @@ TASK_METRICS = {
 
 ROLES = ("source", "select", "heldout")
 """What a model is to a run: learned on; a target that may steer choices; a target that may not."""
-
-SPLITS = ("train", "val", "test")

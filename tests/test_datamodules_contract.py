@@ -13,8 +13,8 @@ import torch
 from support import data_files, vqa_files
 
 from datamodules import load_datamodule
-from datamodules.base import SPLITS
 from datamodules.rows import image_sha256
+from datamodules.splits import SPLITS
 
 TEN = ("cifar10", "cifar100", "imagenette", "svhn", "eurosat", "oxford_pets", "dtd", "clevr", "hateful_memes", "pope")
 TASKS = {"clevr": "counting", "hateful_memes": "reasoning", "pope": "hallucination", "vqa_jsonl": "recognition"}

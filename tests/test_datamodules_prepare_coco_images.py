@@ -12,7 +12,7 @@ from support.command_line import run
 
 import datamodules.prepare.coco_images as coco_images
 from datamodules.prepare.catalogue import PUBLISHED
-from datamodules.prepare.catalogue_entry import Published
+from datamodules.prepare.catalogue_entry import PublishedData
 from datamodules.registry import DATAMODULES
 
 pytest_plugins = ["support.data_server"]
@@ -36,7 +36,7 @@ def pope(tmp_path, mirror, monkeypatch):
             (root / "pope" / f"{stem}_{kind}.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
         mirror.files |= {f"{part}/{name}": jpeg(40 * i) for i, name in enumerate(pictures)}
     monkeypatch.setattr(coco_images, "COCO", mirror.url)
-    published = Published("hallucination", "", "", "", (), coco_images=True)
+    published = PublishedData("hallucination", "", "", "", (), coco_images=True)
     monkeypatch.setitem(PUBLISHED, "pope", published)
     monkeypatch.delitem(DATAMODULES, "pope", raising=False)
     return root

@@ -15,11 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
+from datamodules.prepare import disk
 from experiments.evaluate import main as evaluate
 from experiments.report.command import main as report
 from experiments.run.folder import read_status
 from experiments.train import main
-from lightning_modules import atomic
 from lightning_modules.artefact import read_manifest
 from lightning_modules.prompts import Prompt
 from lightning_modules.records import read_rows
@@ -234,20 +234,20 @@ def test_an_unwritable_folder_is_one_message(tmp_path):
         smoke(tmp_path / "file" / "run")
 
 
-def full_while(atomic, save):
+def full_while(save):
     """`save`, during which the disk takes only half of what is written."""
-    write = atomic._write
+    write = disk.write_bytes
 
     def half(path, data, *, sync):
         write(path, data[: len(data) // 2], sync=sync)
         raise OSError(errno.ENOSPC, "No space left on device")
 
     def saving(*args, **kwargs):
-        atomic._write = half
+        disk.write_bytes = half
         try:
             save(*args, **kwargs)
         finally:
-            atomic._write = write
+            disk.write_bytes = write
 
     return saving
 
@@ -255,7 +255,7 @@ def full_while(atomic, save):
 @pytest.mark.slow
 def test_a_full_disk_is_one_message_and_the_run_goes_on_once_there_is_room(run, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
-        patched.setattr(AtomicCheckpointIO, "save_checkpoint", full_while(atomic, AtomicCheckpointIO.save_checkpoint))
+        patched.setattr(AtomicCheckpointIO, "save_checkpoint", full_while(AtomicCheckpointIO.save_checkpoint))
         with pytest.raises(OSError, match=r"The disk is full .* continue with resume="):
             smoke(tmp_path / "full")
     assert not list((tmp_path / "full/checkpoints").glob("*"))

@@ -11,6 +11,7 @@ import lightning_modules.evaluation as evaluation
 from lightning_modules.controls import ControlStore
 from lightning_modules.losses import fca_loss
 from lightning_modules.prompts import OverlayPrompt
+from lightning_modules.result_rows import score_rows, summarise
 from lightning_modules.scorer import PromptScorer
 
 
@@ -18,7 +19,7 @@ def rows_of(scorer, prompt, name="tiny_minigpt4", split="val"):
     spec = Spec(name, "heldout")
     records = scorer.score(spec, split, {"prompt": prompt})
     context = CONTEXT | {"epoch": 0, "step": 0}
-    rows = scorer.rows(spec, split, records, {"prompt": prompt}, context)
+    rows = score_rows(scorer, spec, split, records, {"prompt": prompt}, context)
     return {row["metric"]: row for row in rows if row["metric"].startswith("drift")}, records
 
 
@@ -55,7 +56,7 @@ def test_drift_is_no_answer_and_changes_none(tmp_path):
     _, records = rows_of(scorer, prompt)
     assert "drift" not in records
     alone = evaluation.score_inputs(
-        Spec("tiny_minigpt4", "x").load("cpu"),
+        Spec("tiny_minigpt4", "source").load("cpu"),
         scorer.datamodule,
         {"prompt": (prompt.image_size, prompt)},
         split="val",
@@ -73,4 +74,4 @@ def test_drift_stops_after_its_rows(tmp_path, monkeypatch):
 def test_drift_is_logged_for_every_model(tmp_path):
     scorer, prompt = make_scorer(tmp_path), make_prompt()
     rows, records = rows_of(scorer, prompt)
-    assert scorer.summarise("tiny_minigpt4", "val", records)["val/drift/tiny_minigpt4"] == rows["drift"]["value"]
+    assert summarise(scorer, "tiny_minigpt4", "val", records)["val/drift/tiny_minigpt4"] == rows["drift"]["value"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lightning_modules.answer_parser import candidate_numbers
-from lightning_modules.intervals import count_draws, index_draws, t_interval
+from lightning_modules.intervals import count_draws, index_draws
 from lightning_modules.metrics import (
     MEAN,
     Scores,
@@ -91,11 +91,6 @@ def test_merged_shards_are_one_record_in_the_order_of_ids():
     merged = merge_scores(shards[::-1])
     assert merged.ids == whole.ids
     assert np.array_equal(merged.scores, whole.scores) and np.array_equal(merged.labels, whole.labels)
-
-
-def test_t_interval_matches_the_table_value():
-    low, high = t_interval(np.array([1.0, 2.0, 3.0]))
-    assert (high - low) / 2 == pytest.approx(4.30265 / np.sqrt(3), rel=1e-4)
 
 
 def said(predictions, labels, groups=None, k=2):

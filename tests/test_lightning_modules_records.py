@@ -28,7 +28,7 @@ def test_a_line_cut_by_a_crash_is_skipped_and_not_glued_to_the_next(tmp_path):
     path.write_bytes(path.read_bytes()[:-20])
     log = ResultLog(path)
     log.append([row(mllm="c")])
-    assert [r["mllm"] for r in log.read()] == ["a", "c"]
+    assert [r["mllm"] for r in read_rows(log.path)] == ["a", "c"]
 
 
 def test_a_repeated_measurement_counts_once_with_its_latest_value(tmp_path):
@@ -44,7 +44,7 @@ def test_a_full_disk_is_one_clear_message(tmp_path, monkeypatch):
     monkeypatch.setattr("os.fsync", lambda fd: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
     with pytest.raises(OSError, match=r"Cannot append results.*No space left.*resume=RUN"):
         log.append([row(mllm="b")])
-    assert log.read()[0]["mllm"] == "a"
+    assert read_rows(log.path)[0]["mllm"] == "a"
 
 
 def test_not_a_number_is_refused(tmp_path):

@@ -13,7 +13,8 @@ import lightning_modules.evaluation as evaluation
 from lightning_modules.controls import ControlStore
 from lightning_modules.evaluation import ModelSpec
 from lightning_modules.prompts import PadPrompt
-from lightning_modules.records import FIELDS, ResultLog
+from lightning_modules.records import FIELDS, ResultLog, read_rows
+from lightning_modules.result_rows import score_rows, summarise
 from lightning_modules.scorer import PromptScorer
 from lightning_modules.transfer_callback import TransferCallback
 from lightning_modules.vocabulary import CONTROLS
@@ -170,7 +171,7 @@ def test_held_out_targets_never_enter_the_mean_that_may_steer(tmp_path):
 def test_rows_state_everything_and_the_scores_behind_them_are_kept(tmp_path):
     callback = make_callback(tmp_path, [Spec("tiny_llava", "heldout")])
     callback.score_split(make_module(), "val", epoch=3, step=40)
-    rows = callback.results.read()
+    rows = read_rows(callback.results.path)
     assert {row["input"] for row in rows} == {*CONTROLS, "prompt"} and {row["n"] for row in rows} == {7}
     assert {(row["mllm"], row["role"]) for row in rows} == {("tiny_minigpt4", "source"), ("tiny_llava", "heldout")}
     assert all(list(row) == list(FIELDS) and row["epoch"] == 3 and row["step"] == 40 for row in rows)
@@ -191,11 +192,11 @@ def test_rows_of_groups_are_written_for_the_prompt_and_every_control(tmp_path):
     scorer.datamodule, scorer.metric = Grouped(image_size=FRAME - 2 * PAD, count=11), "accuracy"
     spec, prompts = Spec("tiny_llava", "heldout"), {"prompt": make_prompt()}
     records = scorer.score(spec, "test", prompts)
-    rows = scorer.rows(spec, "test", records, prompts, {})
+    rows = score_rows(scorer, spec, "test", records, prompts, {})
     seen = {(r["input"], r["group"], r["metric"]): r["n"] for r in rows if not r["metric"].startswith("drift")}
     sizes = {"": 11, "even": 5, "odd": 6, "mean_groups": 11}
     assert seen == {(i, g, m): n for i in (*CONTROLS, "prompt") for g, n in sizes.items() for m in ("accuracy", "mae")}
-    assert scorer.summarise("tiny_llava", "test", records)["test/mae/tiny_llava"] >= 0
+    assert summarise(scorer, "tiny_llava", "test", records)["test/mae/tiny_llava"] >= 0
 
 
 def test_a_partial_or_sanity_validation_is_never_scored(tmp_path, capsys):
@@ -214,4 +215,4 @@ def test_a_partial_or_sanity_validation_is_never_scored(tmp_path, capsys):
     for _ in range(2):
         callback.on_validation_batch_end()
     callback.on_validation_epoch_end(trainer, module)
-    assert {row["input"] for row in callback.results.read()} == {*CONTROLS, "prompt"}
+    assert {row["input"] for row in read_rows(callback.results.path)} == {*CONTROLS, "prompt"}

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from datamodules.batch import Batch
-from lightning_modules.losses import fca_loss, tse_loss
+from lightning_modules.losses import fca_loss, tse_losses
 from lightning_modules.prompts import PadPrompt
 from lightning_modules.tvp import TVPModule, split_batch
 
@@ -62,7 +62,7 @@ def test_one_step_is_the_update_of_the_paper():
     visual = source.encode_image(clean + delta, batch.questions)
     nats, tokens = source.answer_loss(clean + delta, batch.questions, batch.answers, visual=visual)
     loss = nats.sum() / tokens.sum() + fca * fca_loss(visual.tokens, source.encode_image(clean, batch.questions).tokens)
-    loss = loss + tse * tse_loss(ToyClip().similarity(clean + delta, batch.captions))
+    loss = loss + tse * tse_losses(ToyClip().similarity(clean + delta, batch.captions)).mean()
     (g,) = torch.autograd.grad(loss, delta)
     expected = start - 3.0 * module.prompt.mask * g / (g.norm() + 1e-10)
     torch.testing.assert_close(after, expected, atol=1e-5, rtol=0)

@@ -28,22 +28,8 @@ PRESENCE = "Is there {object} in the image?"
 MATCHING = 'This is an image with: "{text}" written on it. Is it true?'
 
 DOWNSTREAM_NAMES = (
-    "cat",
-    "dog",
-    "rabbit",
-    "fish",
-    "snail",
-    "butterfly",
-    "penguin",
-    "banana",
-    "mushroom",
-    "slice of pizza",
-    "cup of coffee",
-    "car",
-    "airplane",
-    "umbrella",
-    "alarm clock",
-    "hammer",
+    *("cat", "dog", "rabbit", "fish", "snail", "butterfly", "penguin", "banana", "mushroom", "slice of pizza"),
+    *("cup of coffee", "car", "airplane", "umbrella", "alarm clock", "hammer"),
 )
 # The shift: the towers saw all of it; no connector saw this style, stripes or checkers (two saw noise).
 DOWNSTREAM = World(styles=("openmoji",), backgrounds=("stripes", "checker", "noise"), scale=(0.35, 0.9))

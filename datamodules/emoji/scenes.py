@@ -83,7 +83,7 @@ def _pick(u: np.ndarray, n: int) -> np.ndarray:
 
 
 def layout(world: World, u: np.ndarray, indices: np.ndarray) -> dict[str, np.ndarray]:
-    """What is where: uniforms (B, _DRAWS) to arrays (B, 4[, ...]) of class, style, centre, scale, angle, flip, gain."""
+    """Place objects: uniforms (B, _DRAWS) to arrays (B, 4[, ..]) of class, style, centre, scale, angle, flip, gain."""
     low, high = world.objects
     head, each = u[:, :_HEAD], u[:, _HEAD : _HEAD + MAX_OBJECTS * _EACH].reshape(len(u), MAX_OBJECTS, _EACH)
     count = low + (indices % (high - low + 1) if world.balance == "count" else _pick(head[:, 0], high - low + 1))

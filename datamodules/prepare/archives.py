@@ -25,7 +25,7 @@ TRAILER = 64 << 20  # a tar may be padded, but not with more than this
 
 
 class Limits(NamedTuple):
-    """What an archive may unpack to. max_ratio: unpacked bytes per byte of the archive, once beyond 100 MiB."""
+    """The most an archive may unpack to. max_ratio: unpacked bytes per byte of the archive, once beyond 100 MiB."""
 
     max_entries: int = 500_000
     max_bytes: int = 50 * 10**9
@@ -77,7 +77,7 @@ def _write(entry: Entry, path: Path, budget: _Budget) -> tuple[int, str]:
 
 
 class _Names:
-    """Which entries may come out, and under which path."""
+    """Decides which entries may come out, and under which path."""
 
     def __init__(self, archive: Path, limits: Limits) -> None:
         self.archive, self.limits, self.count = archive, limits, 0
@@ -132,7 +132,7 @@ def unsafe(name: str) -> str | None:
 
 
 class _Budget:
-    """How many bytes may still come out."""
+    """Counts the bytes that come out and refuses too many."""
 
     def __init__(self, archive: Path, limits: Limits) -> None:
         self.archive, self.limits, self.packed = archive, limits, archive.stat().st_size
@@ -159,7 +159,7 @@ class _Budget:
 
 
 def _entries(archive: Path) -> Iterator[Entry]:
-    """In the archive's order; each must be read before the next one is asked for."""
+    """Yield the entries in the archive's order; each must be read before the next one is asked for."""
     if archive.stat().st_size == 0:
         raise ValueError(f"'{archive}' is empty (0 bytes). Expected an archive; get it again.")
     with open(archive, "rb") as file:

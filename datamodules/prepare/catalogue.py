@@ -7,7 +7,7 @@ tensorflow/datasets `url_checksums/*.txt` unless said otherwise; unpacked sizes 
 
 from __future__ import annotations
 
-from datamodules.prepare.catalogue_entry import GB, MB, TORCHVISION, Archive, Count, Digest, Published
+from datamodules.prepare.catalogue_entry import GB, MB, TORCHVISION, Archive, Count, Digest, PublishedData
 from datamodules.prepare.catalogue_recognition import RECOGNITION
 
 # POPE's own repository, at a commit whose three COCO files have 3,000 questions each (early ones have fewer).
@@ -22,9 +22,9 @@ def _pope(kind: str) -> Archive:
     return Archive(file, f"pope/{file}", urls, counts=(Count("", 3000, lines=True),))
 
 
-PUBLISHED: dict[str, Published] = {
+PUBLISHED: dict[str, PublishedData] = {
     **RECOGNITION,
-    "clevr": Published(
+    "clevr": PublishedData(
         "counting",
         "100,000 rendered scenes with 3 to 10 objects",
         "CC BY 4.0",
@@ -45,7 +45,7 @@ PUBLISHED: dict[str, Published] = {
             ),
         ),
     ),
-    "hateful_memes": Published(
+    "hateful_memes": PublishedData(
         "reasoning",
         "10,000 memes, hateful or not",
         "Facebook's own, to be accepted by each user",
@@ -64,7 +64,7 @@ PUBLISHED: dict[str, Published] = {
         "datamodules prepare hateful_memes from=PATH` with that zip (if it asks for a password, unpack it yourself "
         "first) or with the folder that holds img/, train.jsonl and dev_seen.jsonl (or dev.jsonl).",
     ),
-    "pope": Published(
+    "pope": PublishedData(
         "hallucination",
         "9,000 questions about objects in 500 COCO pictures; training questions are built from COCO's annotations",
         "POPE: MIT; COCO annotations: CC BY 4.0; pictures: Flickr's terms, each its own",

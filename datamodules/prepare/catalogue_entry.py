@@ -1,4 +1,4 @@
-"""What is said of a published data set: archives, mirrors, digests and counts. Imports nothing heavy."""
+"""The catalogue's form of a published data set: archives, mirrors, digests and counts. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Archive(NamedTuple):
         return self.file.endswith((".zip", ".tar", ".tar.gz", ".tgz"))
 
 
-class Published(NamedTuple):
+class PublishedData(NamedTuple):
     """A data set. how: what to do where nothing may be downloaded. coco_images: also POPE's single COCO pictures."""
 
     task: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datamodules.prepare.catalogue_entry import MB, TORCHVISION, Archive, Count, Digest, Published
+from datamodules.prepare.catalogue_entry import MB, TORCHVISION, Archive, Count, Digest, PublishedData
 
 
 def _md5(source: str, **values: str) -> dict[str, Digest]:
@@ -34,8 +34,8 @@ def _pets(file: str, md5: str, size: int, unpacked: int, counts: tuple[Count, ..
     return Archive(file, f"oxford-iiit-pet/{file.split('.')[0]}", (url,), size, digest, unpacked, counts=counts)
 
 
-RECOGNITION: dict[str, Published] = {
-    "cifar10": Published(
+RECOGNITION: dict[str, PublishedData] = {
+    "cifar10": PublishedData(
         "recognition",
         "60,000 photographs of 32 x 32, 10 classes",
         "none stated",
@@ -61,7 +61,7 @@ RECOGNITION: dict[str, Published] = {
             ),
         ),
     ),
-    "cifar100": Published(
+    "cifar100": PublishedData(
         "recognition",
         "60,000 photographs of 32 x 32, 100 classes",
         "none stated",
@@ -83,7 +83,7 @@ RECOGNITION: dict[str, Published] = {
             ),
         ),
     ),
-    "imagenette": Published(
+    "imagenette": PublishedData(
         "recognition",
         "13,394 photographs, 10 easy ImageNet classes (from= also takes the 320 and 160 pixel forms)",
         "Apache-2.0; the photographs under ImageNet's terms (non-commercial research)",
@@ -94,7 +94,7 @@ RECOGNITION: dict[str, Published] = {
             _imagenette("imagenette2-160", "e793b78cc4c9e9a4ccc0c1155377a412", 98_948_031, 105 * MB),
         ),
     ),
-    "svhn": Published(
+    "svhn": PublishedData(
         "recognition",
         "99,289 house-number digits of 32 x 32, 10 classes (the `extra` file is not used)",
         "non-commercial use only",
@@ -104,7 +104,7 @@ RECOGNITION: dict[str, Published] = {
             _svhn("test", "eb5a983be6a315427106f1b164d9cef3", 64_275_384),
         ),
     ),
-    "eurosat": Published(
+    "eurosat": PublishedData(
         "recognition",
         "27,000 satellite images of 64 x 64, 10 classes of land use",
         "MIT",
@@ -125,7 +125,7 @@ RECOGNITION: dict[str, Published] = {
             ),
         ),
     ),
-    "oxford_pets": Published(
+    "oxford_pets": PublishedData(
         "recognition",
         "7,349 photographs, 37 breeds of cats and dogs",
         "CC BY-SA 4.0",
@@ -141,7 +141,7 @@ RECOGNITION: dict[str, Published] = {
             ),
         ),
     ),
-    "dtd": Published(
+    "dtd": PublishedData(
         "recognition",
         "5,640 photographs, 47 textures, ten published splits",
         "research use (its homepage)",
@@ -161,7 +161,7 @@ RECOGNITION: dict[str, Published] = {
             ),
         ),
     ),
-    "cifar10c": Published(
+    "cifar10c": PublishedData(
         "robustness",
         "CIFAR-10's test pictures under 19 corruptions at 5 severities",
         "CC BY 4.0",

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
+from PIL import Image
+
 from datamodules.prepare.archives import Limits, unpack
 from datamodules.prepare.catalogue import COCO
 from datamodules.prepare.disk import scratch_folder
@@ -110,8 +112,6 @@ def _fetch_one(part: str, name: str, folder: Path, digests: Digests) -> str | No
 
 def check_picture(path: Path) -> None:
     """Raises: ValueError for a file that does not decode to its end."""
-    from PIL import Image
-
     try:
         with Image.open(path) as image:
             image.load()

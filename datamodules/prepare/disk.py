@@ -34,21 +34,37 @@ def sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def write_json(path: Path, value: Any) -> bytes:
-    """Write beside `path`, then rename over it; returns the bytes. Raises: OSError, with the old file untouched."""
-    data = (json.dumps(value, indent=0, sort_keys=True, ensure_ascii=False) + "\n").encode()
-    path.parent.mkdir(parents=True, exist_ok=True)
+def write_file(path: Path, data: bytes, *, sync: bool = True) -> None:
+    """Write beside `path`, then rename over it: whoever reads `path`, at any moment, has the old file or the new one.
+
+    sync: wait until it is on the disk; False is quicker for many files that can be made again.
+    Raises: OSError (full disk, no permission); `path` is as it was before.
+    """
     staging = path.with_name(f".{path.name}.new-{os.getpid()}")
     try:
-        with open(staging, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        write_bytes(staging, data, sync=sync)
         os.replace(staging, path)
     except BaseException:
         staging.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    if sync:
+        sync_folder(path.parent)
+
+
+def write_bytes(path: Path, data: bytes, *, append: bool = False, sync: bool = True) -> None:
+    """Write or append in place and wait until it is on the disk; a killed writer leaves a part of `data`."""
+    with open(path, "ab" if append else "wb") as file:
+        file.write(data)
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def write_json(path: Path, value: Any) -> bytes:
+    """`write_file` of a value with sorted keys, in a folder made for it; returns the bytes."""
+    data = (json.dumps(value, indent=0, sort_keys=True, ensure_ascii=False) + "\n").encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, data)
     return data
 
 

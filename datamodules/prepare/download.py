@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from datamodules.prepare.disk import is_full, megabytes, sync_folder
-from datamodules.prepare.http import BrokenError, Part, RefusedError, transfer
+from datamodules.prepare.http import BrokenError, PartialFile, RefusedError, transfer
 
 ATTEMPTS = 5  # in a row without a byte of progress, per mirror
 BACKOFF = 1.0  # seconds before the second attempt, doubling
@@ -40,7 +40,7 @@ def download(
     Raises: ConnectionError naming what each mirror said; OSError for a full disk, PausedError for Ctrl-C: both keep the
     `.part` file, and the next call goes on from it.
     """
-    part, failures = Part(path), []
+    part, failures = PartialFile(path), []
     path.parent.mkdir(parents=True, exist_ok=True)
     with _explained(part, path):
         for url in urls:
@@ -76,7 +76,7 @@ def _from_mirror(url, part, size, check, trusted, show, quiet) -> str | None:
     return None
 
 
-def _with_retries(url: str, part: Part, size: int | None, trusted: bool, show, quiet: bool) -> None:
+def _with_retries(url: str, part: PartialFile, size: int | None, trusted: bool, show, quiet: bool) -> None:
     failed, most = 0, part.size()
     while True:
         before = part.size()
@@ -109,7 +109,7 @@ def _check_content(part: Path, url: str) -> None:
 
 
 @contextmanager
-def _explained(part: Part, path: Path) -> Iterator[None]:
+def _explained(part: PartialFile, path: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:

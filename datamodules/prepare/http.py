@@ -36,7 +36,7 @@ class BrokenError(Exception):
 
 
 class Version(NamedTuple):
-    """How a server names one version of a file. total: its size in bytes, None if unsaid."""
+    """A server's names for one version of a file. total: its size in bytes, None if unsaid."""
 
     url: str
     etag: str | None
@@ -44,7 +44,7 @@ class Version(NamedTuple):
     total: int | None
 
     def continues(self, other: Version) -> bool:
-        """May bytes of `other` be followed by bytes of this? Same size, and no sign of another version."""
+        """Say whether bytes of `other` may be followed by bytes of this: same size, and no sign of another version."""
         if self.total is None or self.total != other.total:
             return False
         same_url = self.url == other.url
@@ -52,11 +52,11 @@ class Version(NamedTuple):
 
     @property
     def condition(self) -> str | None:
-        """What If-Range may carry: a strong ETag, else the date."""
+        """Return what If-Range may carry: a strong ETag, else the date."""
         return self.etag if self.etag and not self.etag.startswith("W/") else self.modified
 
 
-class Part:
+class PartialFile:
     """An unfinished file: `path.part` and its `path.part.json`."""
 
     def __init__(self, path: Path) -> None:
@@ -67,7 +67,7 @@ class Part:
         return self.file.stat().st_size if self.file.exists() else 0
 
     def version(self) -> Version | None:
-        """Where the bytes come from; None when that is unknown (they are then not continued)."""
+        """Read where the bytes come from; None when that is unknown (they are then not continued)."""
         try:
             notes = read_json(self.notes, "notes on an unfinished download", "it is ignored")
             return Version(**notes) if notes and self.file.exists() else None
@@ -82,7 +82,7 @@ class Part:
 OnBytes = Callable[[int, int | None], None]  # (bytes so far, in all)
 
 
-def transfer(url: str, part: Part, size: int | None, may_switch: bool, on_bytes: OnBytes) -> None:
+def transfer(url: str, part: PartialFile, size: int | None, may_switch: bool, on_bytes: OnBytes) -> None:
     """Make `part` complete, or raise.
 
     size: the published one, refused if the server offers another. may_switch: bytes of another mirror may be continued

@@ -89,7 +89,7 @@ def _file_problem(path: Path, digest: Digest) -> list[str]:
 
 
 def count_of(target: Path, count: Count) -> int:
-    """How many files (or non-empty lines in them) a count finds below `target`."""
+    """Count the files (or non-empty lines in them) that `count` is about below `target`."""
     files = [path for path in (target.glob(count.pattern) if count.pattern else [target]) if path.is_file()]
     if not count.lines:
         return len(files)
@@ -102,14 +102,14 @@ def describe(count: Count) -> str:
 
 
 def source_of(found: Found, digest: Digest | None) -> dict[str, Any]:
-    """What the manifest says of where a part came from."""
+    """Describe for the manifest where a part came from."""
     size = found.path.stat().st_size if found.path.is_file() else None
     stated = {"digest": f"{digest.algorithm}:{digest.value}", "stated": digest.source} if digest else {}
     return {"file": found.archive.file, "size": size, "from": str(found.path), **stated}
 
 
 class Found(NamedTuple):
-    """Where a part of a data set is: an archive (or plain file) at `path`, or what it unpacks to."""
+    """The place of a part of a data set: an archive (or plain file) at `path`, or what it unpacks to."""
 
     archive: Archive
     path: Path
@@ -131,7 +131,7 @@ def find_source(choices: list[Archive], source: Path) -> Found | None:
 
 
 def _find_file(choices: list[Archive], source: Path) -> Found | None:
-    """By its name; where nothing is published to compare with, any zip will be looked into."""
+    """Choose by the file's name; where nothing is published to compare with, any zip will be looked into."""
     for archive in choices:
         if source.name == archive.file or (not archive.urls and source.suffix == ".zip"):
             return Found(archive, source, unpacked=False)
@@ -139,7 +139,7 @@ def _find_file(choices: list[Archive], source: Path) -> Found | None:
 
 
 def _places(archive: Archive, source: Path) -> Iterator[Path]:
-    """Where the unpacked form may be: a root like ours, the folder around the target, or the target itself."""
+    """Yield where the unpacked form may be: a root like ours, the folder around the target, or the target itself."""
     parts = archive.target.split("/")
     for begin in range(len(parts)):
         yield source.joinpath(*parts[begin:])
@@ -151,7 +151,7 @@ def _places(archive: Archive, source: Path) -> Iterator[Path]:
 
 
 def _is_bare(archive: Archive, source: Path) -> bool:
-    """May the folder's own content be the target, whatever its name? Where an archive may come without a top folder."""
+    """Say whether the folder itself may be the target, whatever its name: where an archive may lack a top folder."""
     return "" in archive.top and all(any(source.glob(count.pattern)) for count in archive.counts)
 
 

@@ -1,11 +1,11 @@
-"""What `python -m datamodules list` shows: each data set, its size and licence, and what of it is below the root."""
+"""The text of `python -m datamodules list`: each data set, its size and licence, and what of it is below the root."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from datamodules.prepare.catalogue import PUBLISHED
-from datamodules.prepare.catalogue_entry import Archive, Published
+from datamodules.prepare.catalogue_entry import Archive, PublishedData
 from datamodules.prepare.disk import megabytes
 from datamodules.prepare.manifest import Manifest
 
@@ -27,12 +27,12 @@ def show_all(root: Path) -> str:
     return "\n".join(lines)
 
 
-def _size(published: Published) -> str:
+def _size(published: PublishedData) -> str:
     size = sum(choices[0].size or 0 for choices in published.parts())
     return megabytes(size) if size else "by hand"
 
 
-def _states(name: str, published: Published, root: Path) -> list[str]:
+def _states(name: str, published: PublishedData, root: Path) -> list[str]:
     try:
         dates = {target: part["date"] for target, part in Manifest(root, name).parts.items()}
     except ValueError as error:

@@ -1,5 +1,6 @@
-"""What `prepare` put on the disk: `<root>/.prepared/<name>.json`, by which later losses and changes are found.
+"""The manifest of what `prepare` put on the disk, by which later losses and changes are found.
 
+`<root>/.prepared/<name>.json` is
 {"name", "parts": {target: {"source": {"file", "size", "digest", "stated", "from"}, "date", "listing", "files":
 {path below target: [size, sha256]}}}}; "listing" is the sha256 over the sorted lines `sha256 size path`.
 """

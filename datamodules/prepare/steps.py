@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from difflib import get_close_matches
 from pathlib import Path
 
+from datamodules import registry
 from datamodules.prepare.catalogue import PUBLISHED
-from datamodules.prepare.catalogue_entry import Archive, Digest, Published
+from datamodules.prepare.catalogue_entry import Archive, Digest, PublishedData
+from datamodules.prepare.coco_images import prepare_images
 from datamodules.prepare.disk import STATE, check_room, locked_root, megabytes, write_json
 from datamodules.prepare.download import download
-from datamodules.prepare.http import Part
+from datamodules.prepare.http import PartialFile
 from datamodules.prepare.install import Found, content_problems, find_source, hash_tree, install, source_of
 from datamodules.prepare.manifest import FIRST, Digests, Manifest
 from datamodules.registry import DATAMODULES
+from datamodules.splits import SPLITS
 
 LARGE = 5 * 10**9  # bytes to download that need yes=true
-SPLITS = ("train", "val", "test")
 Show = Callable[[str], None]
 
 
-def get_published(name: str) -> Published:
+def get_published(name: str) -> PublishedData:
     """Raises: ValueError for a name without published files, with the nearest one that has some."""
     if name in PUBLISHED:
         return PUBLISHED[name]
@@ -30,9 +31,9 @@ def get_published(name: str) -> Published:
             f"'{name}' has no published files: it reads your own, or ships with the package. Expected one of: "
             f"{', '.join(sorted(PUBLISHED))}. There is nothing to prepare."
         )
-    close = get_close_matches(name, PUBLISHED, n=1, cutoff=0.5)
-    hint = f" Did you mean '{close[0]}'?" if close else ""
-    raise ValueError(f"Unknown data set '{name}'.{hint} Available: {', '.join(sorted(PUBLISHED))}.")
+    raise ValueError(
+        f"Unknown data set '{name}'.{registry.suggest(name, PUBLISHED, 0.5)} Available: {', '.join(sorted(PUBLISHED))}."
+    )
 
 
 def prepare(
@@ -53,8 +54,6 @@ def prepare(
         for choices in published.parts():
             _prepare_part(choices, root, source, keep, manifest, digests, show)
         if published.coco_images:
-            from datamodules.prepare.coco_images import prepare_images
-
             prepare_images(root, source, manifest, digests, show)
         return write_index(name, root, show)
 
@@ -63,7 +62,7 @@ def _is_there(choices: list[Archive], root: Path) -> Archive | None:
     return next((archive for archive in choices if (root / archive.target).exists()), None)
 
 
-def _check_plan(name: str, published: Published, root: Path, source: Path | None, yes: bool, show: Show) -> None:
+def _check_plan(name: str, published: PublishedData, root: Path, source: Path | None, yes: bool, show: Show) -> None:
     """Say what is going to happen and refuse what cannot, before a byte is moved."""
     todo = [choices for choices in published.parts() if _is_there(choices, root) is None]
     found = [find_source(choices, source) if source is not None else None for choices in todo]
@@ -76,7 +75,7 @@ def _check_plan(name: str, published: Published, root: Path, source: Path | None
     if any(not archive.urls for archive in lacking):
         raise ValueError(f"'{name}' cannot be downloaded. {published.how}")
     # Less what an interrupted download left: that is continued, not fetched again.
-    fetched = sum((archive.size or 0) - Part(_download_path(archive, root)).size() for archive in lacking)
+    fetched = sum((archive.size or 0) - PartialFile(_download_path(archive, root)).size() for archive in lacking)
     chosen = [here.archive for here in found if here] + lacking
     # Archive and unpacked files lie side by side until the part is installed.
     needed = fetched + sum(archive.unpacked for archive in chosen)
@@ -177,10 +176,8 @@ def index_path(name: str, root: Path) -> Path:
 
 
 def build_index(name: str, root: Path) -> dict:
-    """Which rows belong to which split, as the DataModule has them by default: ids per split, in order."""
-    from datamodules.registry import load_datamodule
-
-    data = load_datamodule(name, root=str(root))
+    """List the ids of each split, in order, as the DataModule has them by default."""
+    data = registry.load_datamodule(name, root=str(root))
     splits = {split: [row.id for row in data.rows(split)] for split in SPLITS}
     return {"name": name, "split_seed": data.split_seed, "val": data.val, "splits": splits}
 

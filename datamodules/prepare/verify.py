@@ -1,4 +1,4 @@
-"""Is a prepared data set still what it was, and what was published? One finding per item."""
+"""Compares a prepared data set with what was recorded of it and what is published: one finding per item."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from datamodules.registry import DATAMODULES
 PICTURES = ("coco/val2014", "coco/train2014")
 
 
-class Finding(NamedTuple):
+class DataFinding(NamedTuple):
     """state: "ok", "note", "WRONG" or "MISSING"; the last two are failures."""
 
     state: str
@@ -28,7 +28,7 @@ class Finding(NamedTuple):
         return self.state in ("WRONG", "MISSING")
 
 
-def verify(name: str, root: Path) -> Iterator[Finding]:
+def verify(name: str, root: Path) -> Iterator[DataFinding]:
     """Findings on kept archives, published digests and counts, every recorded file, and the split index.
 
     Raises: ValueError for an unknown name, a damaged manifest or a damaged `digests.json`.
@@ -40,7 +40,7 @@ def verify(name: str, root: Path) -> Iterator[Finding]:
         there = [archive for archive in choices if (root / archive.target).exists()]
         complete = complete and bool(there)
         if not there:
-            yield Finding("MISSING", choices[0].target, f"not below '{root}'; run `prepare {name}`")
+            yield DataFinding("MISSING", choices[0].target, f"not below '{root}'; run `prepare {name}`")
         for archive in there:
             yield from _verify_archive(archive, root, digests)
             yield from _verify_content(archive, root / archive.target)
@@ -48,62 +48,64 @@ def verify(name: str, root: Path) -> Iterator[Finding]:
         yield _verify_recorded(manifest, root, target)
     for target in PICTURES if published.coco_images else ():
         if target not in manifest.parts:
-            yield Finding("MISSING", target, f"the pictures asked about; run `prepare {name}`")
+            yield DataFinding("MISSING", target, f"the pictures asked about; run `prepare {name}`")
     for archive in (a for a in published.archives if (root / a.target).exists() and a.target not in manifest.parts):
-        yield Finding("note", archive.target, f"was not put there by `prepare`; run `prepare {name}` to record it")
+        yield DataFinding("note", archive.target, f"was not put there by `prepare`; run `prepare {name}` to record it")
     if complete:
         yield _verify_index(name, root)
 
 
-def _verify_archive(archive: Archive, root: Path, digests: Digests) -> Iterator[Finding]:
+def _verify_archive(archive: Archive, root: Path, digests: Digests) -> Iterator[DataFinding]:
     kept = root / STATE / "downloads" / archive.file
     if kept.is_file():
         known = digests.expected(archive)
         right = known is None or hash_file(kept, known.algorithm) == known.value
         stated = f"{known.algorithm} stated by {known.source}" if known else "no digest is known"
-        yield Finding("ok" if right else "WRONG", f"archive {archive.file}", stated)
+        yield DataFinding("ok" if right else "WRONG", f"archive {archive.file}", stated)
     if not archive.packed and (known := digests.expected(archive)) is not None:
         right = hash_file(root / archive.target, known.algorithm) == known.value
-        yield Finding("ok" if right else "WRONG", archive.target, f"{known.algorithm} stated by {known.source}")
+        yield DataFinding("ok" if right else "WRONG", archive.target, f"{known.algorithm} stated by {known.source}")
 
 
-def _verify_content(archive: Archive, target: Path) -> Iterator[Finding]:
+def _verify_content(archive: Archive, target: Path) -> Iterator[DataFinding]:
     for path, digest in archive.files.items():
         item = f"{archive.target}/{path}"
         if not (target / path).is_file():
-            yield Finding("MISSING", item, "a published file")
+            yield DataFinding("MISSING", item, "a published file")
             continue
         value = hash_file(target / path, digest.algorithm)
         text = f"{digest.algorithm} stated by {digest.source}"
         right = value == digest.value
-        yield Finding("ok" if right else "WRONG", item, text if right else f"{text} is {digest.value}, this is {value}")
+        yield DataFinding(
+            "ok" if right else "WRONG", item, text if right else f"{text} is {digest.value}, this is {value}"
+        )
     for count in archive.counts:
         found = count_of(target, count)
         text = f"{found:,} {describe(count)}" + ("" if found == count.n else f"; expected {count.n:,}")
-        yield Finding("ok" if found == count.n else "WRONG", archive.target, text)
+        yield DataFinding("ok" if found == count.n else "WRONG", archive.target, text)
 
 
-def _verify_recorded(manifest: Manifest, root: Path, target: str) -> Finding:
+def _verify_recorded(manifest: Manifest, root: Path, target: str) -> DataFinding:
     part = manifest.parts[target]
     damage = manifest.damage(root, target)
     if not damage:
-        return Finding("ok", target, f"all {len(part['files']):,} files as recorded on {part['date']}")
+        return DataFinding("ok", target, f"all {len(part['files']):,} files as recorded on {part['date']}")
     more = f"\n... and {len(damage) - 5} more" if len(damage) > 5 else ""
     state = "MISSING" if all(line.endswith("is missing") for line in damage) else "WRONG"
     text = f"{len(damage):,} of {len(part['files']):,} files are not as recorded on {part['date']}:\n"
-    return Finding(state, target, text + "\n".join(damage[:5]) + more)
+    return DataFinding(state, target, text + "\n".join(damage[:5]) + more)
 
 
-def _verify_index(name: str, root: Path) -> Finding:
+def _verify_index(name: str, root: Path) -> DataFinding:
     path = index_path(name, root)
     if name not in DATAMODULES:
-        return Finding("note", "split index", "no DataModule of this name")
+        return DataFinding("note", "split index", "no DataModule of this name")
     try:
         known = read_json(path, "the split index", f"run `prepare {name}` to write it anew")
         if known is None:
-            return Finding("MISSING", "split index", f"no '{path}'; run `prepare {name}`")
+            return DataFinding("MISSING", "split index", f"no '{path}'; run `prepare {name}`")
         same = known == build_index(name, root)
     except (ValueError, OSError) as error:
-        return Finding("WRONG", "split index", str(error))
+        return DataFinding("WRONG", "split index", str(error))
     text = "the DataModule's rows are those recorded" if same else f"the DataModule's rows are not those in '{path}'"
-    return Finding("ok" if same else "WRONG", "split index", text)
+    return DataFinding("ok" if same else "WRONG", "split index", text)

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from datamodules.prepare.disk import write_bytes
 from experiments.sweep.cells import SweepCell, code_version
 from lightning_modules.atomic import replace_file
 
@@ -136,10 +137,7 @@ class SweepFolder:
             self._own = self.ledger / f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}.jsonl"
             replace_file(self._own, b"")
         try:
-            with open(self._own, "ab") as file:
-                file.write((json.dumps(row) + "\n").encode())
-                file.flush()
-                os.fsync(file.fileno())
+            write_bytes(self._own, (json.dumps(row) + "\n").encode(), append=True)
         except OSError as error:
             raise OSError(
                 error.errno,

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from experiments.sweep.cells import SweepCell, build_cells, identified, resolved
 from experiments.sweep.display import clock
 from experiments.sweep.folder import MARKER, States, SweepFolder
+from lightning_modules.vocabulary import SPLITS
 
 HOW = {
     "measured": "from cells finished in this folder",
@@ -100,10 +101,8 @@ def counted(config: DictConfig) -> Cost:
 
     # How many rows there are: counted where the data is here, else as it was published.
     datamodule = build_datamodule(config)
-    if datamodule.missing():
-        rows = _published_rows(config)
-    else:
-        rows = {split: len(datamodule.rows(split)) for split in ("train", "val", "test")}
+    missing = bool(datamodule.missing())
+    rows = _published_rows(config) if missing else {split: len(datamodule.rows(split)) for split in SPLITS}
     # Training: as many updates as the run itself will do; `none` learns nothing and validates once.
     per_update = config.train.batch_size * config.train.accumulate
     epochs, updates = run_length(config, max(1, rows["train"] // per_update))

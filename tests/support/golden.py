@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_modules.losses import fca_loss, tse_loss
+from lightning_modules.losses import fca_loss, tse_losses
 from lightning_modules.optim import NormalizedSGD
 from lightning_modules.prompts import PadPrompt
 from model_zoo.base import MLLM
@@ -191,7 +191,7 @@ class Golden:
             fca = fca_loss(visual.tokens[:, : visual.n_query], clean.tokens[:, : clean.n_query])
         if recipe["tse"]:
             captions = [f"this is a photo of a {name}" for name in names]
-            similarity = -tse_loss(self.clip.similarity(prompted, captions))
+            similarity = -tse_losses(self.clip.similarity(prompted, captions)).mean()
         return nats.sum() / tokens.sum(), fca, similarity
 
 
