@@ -151,7 +151,8 @@ def test_actors_and_the_cluster_die_with_a_killed_driver(pretending, monkeypatch
     folder, _, plan = pretending("slow")
     monkeypatch.setenv("TVP_TEST_RAY", mine := f"ray-{os.getpid()}-driver")
     words = (
-        "import sys; from experiments.sweep.engines import ray_engine as e; from experiments.sweep.folder import SweepFolder;"
+        "import sys; from experiments.sweep.engines import ray_engine as e;"
+        "from experiments.sweep.folder import SweepFolder;"
         "from support.sweep_engines import PretendingActor; e.SweepActor = PretendingActor;"
         f"e.run_ray(SweepFolder(sys.argv[1]), sys.argv[2], {OPTIONS}, lambda: None)"
     )
