@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from test_datamodules_contract import TEN, write
 
-import datamodules.registry as registry
+from experiments.run import build
 from experiments.train import main
 
 METRICS = {
@@ -21,9 +21,9 @@ METRICS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TEN)
 def test_a_recipe_trains_and_scores_on_its_data(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kwargs, load = write(name, tmp_path / "data"), registry.load_datamodule
+    kwargs, load = write(name, tmp_path / "data"), build.load_datamodule
     small = {key: value for key, value in kwargs.items() if key != "root"}  # digests and counts of the fixture
-    monkeypatch.setattr(registry, "load_datamodule", lambda *args, **given: load(*args, **(given | small)))
+    monkeypatch.setattr(build, "load_datamodule", lambda *args, **given: load(*args, **(given | small)))
     monkeypatch.setenv("TVP_CACHE", str(tmp_path / "cache"))
     words = [f"exp={name}_minigpt4", f"data.root={kwargs['root']}", f"out={tmp_path / 'run'}", "data.workers=0"]
     words += ["source.name=embedded_minigpt4", "source.dtype=float32", "prompt.frame=64", "prompt.pad=8"]
