@@ -160,7 +160,7 @@ def test_a_write_that_fails_leaves_nothing(one: tuple, monkeypatch: pytest.Monke
 KILLED = """
 import sys, time
 from pathlib import Path
-from model_zoo.weights import folder
+from model_zoo.weights import convert as folder
 folder.write_shards = lambda where, tensors: ((where / "half").write_bytes(b"half"), print("writing", flush=True),
                                               time.sleep(60))
 folder.convert(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
