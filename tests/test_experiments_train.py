@@ -111,8 +111,12 @@ def test_documented_keys_are_logged(run):
         assert {f"val/gain/{control}/{name}" for name in (*MODELS, "mean_select")} <= set(header)
 
 
-def test_the_same_seed_gives_the_same_prompt_and_another_another(run, tmp_path):
-    assert torch.equal(delta_of(smoke(tmp_path / "again")), delta_of(run))
+def test_the_same_seed_gives_the_same_prompt_and_another_another(run, tmp_path, capsys):
+    again = smoke(tmp_path / "again", "log.progress=true")
+    assert torch.equal(delta_of(again), delta_of(run))
+    told = "".join(capsys.readouterr())  # no terminal: lines instead of a bar, no warning
+    assert "update 4 of 8, loss" in told and "update 8 of 8, loss" in told
+    assert "\r" not in told and "Warning" not in told
     assert not torch.equal(delta_of(smoke(tmp_path / "other", "seed=1")), delta_of(run))
 
 
