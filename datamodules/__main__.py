@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from datamodules.prepare.listing import show_all
 from datamodules.registry import suggest
 
 USAGE = """
@@ -84,8 +85,6 @@ def _switch(options: dict[str, str], key: str) -> bool:
 
 
 def _list(root: Path) -> int:
-    from datamodules.prepare.listing import show_all
-
     print(show_all(root))
     return 0
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.io import loadmat
 
 from datamodules.labelled_pictures import ArrayPictures, PublishedPart
 from datamodules.recognition import PublishedRecognition
@@ -54,8 +55,6 @@ def read_mat(path: Path, md5: str | None) -> tuple[np.ndarray, list[int]]:
 
     Raises: ValueError for a wrong digest (before anything is parsed), or arrays of another form.
     """
-    from scipy.io import loadmat
-
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     if digest != md5:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from experiments.cli import parse_options, run_command, suggest
 from lightning_modules.atomic import replace_file
-from lightning_modules.vocabulary import CONTROLS
+from lightning_modules.records import ResultLog
+from lightning_modules.vocabulary import CONTROLS, INPUT_NAMES
+from model_zoo.registry import require_files
 
 if TYPE_CHECKING:
     from lightning_modules.answer_scoring import Answers
@@ -119,7 +121,6 @@ def _controls(names: Sequence[str]) -> tuple[str, ...]:
 def _specs(options: Options, names: Sequence[str], manifest: dict) -> list[Any]:
     """Every model checked before the first is loaded. Raises FileNotFoundError listing all that is missing."""
     from lightning_modules.evaluation import ModelSpec
-    from model_zoo.registry import require_files
 
     for name in names:
         require_files(name, options.weights)
@@ -175,8 +176,6 @@ def _scorer(options: Options, manifest: dict, prompt: Any, controls: tuple[str, 
 
 
 def _append(folder: Path, rows: list[dict]) -> None:
-    from lightning_modules.records import ResultLog
-
     folder.mkdir(parents=True, exist_ok=True)
     ResultLog(folder / "results.jsonl").append(rows)
 
@@ -231,7 +230,6 @@ def show_answers(scorer: Any, split: str, answers: Mapping[str, Mapping], record
     from experiments.run.summary import markdown
     from lightning_modules.answer_scoring import answer_metrics
     from lightning_modules.result_rows import candidates_as_numbers
-    from lightning_modules.vocabulary import INPUT_NAMES
 
     task, lines = scorer.datamodule.task, []
     header: list[str] = []

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.cli import HELP, help_text, parse_words, run_command
+from experiments.schema import Experiment
 
 FLAGS = (*HELP, "--list", "--dry-run")
 USAGE = """
@@ -26,8 +27,6 @@ null. method=evp is short for method.name=evp; data= and source= likewise. Lists
 def main(argv: Sequence[str]) -> int:
     words = parse_words(argv, flags=FLAGS)
     if words.flags & set(HELP):
-        from experiments.schema import Experiment
-
         print(help_text(Experiment, USAGE))
         return 0
     if "--list" in words.flags:

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.cli import parse_options, run_command
+from experiments.recipes import load_experiment
 from experiments.run.ensure import NamedRun, ensure_all
 from lightning_modules.atomic import replace_file
+from lightning_modules.records import read_rows
 
 EPOCHS = ("3", "6")
 # VP's update is not normalised, hence its own scale of lr: 1.0 and the published 2.9 (pixel units) lose to 0.3 on the
@@ -51,7 +53,6 @@ def main(argv: Sequence[str]) -> int:
     options = parse_options(Options, argv, others=others)
     if options is None:
         return 0
-    from experiments.recipes import load_experiment
 
     exp = options.exp
     data = options.data or load_experiment([("exp", exp)]).data.name
@@ -95,8 +96,6 @@ def trial_cells(
 
 def trial_table(folders: Mapping[str, Path]) -> list[dict]:
     """Per trial the best validation score of the source, in its primary metric: what its checkpoint was chosen by."""
-    from lightning_modules.records import read_rows
-
     rows = []
     for name, folder in folders.items():
         method, lr, epochs = name.split("_")

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
+from model_zoo.listing import show_all, show_one
+from model_zoo.registry import canonical, get_entry
+
 USAGE = """
 usage: python -m model_zoo list [NAME] [weights=DIR] [batch=16]
        python -m model_zoo check NAME [weights=DIR]
@@ -72,8 +75,6 @@ def _suggest(word: str, known: Sequence[str]) -> str:
 
 
 def _list(name: str | None, weights: Path, batch: str) -> int:
-    from model_zoo.listing import show_all, show_one
-
     if not batch.isdigit() or int(batch) < 1:
         raise ValueError(f"Expected a number of images for batch, got '{batch}'. For example: batch=16.")
     print(show_one(name, weights, int(batch)) if name else show_all(weights, int(batch)))
@@ -101,7 +102,6 @@ def _line(finding: tuple[str, str, str]) -> str:
 def _convert(name: str, weights: Path, options: dict[str, str]) -> int:
     if not options.get("to"):
         raise ValueError("Missing to=DIR, the folder to write. See --help.")
-    from model_zoo.registry import canonical, get_entry
 
     if get_entry(name).embedded:
         raise ValueError(f"'{name}' ships with the package as safetensors. There is nothing to convert.")

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._triton import has_triton
 from torch.utils.checkpoint import checkpoint
 
 
@@ -80,8 +81,6 @@ def compile_layers_(model: nn.Module) -> nn.Module:
 def require_compiler() -> None:
     """Raises: RuntimeError that says what torch.compile needs here and does not find."""
     if torch.cuda.is_available():
-        from torch.utils._triton import has_triton
-
         if not has_triton():
             raise RuntimeError("torch.compile needs Triton on a GPU. Install triton, or set train.compile=false.")
         return

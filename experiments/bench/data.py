@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import statistics
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from datamodules.class_names import class_names
 from experiments.cli import parse_options, run_command
 
 
@@ -86,8 +88,6 @@ def _sets(root: Path, n: int) -> Iterator[tuple[str, dict]]:
 
 
 def _write_svhn(root: Path, n: int) -> dict:
-    import hashlib
-
     import numpy as np
     from scipy.io import savemat
 
@@ -102,8 +102,6 @@ def _write_svhn(root: Path, n: int) -> dict:
 
 
 def _write_eurosat(root: Path, n: int) -> dict:
-    from datamodules.class_names import class_names
-
     names = class_names("eurosat", "raw")
     for i in range(n):
         _save(root / "eurosat" / "2750" / names[i % 10] / f"{names[i % 10]}_{i}.jpg", i, 64, 64)

@@ -14,9 +14,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.bench.models import ARCHITECTURES, MEDIUM, Inputs, Size, bench_inputs, bench_names, build_bench_model
 from experiments.bench.timing import first_layers
+from lightning_modules.losses import fca_loss
 
 NO_GPU = "no GPU"
 PEAKS = (("H200", 989), ("H100 PCIe", 756), ("H100", 989), ("A100", 312), ("L40S", 362), ("RTX 4090", 165))
@@ -63,8 +65,6 @@ def gpu_calls(model: Any, inputs: Inputs, size: Size) -> list[tuple[str, int | N
 
 def _train(model: Any, frames: Tensor, inputs: Inputs) -> None:
     """Task loss and FCA of a prompt that is a constant shade, forward and backward."""
-    from lightning_modules.losses import fca_loss
-
     delta = torch.full_like(frames[0], 0.1).requires_grad_()
     prompted = frames + delta
     visual = model.encode_image(prompted, inputs.questions)
@@ -105,8 +105,6 @@ def flops(call: Callable[[], Any]) -> int:
 
     A product of (m, k) and (k, n) counts 2 m k n.
     """
-    from torch.utils.flop_counter import FlopCounterMode
-
     # torch's own table lacks the attention kernel of CPUs: a version that cannot take it apart into products that it
     # knows (2.14) counts it as nothing. Named here, it counts the same in all versions.
     kernels = torch.ops.aten

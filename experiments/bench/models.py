@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from datamodules.class_names import class_names
 from model_zoo.base import MLLM
+from model_zoo.clip import ClipScorer
 from model_zoo.connectors import QFormerConnector, build_connector
 from model_zoo.registry import canonical
 from model_zoo.weights.catalogue import PUBLISHED
@@ -181,8 +183,6 @@ def build_bench_clip(size: Size = MEDIUM, *, seed: int = 0) -> Any:
     from open_clip import SimpleTokenizer
     from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
-    from model_zoo.clip import ClipScorer
-
     torch.manual_seed(seed)
     width, layers, heads = size.clip
     vision = CLIPVisionCfg(layers, width, width // heads, patch_size=size.clip_patch, image_size=size.frame)
@@ -192,8 +192,6 @@ def build_bench_clip(size: Size = MEDIUM, *, seed: int = 0) -> Any:
 
 def bench_names(n: int) -> list[str]:
     """`n` of the candidate answers: yes and no, CIFAR-10's names, or the first of CIFAR-100's."""
-    from datamodules.class_names import class_names
-
     return {2: ["no", "yes"], 10: class_names("cifar10")}.get(n) or class_names("cifar100")[:n]
 
 

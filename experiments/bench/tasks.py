@@ -13,6 +13,7 @@ from experiments.bench.floor import FloorStep, rank_floor
 from experiments.bench.models import Inputs, Size
 from experiments.bench.naive import NaiveStep, naive_scores
 from experiments.bench.timing import Side
+from lightning_modules.feature_cache import FeatureCache
 
 PATHS: dict[str, tuple[Any, ...]] = {
     "rank": (2, 10, 45, 100),
@@ -141,7 +142,6 @@ class OurStep:
 
 def clean_features(model: Any, folder: Path) -> Any:
     """A float32 cache of `model`'s clean features in `folder`."""
-    from lightning_modules.feature_cache import FeatureCache
     from lightning_modules.features import CachedFeatures
 
     return CachedFeatures(FeatureCache(folder), lambda: {"name": model.name})

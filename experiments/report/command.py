@@ -13,7 +13,9 @@ from experiments.report.load import Material, run_material, sweep_material
 from experiments.report.markdown import report_markdown
 from experiments.report.page import page
 from experiments.report.verdict import verdicts
+from experiments.run.folder import run_roles, run_scores
 from lightning_modules.atomic import replace_file
+from lightning_modules.records import read_rows
 
 HTML, MARKDOWN = "report.html", "report.md"
 
@@ -33,9 +35,7 @@ def report_sweep(folder: Path, *, control: str = "black", method: str = "", exam
 
 def report_run(folder: Path, *, control: str = "black", method: str = "", examples: int = 6) -> None:
     """Print a run's curve and table, and write its page."""
-    from experiments.run.folder import run_roles, run_scores
     from experiments.run.summary import markdown, show_records
-    from lightning_modules.records import read_rows
 
     rows = read_rows(folder / "results.jsonl")
     curve = curve_rows(rows)

@@ -11,6 +11,7 @@ from typing import NamedTuple, cast
 
 from omegaconf import DictConfig, OmegaConf
 
+from experiments.recipes import load_experiment
 from experiments.run.folder import CONFIG, STATUS, plain_config, read_status
 
 
@@ -32,7 +33,6 @@ def ensure_run(cell: NamedRun, out: Path) -> Path:
     Raises:
         ValueError: the folder holds a run of other settings.
     """
-    from experiments.recipes import load_experiment
     from experiments.run.start import resume_run, start_run
 
     folder = out / cell.name
@@ -100,8 +100,6 @@ def _ensure_logged(cell: NamedRun, out: Path) -> None:
 
 def _is_finished(cell: NamedRun, out: Path) -> bool:
     """Whether the run is there and done. Raises ValueError where the folder holds a run of other settings."""
-    from experiments.recipes import load_experiment
-
     if state_of(out / cell.name) != "finished":
         return False
     _check_same(load_experiment([*cell.words, ("out", str(out / cell.name))]), out / cell.name)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 from omegaconf import DictConfig, OmegaConf
 
 from lightning_modules.atomic import replace_file
+from lightning_modules.records import read_rows
 
 if TYPE_CHECKING:
     from lightning_modules.metrics import Scores
@@ -169,7 +170,6 @@ def _git(*words: str) -> str | None:
 def run_scores(folder: Path, split: str = "test") -> dict[str, dict[str, Scores]]:
     """mllm -> input -> per-sample record of a finished run."""
     from lightning_modules.controls import read_scores
-    from lightning_modules.records import read_rows
 
     records: dict[str, dict[str, Scores]] = {}
     rows = [row for row in read_rows(folder / "results.jsonl") if row["split"] == split]
@@ -181,6 +181,4 @@ def run_scores(folder: Path, split: str = "test") -> dict[str, dict[str, Scores]
 
 def run_roles(folder: Path) -> Mapping[str, str]:
     """mllm -> role of a run."""
-    from lightning_modules.records import read_rows
-
     return {row["mllm"]: row["role"] for row in read_rows(folder / "results.jsonl")}

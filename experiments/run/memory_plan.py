@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.run.build import RunParts
@@ -14,8 +15,8 @@ from lightning_modules.evaluation import ModelSpec
 from model_zoo.listing import gib
 from model_zoo.memory.activations import USUAL
 from model_zoo.memory.need import CUDA_CONTEXT, FRAGMENTATION, Need, overhead, source_need, target_need
-from model_zoo.memory.sizes import PUBLISHED_SIZES, Sizes
-from model_zoo.registry import get_entry, missing_clip, missing_files
+from model_zoo.memory.sizes import PUBLISHED_SIZES, Sizes, sizes_of
+from model_zoo.registry import canonical, dry_load, get_entry, missing_clip, missing_files
 
 ASSUMED = (
     f"{USUAL.text} text, {USUAL.answer} answer and {USUAL.candidates} candidate tokens an image; "
@@ -172,19 +173,13 @@ def _sizes(spec: Any) -> Sizes | None:
 @lru_cache
 def planned_sizes(name: str, weights: str) -> Sizes:
     """Sizes of a published model: read off its files where they are complete, else the published numbers."""
-    from model_zoo.registry import canonical, missing_files
-
     if missing_files(name, weights):
         return PUBLISHED_SIZES[canonical(name)]
-    from model_zoo.memory.sizes import sizes_of
-    from model_zoo.registry import dry_load
 
     return sizes_of(dry_load(name, Path(weights)))
 
 
 def _is_planned(spec: Any) -> bool:
-    from model_zoo.registry import get_entry
-
     return not get_entry(spec.name).embedded
 
 
@@ -192,7 +187,6 @@ def device_of(config: DictConfig) -> str:
     """`cuda` or `cpu`, as Lightning will choose."""
     if config.train.accelerator not in ("auto", "gpu", "cuda"):
         return "cpu"
-    import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
 

@@ -24,6 +24,7 @@ from experiments.run.folder import RunFolder, create_run_folder, open_run_folder
 from experiments.run.memory_plan import check_memory
 from experiments.run.preflight import read_images, require_everything
 from experiments.run.summary import write_summary
+from experiments.schema import Experiment
 from experiments.tracking.logger import closing
 from experiments.tracking.loggers import public_config, shows_samples
 from experiments.tracking.run import log_results
@@ -62,7 +63,6 @@ def resume_run(path: str | Path) -> Path:
         table = folder.path / "table.md"
         print(f"'{folder.path}' is finished.\n{table.read_text() if table.exists() else ''}")
         return folder.path
-    from experiments.schema import Experiment
 
     parts = RunParts(resolve(cast(DictConfig, OmegaConf.merge(OmegaConf.structured(Experiment), saved))))
     try:

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from experiments.run.folder import RunFolder
 from experiments.run.preflight import left_out_text
 from lightning_modules.atomic import replace_file
-from lightning_modules.drawing import examples
+from lightning_modules.drawing import contact_sheet, examples, magnify
 from lightning_modules.metrics import Estimate, Scores, estimate, paired_gain
 from lightning_modules.prompts import Prompt
 from lightning_modules.vocabulary import CONTROLS, INPUT_NAMES, METHODS
@@ -144,8 +144,6 @@ def comparison_text(config: DictConfig) -> str:
 
 def draw_pictures(folder: RunFolder, callback: Any, prompt: Prompt) -> None:
     """The border magnified, and a contact sheet of prompted test examples with the source's answers."""
-    from lightning_modules.drawing import contact_sheet, magnify
-
     pictures = folder.path / "pictures"
     pictures.mkdir(exist_ok=True)
     magnify(prompt.delta.detach().cpu(), 512, signed=prompt.kind == "overlay").save(pictures / "prompt.png")

@@ -12,6 +12,9 @@ from typing import Any, NamedTuple, cast
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from experiments.recipes import load_experiment
+from model_zoo.registry import clip_fingerprint
+
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("model_zoo", "datamodules", "lightning_modules")
 # What lies there and cannot change a score: getting data, listing and checking files, planning memory.
@@ -121,8 +124,6 @@ def identified(cells: Sequence[SweepCell]) -> tuple[list[SweepCell], list[str]]:
 
 def resolved(cell: SweepCell) -> DictConfig:
     """The configuration a cell runs, as `make train` would resolve it."""
-    from experiments.recipes import load_experiment
-
     try:
         return load_experiment(cell.words)
     except ValueError as error:
@@ -198,7 +199,6 @@ class Fingerprints:
     def weights(self, config: DictConfig) -> dict[str, str]:
         """mllm (and `clip`, where TSE needs it) -> fingerprint, each read in the folder it is loaded from."""
         from experiments.run.build import RunParts
-        from model_zoo.registry import clip_fingerprint
 
         found = {m.name: self._once((m.name, m.weights), m.fingerprint) for m in RunParts(config).models}
         if config.method.tse:

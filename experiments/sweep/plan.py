@@ -14,7 +14,9 @@ from omegaconf import DictConfig
 from experiments.sweep.cells import SweepCell, build_cells, identified, resolved
 from experiments.sweep.display import clock
 from experiments.sweep.folder import MARKER, States, SweepFolder
+from experiments.sweep.slots import local_slots
 from lightning_modules.vocabulary import SPLITS
+from model_zoo.registry import get_entry
 
 HOW = {
     "measured": "from cells finished in this folder",
@@ -55,7 +57,6 @@ def print_plan(sweep: DictConfig, own: dict[str, Any]) -> int:
 def _total(costs: list[Cost], jobs: int) -> str:
     if not costs:
         return "Nothing is left to do."
-    from experiments.sweep.slots import local_slots
 
     slots = jobs or len(local_slots(0, len(costs)))
     seconds = sum(cost.seconds for cost in costs)
@@ -97,7 +98,6 @@ def predicted(cell: SweepCell, config: DictConfig, cells: Sequence[SweepCell], s
 def counted(config: DictConfig) -> Cost:
     """Updates and scored rows times what one takes."""
     from experiments.run.build import build_datamodule, run_length
-    from model_zoo.registry import get_entry
 
     # How many rows there are: counted where the data is here, else as it was published.
     datamodule = build_datamodule(config)

@@ -11,6 +11,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.cli import suggest
+from model_zoo.registry import get_entry
 
 FOLDER = Path(__file__).resolve().parents[1] / "sweeps"
 LISTS = ("sources", "targets", "select", "data", "methods", "seeds")
@@ -107,8 +108,6 @@ def _narrow(sweep: DictConfig, key: str, names: list[str]) -> None:
 
 
 def _check(sweep: DictConfig) -> None:
-    from model_zoo.registry import get_entry
-
     for key in ("sources", "data", "methods", "seeds"):
         if not sweep[key]:
             raise ValueError(f"The sweep has no {key}. Expected at least one; give {key}=NAME,NAME.")

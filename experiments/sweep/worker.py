@@ -5,6 +5,7 @@ As a program (`python -m experiments.sweep.worker OUT PLAN NAME PARENT`) it is w
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
@@ -15,6 +16,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppres
 from pathlib import Path
 
 from datamodules.prepare.disk import is_full
+from experiments.run.shared_source import keep_sources, kept_source
 from experiments.sweep.cells import SweepCell, code_version
 from experiments.sweep.folder import SweepFolder
 from experiments.sweep.leases import Leases
@@ -35,8 +37,6 @@ def work(out: Path, plan: str, name: str, *, stop: Callable[[], bool] = lambda: 
         ValueError: this host's sources are not those the plan was made with.
         OSError: the disk is full.
     """
-    from experiments.run.shared_source import kept_source
-
     folder = SweepFolder(out)
     cells, made = folder.read_plan(plan)
     if made["code"] != code_version():
@@ -89,7 +89,6 @@ def compute(folder: SweepFolder, leases: Leases, cell: SweepCell) -> bool:
     """
     from experiments.run.ensure import NamedRun, ensure_run
     from experiments.run.progress import watching
-    from experiments.run.shared_source import keep_sources
     from experiments.sweep.collect import keep_samples
 
     started, run = time.time(), folder.cells / cell.folder
@@ -141,8 +140,6 @@ def main(argv: list[str]) -> int:
 def die_with(parent: int) -> None:
     """Have the kernel kill this process when its parent dies, however that dies (Linux)."""
     if sys.platform == "linux":
-        import ctypes
-
         ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:  # it died before that took effect
         os._exit(1)

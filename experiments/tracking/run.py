@@ -9,10 +9,13 @@ from typing import Any, cast
 
 import lightning as L
 import numpy as np
+from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 
 from experiments.tracking.logger import WandbRun, wandb_runs
 from lightning_modules.artefact import read_manifest
+from lightning_modules.drawing import contact_sheet, examples, magnify
+from lightning_modules.metrics import estimate, paired_gain
 from lightning_modules.prompts import Prompt
 from lightning_modules.vocabulary import CONTROLS
 
@@ -47,8 +50,6 @@ class PictureCallback(L.Callback):
 
 def picture_takers(trainer: L.Trainer) -> list[Any]:
     """The loggers that take pictures: W&B and TensorBoard."""
-    from lightning.pytorch.loggers import TensorBoardLogger
-
     return [logger for logger in trainer.loggers if isinstance(logger, WandbRun | TensorBoardLogger)]
 
 
@@ -69,15 +70,11 @@ def _wandb_images(pictures: dict[str, Image.Image]) -> dict[str, Any]:
 
 
 def draw_prompt(prompt: Prompt) -> Image.Image:
-    from lightning_modules.drawing import magnify
-
     return magnify(prompt.delta.detach().cpu(), SIZE, signed=prompt.kind == "overlay")
 
 
 def draw_samples(transfer: Any, prompt: Prompt, split: str = "val") -> Image.Image:
     """The first samples of the split as the source sees them, with its answers before and after."""
-    from lightning_modules.drawing import contact_sheet, examples
-
     frames, before, after, truth = examples(transfer, prompt, split)
     title = f"{transfer.source.name}: {'validation' if split == 'val' else split} samples"
     return contact_sheet(frames, before, after, truth, title=title, names=("black border", "prompted"))
@@ -118,8 +115,6 @@ def final_pictures(folder: Path, *, samples: bool) -> dict[str, Image.Image]:
 
 def target_table(callback: Any) -> tuple[list[str], list[list[Any]]]:
     """(columns, rows): a model a row, scores as fractions, every gain with its 95 % interval; None where not scored."""
-    from lightning_modules.metrics import estimate, paired_gain
-
     # With data.n_test=0 nothing was tested: the last validation stands in, and the column says so.
     split = "test" if callback.latest.get("test") else "val"
     metric = callback.scorer.metric

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.tracking.heat_map import heat_maps
+from experiments.tracking.session import wandb_mode
 from lightning_modules.vocabulary import CONTROLS
 
 ENDS = {"": "value", "_low": "low", "_high": "high"}  # end of a key -> field of statistics.json
@@ -25,8 +26,6 @@ def log_sweep(out: Path, *, project: str, mode: str) -> None:
         project: the W&B project of the cells' runs.
         mode: as `log.wandb`: auto, online, offline or off.
     """
-    from experiments.tracking.session import wandb_mode
-
     mode = wandb_mode(mode)
     if mode == "off":
         return

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from model_zoo.chatglm_tokenizer import load_tokenizer as load_chatglm_tokenizer
 from model_zoo.connectors import QFormerConnector
 from model_zoo.weights.catalogue import PUBLISHED
 from model_zoo.weights.eva import meta_vision
@@ -130,6 +131,5 @@ def tokenizer_loader(llm: Mapping[str, Any]) -> Callable[[Path], Any]:
     """What loads the tokenizer of an LLM: transformers, or our own for ChatGLM."""
     if llm["model_type"] != CHATGLM:
         return load_tokenizer
-    from model_zoo.chatglm_tokenizer import load_tokenizer as load_chatglm_tokenizer
 
     return load_chatglm_tokenizer

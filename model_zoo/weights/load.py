@@ -12,7 +12,9 @@ from torch import Tensor
 
 from model_zoo.base import MLLM
 from model_zoo.weights.catalogue import PUBLISHED, PublishedModel
+from model_zoo.weights.converted import load_folder
 from model_zoo.weights.filling import Blueprint, ModelParts
+from model_zoo.weights.hub import plan_hub
 from model_zoo.weights.layouts import WeightsLayout, find_layout
 from model_zoo.weights.llm import load_tokenizer, plan_llm
 from model_zoo.weights.qformer import plan_connector
@@ -63,8 +65,6 @@ def load_parts(
     `official` keeps the LLM row of `[PAD]` that the hub conversion of InstructBLIP has. Raises as `load_published`.
     """
     if layout.kind == "converted":
-        from model_zoo.weights.converted import load_folder
-
         return load_folder(layout.folder, dtype, name=name, padded=official, extra_rows=extra_rows)
     if layout.kind == "hub":
         return read_hub(PUBLISHED[name], layout.folder, dtype, padded=official, extra_rows=extra_rows)
@@ -75,8 +75,6 @@ def load_parts(
 
 def read_hub(known: PublishedModel, folder: Path, dtype: torch.dtype | None, **rows: Any) -> ModelParts:
     """The parts of a model from its Hugging Face conversion; `rows`: padded, extra_rows of `plan_hub`."""
-    from model_zoo.weights.hub import plan_hub
-
     tokenizer = load_tokenizer(folder)
     bert = load_tokenizer(folder / "qformer_tokenizer") if known.bert else None
     parts = plan_hub(folder, tokenizer, llm_config=known.llm_config, **rows).fill(dtype)
