@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.base import Row
-from datamodules.image_files import ImageFiles, read_json
+from datamodules.image_files import ImageFiles
+from datamodules.text_files import read_json
 
 FOLDER = "CLEVR_v1.0"
 SOURCE = "CLEVR_v1.0.zip from https://cs.stanford.edu/people/jcjohns/clevr"

@@ -11,6 +11,7 @@ from pathlib import Path
 from datamodules.class_names import CLASS_NAMES
 from datamodules.labelled_pictures import FilePictures, PublishedPart, stems
 from datamodules.recognition import PublishedRecognition
+from datamodules.text_files import read_lines
 
 FOLDER = "dtd/dtd"
 SOURCE = "dtd-r1.0.1.tar.gz from https://www.robots.ox.ac.uk/~vgg/data/dtd/"
@@ -46,7 +47,7 @@ def read_list(path: Path) -> tuple[list[str], list[int]]:
     """
     textures = CLASS_NAMES["dtd"]["raw"]
     paths, labels = [], []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(read_lines(path), 1):
         texture, _, name = line.strip().partition("/")
         if not line.strip():
             continue

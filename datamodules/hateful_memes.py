@@ -11,7 +11,9 @@ import re
 from pathlib import Path
 
 from datamodules.base import Row
-from datamodules.image_files import ImageFiles, read_jsonl, take_field
+from datamodules.image_files import ImageFiles
+from datamodules.rows import check_ids
+from datamodules.text_files import read_jsonl, take_field
 
 FOLDER = "hateful_memes"
 SOURCE = "the data set from https://hatefulmemeschallenge.com after accepting its licence"
@@ -47,7 +49,9 @@ class HatefulMemes(ImageFiles):
     def build_rows(self, split: str) -> list[Row]:
         name = self.test_file if split == "test" else "train.jsonl"
         path = Path(self.root, FOLDER, name)
-        pairs = [self._read_row(line, path) for line in read_jsonl(path)]
+        lines = read_jsonl(path)
+        pairs = [self._read_row(line, path) for line in lines]
+        check_ids((row.id, f"'{path}' line {line['line']}") for (row, _), line in zip(pairs, lines, strict=True))
         places = self.train_or_val(split, [row.id for row, _ in pairs], [row.label for row, _ in pairs])
         pairs = [pairs[i] for i in places]
         self._files[split] = [file for _, file in pairs]
@@ -56,15 +60,23 @@ class HatefulMemes(ImageFiles):
     def _read_row(self, line: dict, path: Path) -> tuple[Row, str]:
         """(row, image file below root). Raises: ValueError for a missing field, or a label that is not 0 or 1."""
         image, text = take_field(line, "img", str, path), take_field(line, "text", str, path)
-        number, label = take_field(line, "id", (int, str), path), line.get("label")
-        if label not in (0, 1) or isinstance(label, bool):
+        number = take_field(line, "id", (int, str), path)
+        label = _read_label(line.get("label"))
+        if label is None:
             raise ValueError(
-                f"'{path}' line {line['line']}: 'label' is {label!r}. Expected 0 or 1 (test.jsonl has none: use "
-                f"{' or '.join(TEST_FILES)})."
+                f"'{path}' line {line['line']}: 'label' is {line.get('label')!r}. Expected 0 or 1 (test.jsonl has "
+                f"none: use {' or '.join(TEST_FILES)})."
             )
         question = QUESTION.format(text if self.official else clean_text(text))
         row = Row(f"{path.stem}/{number}", label, question, self.candidates[label], CAPTIONS[label])
         return row, f"{FOLDER}/{image}"
+
+
+def _read_label(value: object) -> int | None:
+    """0 or 1, also written 1.0 or "1"; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    return int(value) if value in (0, 1, "0", "1") else None
 
 
 def clean_text(text: str) -> str:

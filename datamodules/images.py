@@ -1,52 +1,135 @@
-"""Any image file to RGB, with every conversion spelled out, and every failure naming the file."""
+"""Any image file to RGB, with every conversion spelled out, and every failure naming the file: the only reader.
+
+Training, scoring, `apply`, `ask` and `Prompt` on a PIL image all see the pixels `to_rgb` makes.
+"""
 
 from __future__ import annotations
 
+import struct
+import warnings
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 MAX_PIXELS = 100_000_000  # larger than any photograph of the data sets; a bomb claims more in a few bytes
 
+# Decoded inside Pillow: its EPS and WMF readers would start other programs, its icons are no photographs.
+_WANTED = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "TGA", "PCX", "QOI", "SGI")
+Image.init()
+FORMATS = tuple(kind for kind in _WANTED if kind in Image.OPEN)  # old builds of Pillow lack AVIF
+ENDINGS = frozenset(end for end, kind in Image.registered_extensions().items() if kind in (*FORMATS, "MPO"))
+"""Every ending, lower case, of a file that the reader may be able to read."""
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+_PNG_NOTES = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
+
 
 def decode_image(path: str | Path) -> Tensor:
-    """(3, H, W) uint8 RGB of the first frame, upright.
-
-    The content decides the format, not the file's name. EXIF orientation is applied. Transparency is composited over
-    white (opaque images are unchanged); 16-bit grey is scaled (value / 257), not clipped; CMYK, palette and grey
-    are converted by Pillow; colour profiles are ignored, as the reference ignores them.
-    Raises: FileNotFoundError; ValueError naming the file and what is wrong with it.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"No image '{path}'. Expected a file; restore it, or rebuild the list it is named in.")
-    return _decode(path, str(path))
+    """(3, H, W) uint8 RGB of the first frame, upright: `load_picture` as a tensor, with its errors."""
+    return _to_tensor(load_picture(path))
 
 
 def decode_bytes(data: bytes, name: str) -> Tensor:
     """Decode a file's bytes as `decode_image` does; `name` says in errors where they are from."""
-    return _decode(BytesIO(data), name)
+    return _to_tensor(_read(data, name))
 
 
-def _decode(file: str | Path | BinaryIO, name: str) -> Tensor:
+def load_picture(path: str | Path) -> Image.Image:
+    """The first frame of an image file as upright 8-bit RGB.
+
+    The content decides the format, not the file's name. Texts and colour profiles in the file are not read, however
+    large or damaged. See `to_rgb` for the pixels.
+    Raises: FileNotFoundError; ValueError naming the file and what is wrong with it.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"No image '{path}'. Expected a file; restore it, or rebuild the list it is named in.")
     try:
-        with Image.open(file) as image:
-            _check_size(image)
-            rgb = to_rgb(ImageOps.exif_transpose(image))
-    except Exception as error:  # decoders raise whatever they like: OSError, SyntaxError, struct.error, EOFError, ...
-        raise ValueError(
-            f"Cannot read image '{name}': {error or type(error).__name__}. "
-            "Expected a complete image file (JPEG, PNG, ...); restore it or take it out of the data set."
-        ) from error
-    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise _unreadable(str(path), error) from error
+    return _read(data, str(path))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any Pillow mode to RGB as `decode_image` says. Raises: ValueError for values without a known scale."""
+    """A PIL image of any mode as upright RGB.
+
+    EXIF orientation is applied, and ignored where it cannot be read. Transparency is composited over white (opaque
+    images are unchanged); 16-bit grey is scaled (value / 257), not clipped; CMYK, palette and grey are converted by
+    Pillow; colour profiles are ignored, as the reference ignores them.
+    Raises: ValueError for values without a known scale.
+    """
+    turn = _TURNS.get(_orientation(image))
+    rgb = _convert(image if turn is None else image.transpose(turn))
+    rgb.info = {}  # what it said of the orientation is true no longer: read again, it would turn it twice
+    return rgb
+
+
+def _read(data: bytes, name: str) -> Image.Image:
+    try:
+        return _open(data)
+    except Exception as error:  # decoders raise whatever they like: OSError, SyntaxError, struct.error, EOFError, ...
+        if data.startswith(_PNG_START) and (bare := _without_notes(data)) != data:
+            with suppress(Exception):
+                return _open(bare)
+        raise _unreadable(name, error) from error
+
+
+def _open(data: bytes) -> Image.Image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # damaged metadata is no reason to refuse the pixels, and nothing to act on
+        with Image.open(BytesIO(data), formats=FORMATS) as image:
+            _check_size(image)
+            image.load()
+            return to_rgb(image)
+
+
+def _unreadable(name: str, error: Exception) -> ValueError:
+    reason = str(error) or type(error).__name__
+    if isinstance(error, UnidentifiedImageError):  # Pillow would name the buffer
+        reason = f"cannot identify image file, its content is none of {', '.join(FORMATS)}"
+    return ValueError(
+        f"Cannot read image '{name}': {reason}. Expected a complete image file; restore or convert it, or take it out "
+        "of the data set."
+    )
+
+
+def _without_notes(data: bytes) -> bytes:
+    """A PNG without texts and colour profile: Pillow refuses a file whose notes unpack to more than a megabyte."""
+    kept, place = [_PNG_START], len(_PNG_START)
+    while place + 12 <= len(data):
+        (size,) = struct.unpack_from(">I", data, place)
+        chunk = data[place : place + 12 + size]
+        if chunk[4:8] not in _PNG_NOTES:
+            kept.append(chunk)
+        place += len(chunk)
+    return b"".join(kept) + data[place:]
+
+
+def _orientation(image: Image.Image) -> int:
+    """1 to 8, or 0 where the file says none that can be read."""
+    with suppress(Exception):  # camera software writes texts, fractions and lists where a short belongs
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            value = image.getexif().get(ExifTags.Base.Orientation)
+        return int(value[0] if isinstance(value, tuple | list) else value or 0)
+    return 0
+
+
+def _convert(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image.copy()
     if image.mode.startswith("I") or image.mode == "F":
@@ -58,11 +141,13 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _from_deep_grey(image: Image.Image) -> Image.Image:
+    """16 bits as they say; 32 bits where only 16 can be meant: up to 255 they may be 8."""
     values = np.asarray(image)
-    if image.mode == "F" or values.min() < 0 or values.max() > 65535:
+    low, high = values.min(), values.max()
+    known = image.mode.startswith("I;16") or (image.mode == "I" and (high > 255 or high == 0))
+    if not known or low < 0 or high > 65535:
         raise ValueError(
-            f"mode {image.mode} with values from {values.min()} to {values.max()} has no known scale, "
-            "only 8 and 16 bits do: convert it"
+            f"mode {image.mode} with values from {low} to {high} has no known scale, only 8 and 16 bits do: convert it"
         )
     return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8)).convert("RGB")
 
@@ -71,3 +156,7 @@ def _check_size(image: Image.Image) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ValueError(f"{width} x {height} pixels, more than the {MAX_PIXELS:,} allowed (a decompression bomb?)")
+
+
+def _to_tensor(rgb: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()

@@ -11,6 +11,7 @@ from pathlib import Path
 from datamodules.class_names import CLASS_NAMES
 from datamodules.labelled_pictures import FilePictures, PublishedPart
 from datamodules.recognition import PublishedRecognition
+from datamodules.text_files import read_lines
 
 FOLDER = "oxford-iiit-pet"
 SOURCE = "images.tar.gz and annotations.tar.gz from https://www.robots.ox.ac.uk/~vgg/data/pets/"
@@ -47,7 +48,7 @@ def read_list(path: Path) -> tuple[list[str], list[int]]:
     Raises: ValueError with file and line when a line is not so, or its class is not the breed in the name.
     """
     ids, labels = [], []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(read_lines(path), 1):
         words = line.split()
         if not words or words[0].startswith("#"):
             continue

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.base import Row
-from datamodules.image_files import ImageFiles, read_json, read_jsonl, take_field
+from datamodules.image_files import ImageFiles
+from datamodules.text_files import read_json, read_jsonl, take_field
 
 FOLDER = "pope"
 TYPES = ("random", "popular", "adversarial")

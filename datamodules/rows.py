@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
@@ -47,15 +48,46 @@ def expect(what: str, value: str, allowed: Sequence[str]) -> None:
         raise ValueError(f"Unknown {what} {value!r}. Expected one of: {', '.join(allowed)}.")
 
 
+def same_words(text: str) -> str:
+    """What a candidate says, whatever its spaces, underscores, case and the way its accents are stored."""
+    return " ".join(unicodedata.normalize("NFC", text).replace("_", " ").split()).casefold()
+
+
+def check_candidates(candidates: Sequence[str], where: str, repair: str = "rename or remove one") -> None:
+    """Raises: ValueError naming two candidates that are the same words, one without any, or a single one."""
+    seen: dict[str, str] = {}
+    for text in candidates:
+        words = same_words(text) if isinstance(text, str) else ""
+        if not words:
+            raise ValueError(f"{where}: the candidate {text!r} says nothing. Expected a text with at least one word.")
+        if words in seen:
+            raise ValueError(
+                f"{where}: the candidates {seen[words]!r} and {text!r} are the same words. Expected each "
+                f"answer once: {repair}."
+            )
+        seen[words] = text
+    if len(seen) < 2:
+        raise ValueError(f"{where}: candidates {list(candidates)}. Expected at least two, all different.")
+
+
+def check_ids(places: Iterable[tuple[str, str]]) -> None:
+    """places: (id, where it was read). Raises: ValueError naming both places of an id that comes twice."""
+    seen: dict[str, str] = {}
+    for row_id, where in places:
+        if row_id in seen:
+            raise ValueError(
+                f"The data set has the id '{row_id}' twice: {seen[row_id]} and {where}. Expected every id once in "
+                "train, val and test together: give one of them another, or remove the copy."
+            )
+        seen[row_id] = where
+
+
 def check_rows(rows: list[Row], shared: list[str] | None, where: str) -> None:
-    """Raises: ValueError for an empty split, a repeated id, missing candidates or a label outside them."""
+    """Raises: ValueError for an empty split, missing or equal candidates, or a label outside them."""
     if not rows:
         raise ValueError(f"{where} has no rows. Expected at least one; check the files it is read from.")
-    seen: set[str] = set()
+    checked: set[tuple[str, ...]] = set()
     for row in rows:
-        if row.id in seen:
-            raise ValueError(f"{where} has the id '{row.id}' twice. Expected distinct ids; fix `build_rows`.")
-        seen.add(row.id)
         candidates = row.candidates if row.candidates is not None else shared
         if not candidates:
             raise ValueError(f"Row '{row.id}' of {where} has no candidates. Give it a list or set `candidates`.")
@@ -64,6 +96,9 @@ def check_rows(rows: list[Row], shared: list[str] | None, where: str) -> None:
                 f"Row '{row.id}' of {where} has label {row.label}. Expected an index into its "
                 f"{len(candidates)} candidates, 0 to {len(candidates) - 1}."
             )
+        if (key := tuple(candidates)) not in checked:
+            check_candidates(candidates, f"Row '{row.id}' of {where}" if row.candidates is not None else where)
+            checked.add(key)
 
 
 def image_sha256(image: Tensor) -> str:
@@ -192,8 +227,25 @@ class RowTables(ABC):
         self.setup()
         rows = self.build_rows(split)
         check_rows(rows, self.candidates, f"{self.name} '{split}'")
+        self._check_ids(split, rows)
         table = SplitTable(rows, [(split, i) for i in range(len(rows))])
         return table.take(self._train_positions(rows)) if split == "train" else table
+
+    def _check_ids(self, split: str, rows: list[Row]) -> None:
+        """Within the split and against those already built: an id means one row in the whole data set."""
+        own = ((row.id, self._place_of(split, i)) for i, row in enumerate(rows))
+        others = (
+            (row.id, self._place_of(*source))
+            for table in self._whole.values()
+            for row, source in zip(table.rows, table.sources, strict=True)
+        )
+        ids = {row.id for row in rows}
+        if len(ids) < len(rows) or any(row.id in ids for table in self._whole.values() for row in table.rows):
+            check_ids([*dict.fromkeys(others), *own])
+
+    def _place_of(self, split: str, index: int) -> str:
+        path = self.image_path(split, index)
+        return f"{self.name} '{split}' row {index}" + (f" ('{path}')" if path else "")
 
     def _train_positions(self, rows: list[Row]) -> list[int]:
         if self.shots is not None:

@@ -6,24 +6,32 @@
 root/train.jsonl  root/val.jsonl  root/test.jsonl   splits as given; without val.jsonl a tenth of train's images by hash
 root/<any>.jsonl, one file                          split 80/10/10 by hash; all questions about an image stay together
 root/info.json, optional                            {"task": "counting", "candidates": ["1", "2", "3"]}
+
+Files may be called as other tools call them (valid.jsonl, Test.jsonl, training_set.json); a file may be one JSON array.
+Spaces around an answer or a candidate do not count. Beside splits every other .jsonl is left out, and named.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from datamodules.base import TASKS, Row
-from datamodules.image_files import ImageFiles, read_json, read_jsonl, take_field
+from datamodules.folder_scan import scan, warn_left_out
+from datamodules.image_files import ImageFiles
+from datamodules.imagefolder import split_word
 from datamodules.registry import suggest
-from datamodules.rows import expect
+from datamodules.rows import check_candidates, check_ids, expect, same_words
 from datamodules.splits import three_way
+from datamodules.text_files import read_json, read_jsonl, take_field
 
 REQUIRED = ("image", "question", "answer")
 OPTIONAL = ("candidates", "id", "caption", "group")
 INFO = ("task", "candidates")
+ENDINGS = (".jsonl", ".json", ".ndjson")
 
 
 class VQAJsonl(ImageFiles):
@@ -43,7 +51,9 @@ class VQAJsonl(ImageFiles):
         info = self._read_info()
         self.task = task or info.get("task", "recognition")
         expect("task", self.task, TASKS)
-        self._shared = list(candidates or info.get("candidates") or [])
+        self._shared = [_clean(text, "candidates") for text in candidates or info.get("candidates") or []]
+        if self._shared:
+            check_candidates(self._shared, "candidates=" if candidates else f"'{Path(self.root, 'info.json')}'")
 
     @property
     def candidates(self) -> list[str] | None:
@@ -51,10 +61,9 @@ class VQAJsonl(ImageFiles):
         return self._known_candidates
 
     def missing(self) -> list[str]:
-        files = [f.name for f in self._jsonl()]
-        if len(files) == 1 or {"train.jsonl", "test.jsonl"} <= set(files):
+        if len(files := self._files_here) == 1 or {"train", "test"} <= set(files):
             return []
-        found = f"it has: {', '.join(files)}" if files else "it has no *.jsonl"
+        found = f"it has: {', '.join(path.name for path in files.values())}" if files else "it has no *.jsonl"
         return [f"{self.root}/train.jsonl and test.jsonl (and perhaps val.jsonl), or a single *.jsonl; {found}"]
 
     def build_rows(self, split: str) -> list[Row]:
@@ -62,8 +71,28 @@ class VQAJsonl(ImageFiles):
         self._files[split] = [line["image"] for line in lines]
         return [self._row(line) for line in lines]
 
-    def _jsonl(self) -> list[Path]:
-        return sorted(Path(self.root).glob("*.jsonl"))
+    @cached_property
+    def _files_here(self) -> dict[str, Path]:
+        """Split -> its file, where two or more files are called after splits; else name -> file, of every *.jsonl.
+
+        Raises: ValueError for two files of one split.
+        """
+        root = Path(self.root)
+        files = [path for path in scan(root) if path.suffix.lower() in ENDINGS] if root.is_dir() else []
+        named = [(split, path) for path in files if (split := split_word(path.stem))]
+        if len({split for split, _ in named}) < 2:
+            return {path.name: path for path in files if path.suffix.lower() != ".json" or split_word(path.stem)}
+        found: dict[str, Path] = {}
+        for split, path in named:
+            if split in found:
+                raise ValueError(
+                    f"'{root}' has two files of the split '{split}': '{found[split].name}' and '{path.name}'. Expected "
+                    "one: join them or move one away."
+                )
+            found[split] = path
+        others = [path for path in files if path not in found.values() and path.name != "info.json"]
+        warn_left_out("called after no split", others, root)
+        return found
 
     def _read_info(self) -> dict:
         path = Path(self.root, "info.json")
@@ -75,16 +104,26 @@ class VQAJsonl(ImageFiles):
 
     @cached_property
     def _all(self) -> dict[str, list[dict]]:
-        """File stem -> its checked lines, each with the place it came from."""
+        """Split or file name -> its checked lines, each with the place it came from."""
         self.setup()
-        return {path.stem: [_check_line(line, path) for line in read_jsonl(path)] for path in self._jsonl()}
+        lines = {key: [_check_line(line, path) for line in read_jsonl(path)] for key, path in self._files_here.items()}
+        check_ids((_row_id(line), line["where"]) for part in lines.values() for line in part)
+        return lines
 
     @cached_property
     def _known_candidates(self) -> list[str] | None:
         lines = [line for part in self._all.values() for line in part]
         if all("candidates" in line for line in lines):
             return None
-        return self._shared or sorted({line["answer"] for line in lines if "candidates" not in line})
+        first: dict[str, str] = {}
+        for line in lines:
+            if "candidates" not in line:
+                first.setdefault(line["answer"], line["where"])
+        answers = sorted(first)
+        if not self._shared:
+            where = f"'{self.root}', of all answers,"
+            check_candidates(answers, where, f"spell them alike; they are first at {_places(first)}")
+        return self._shared or answers
 
     def _lines(self, split: str) -> list[dict]:
         alone = len(self._all) == 1
@@ -106,8 +145,25 @@ class VQAJsonl(ImageFiles):
                 f"{', '.join(candidates)}.{suggest(answer, candidates)} Expected one of them, letter by letter."
             )
         caption = line.get("caption", f"{line['question']} {answer}")
-        row_id = str(line.get("id", line["place"]))
-        return Row(row_id, candidates.index(answer), line["question"], answer, caption, line.get("group", ""), own)
+        return Row(
+            _row_id(line), candidates.index(answer), line["question"], answer, caption, line.get("group", ""), own
+        )
+
+
+def _row_id(line: dict) -> str:
+    return str(line.get("id", line["place"]))
+
+
+def _places(first: dict[str, str]) -> str:
+    """Where answers that are the same words as another were read first."""
+    words = Counter(map(same_words, first))
+    return "; ".join(f"{answer!r}: {where}" for answer, where in sorted(first.items()) if words[same_words(answer)] > 1)
+
+
+def _clean(text: Any, where: str) -> str:
+    if not isinstance(text, str):
+        raise ValueError(f"{where}: the candidate {text!r} is a {type(text).__name__}. Expected texts in quotes.")
+    return text.strip()
 
 
 def _check_line(line: dict, path: Path) -> dict:
@@ -121,17 +177,11 @@ def _check_line(line: dict, path: Path) -> dict:
         take_field(line, key, str, path)
     for key, kind in (("candidates", list), ("id", (str, int)), ("caption", str), ("group", str)):
         if key in line:
-            take_field(line, key, kind, path)
-    _check_candidates(line.get("candidates"), where)
+            line[key] = take_field(line, key, kind, path)
+    line["answer"] = line["answer"].strip()
+    if "candidates" in line:
+        line["candidates"] = [_clean(text, where) for text in line["candidates"]]
+        check_candidates(line["candidates"], where)
     if Path(line["image"]).is_absolute() or ".." in Path(line["image"]).parts:
         raise ValueError(f"{where}: image '{line['image']}' is outside the folder. Expected a path below it.")
     return line | {"where": where, "place": f"{path.stem}:{line['line']}"}
-
-
-def _check_candidates(candidates: list | None, where: str) -> None:
-    if candidates is None:
-        return
-    if len(candidates) < 2 or len(set(map(str, candidates))) < len(candidates):
-        raise ValueError(f"{where}: candidates {candidates}. Expected at least two, all different.")
-    if not all(isinstance(text, str) for text in candidates):
-        raise ValueError(f"{where}: candidates {candidates}. Expected texts in quotes.")

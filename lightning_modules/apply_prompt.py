@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
+from datamodules.images import load_picture, to_rgb
+
+__all__ = ["apply_prompt", "fit_picture", "frame_to_pil", "frames_to_uint8", "load_picture"]
+
 FITS = ("crop", "letterbox")
-# Formats read from disk: all decoded inside Pillow (its EPS reader would start another program).
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 
 def apply_prompt(prompt: Any, image: Any, *, fit: str = "crop") -> Any:
@@ -21,13 +21,13 @@ def apply_prompt(prompt: Any, image: Any, *, fit: str = "crop") -> Any:
 
     8-bit kinds agree exactly; floats are resized in float, which the 8-bit resize rounds (by up to 2/255).
     A PIL image gives, bit for bit, what five lines of Pillow give with prompt.png alone (README, "Use a prompt"):
-    `frame.paste(ImageOps.fit(ImageOps.exif_transpose(photo).convert("RGB"), (size, size), Image.BICUBIC), (pad, pad))`.
+    `frame.paste(ImageOps.fit(photo, (size, size), Image.BICUBIC), (pad, pad))` of the upright photo over white.
 
     Args:
         prompt: what turns images (B, 3, image_size, image_size) into frames and has `image_size` and `delta`: any
             Prompt, on any device.
-        image: PIL image of any mode (EXIF orientation is respected; alpha is dropped; 16-bit grey is scaled to 8 bits),
-            numpy (H, W, 3) or (H, W), or tensor (3, H, W); arrays and tensors uint8, or float in [0, 1].
+        image: PIL image of any mode (made upright RGB by `datamodules.images.to_rgb`, as training reads it), numpy
+            (H, W, 3) or (H, W), or tensor (3, H, W); arrays and tensors uint8, or float in [0, 1].
         fit: `crop` takes the centre square, `letterbox` the whole picture between black bars.
 
     Returns:
@@ -45,33 +45,6 @@ def fit_picture(image: Any, size: int, *, fit: str = "crop") -> Any:
     return _put(image, size, fit, None)
 
 
-def load_picture(path: str | Path) -> Image.Image:
-    """Read a picture fully from disk, turned upright by its EXIF orientation, in the mode it is stored in.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: no picture we read, damaged, or so large (Pillow's `Image.MAX_IMAGE_PIXELS`, 89 million pixels) that
-            it may be a decompression bomb.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"No picture '{path}'. Expected an image file ({', '.join(FORMATS)}).")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # damaged metadata is no reason to refuse the pixels
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as image:
-                image.load()
-                return ImageOps.exif_transpose(image)
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise ValueError(f"'{path}' is too large ({error}). Shrink it first if you trust it.") from None
-    except PermissionError:
-        raise
-    except UnidentifiedImageError:
-        raise ValueError(f"'{path}' is no picture we read. Expected one of {', '.join(FORMATS)}.") from None
-    except Exception as error:  # decoders of hostile bytes raise anything: struct.error, SyntaxError, EOFError...
-        raise ValueError(f"'{path}' is damaged ({error}). Expected a complete image file.") from None
-
-
 def frames_to_uint8(frames: Tensor) -> Tensor:
     """Frames nominally in [0, 1] -> 8 bits: round(255 * clamp(x, 0, 1)), the rounding of prompt.png."""
     return (255 * frames.clamp(0, 1)).round().to(torch.uint8)
@@ -87,7 +60,7 @@ def _put(image: Any, size: int, fit: str, prompt: Any) -> Any:
     if fit not in FITS:
         raise ValueError(f"Unknown fit '{fit}'. Available: {', '.join(FITS)}.")
     if isinstance(image, Image.Image):
-        return Image.fromarray(_put_8bit(_upright_rgb(image), size, fit, prompt))
+        return Image.fromarray(_put_8bit(to_rgb(image), size, fit, prompt))
     if isinstance(image, Tensor):
         values = image.detach().cpu()
         values = values.float() if values.is_floating_point() else values  # numpy knows no bfloat16
@@ -125,15 +98,6 @@ def _fitted(photo: Image.Image, size: int, fit: str) -> Image.Image:
     canvas = Image.new(photo.mode, (size, size))
     canvas.paste(photo.resize((width, height), Image.Resampling.BICUBIC), ((size - width) // 2, (size - height) // 2))
     return canvas
-
-
-def _upright_rgb(image: Image.Image) -> Image.Image:
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion to RGB would clip everything above 255
-        values = np.asarray(image).astype(np.float64)
-        if values.max(initial=0) > 255:
-            image = Image.fromarray((values / 257).round().clip(0, 255).astype(np.uint8))
-    return image.convert("RGB")
 
 
 def _checked(pixels: np.ndarray, given: Any, *, channels_first: bool) -> np.ndarray:

@@ -94,7 +94,8 @@ def test_what_is_no_image_is_not_a_row(tmp_path):
     (tmp_path / "dog" / "notes.txt").write_text("")
     (tmp_path / "dog" / "._0.png").write_text("")
     (tmp_path / ".cache").mkdir()
-    assert sizes(folder(tmp_path)) == (16, 2, 2)
+    with pytest.warns(UserWarning, match=r"Left out below .*\n  1 x .txt: 'dog/notes.txt'"):
+        assert sizes(folder(tmp_path)) == (16, 2, 2)
 
 
 @pytest.mark.parametrize(
@@ -124,3 +125,94 @@ def test_an_absent_root_says_what_is_expected(tmp_path):
         FileNotFoundError, match=r"No imagefolder data in .*\n  .*a folder with one folder of images per"
     ):
         folder(tmp_path / "none").rows("train")
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("train", "valid", "test"), (20, 20, 20)),  # Roboflow
+        (("train", "validation", "test"), (20, 20, 20)),
+        (("Train", "Test"), (18, 2, 20)),
+        (("training_set", "test_set"), (18, 2, 20)),
+        (("TRAINING", "dev", "testing"), (20, 20, 20)),
+        (("train2017", "val2017"), (18, 2, 20)),
+        (("train-images", "test-images"), (18, 2, 20)),
+        (("trainset",), (16, 2, 2)),
+    ],
+    ids=lambda value: "+".join(map(str, value)),
+)
+def test_common_words_for_splits_are_splits_not_classes(names, expected, tmp_path):
+    data = folder(write_tree(tmp_path, names))
+    assert sizes(data) == expected and data.candidates == ["big cat", "dog"]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("train", "test", "unlabeled"), r"has 'test', 'train', which look like splits, beside 'unlabeled'"),
+        (("train", "holdout"), r"has 'train', which look like splits, beside 'holdout'"),
+        (("train", "training_set"), r"two folders of the split 'train': 'train' and 'training_set'"),
+        (("valid", "test"), r"has 'test', 'valid' but no train folder"),
+    ],
+    ids=lambda value: "+".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_tree_that_can_be_read_in_two_ways_is_refused(names, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        folder(write_tree(tmp_path, names)).rows("train")
+
+
+def test_a_folder_of_notes_beside_the_splits_is_left_out_and_named(tmp_path):
+    write_tree(tmp_path, ["train", "test"])
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "train.csv").write_text("")
+    with pytest.warns(UserWarning, match=r"1 x .csv: 'labels/train.csv'"):
+        assert sizes(folder(tmp_path)) == (18, 2, 20)
+
+
+def test_hidden_and_tool_files_change_nothing(tmp_path):
+    data = folder(write_tree(tmp_path, ["train", "test"]))
+    known = (sizes(data), paths(data))
+    picture = (tmp_path / "train" / "dog" / "0.png").read_bytes()
+    for place in (".ipynb_checkpoints", "@eaDir", "__MACOSX/dog", "train/@eaDir", "train/dog/.ipynb_checkpoints"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "a.png").write_bytes(picture)
+    for file in ("train/dog/._0.png", "train/dog/0.png~", "train/dog/Thumbs.db"):
+        (tmp_path / file).write_bytes(picture)
+    again = folder(tmp_path)
+    assert (sizes(again), paths(again)) == known
+
+
+def test_every_ending_the_reader_can_read_is_taken(tmp_path):
+    write_tree(tmp_path, [""])
+    for ending in ("jfif", "jpe", "avif", "JPEG", "webp", "tif", "bmp", "pgm", "jp2", "apng"):
+        Image.new("RGB", (8, 8), "red").save(tmp_path / "dog" / f"x.{ending}")
+    (tmp_path / "elsewhere").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "elsewhere" / "linked.png")
+    (tmp_path / "elsewhere").rename(tmp_path.parent / f"{tmp_path.name}-linked")
+    (tmp_path / "dog" / "more").symlink_to(tmp_path.parent / f"{tmp_path.name}-linked")
+    data = folder(tmp_path)
+    assert sum(sizes(data)) == 20 + 10 + 1 and "dog/more/linked.png" in paths(data)
+    for split in ("train", "val", "test"):
+        assert all(data.image(split, i).shape == (3, 8, 8) for i in range(data.n(split)))
+
+
+@pytest.mark.parametrize(
+    "classes", [("hot_dog", "hot dog"), ("ja", "ja "), ("Cat", "cat"), ("caf\u00e9", "cafe\u0301")]
+)
+def test_classes_that_are_the_same_words_are_refused(classes, tmp_path):
+    with pytest.raises(ValueError, match=r"the candidates .* and .* are the same words.*rename or join the folders"):
+        folder(write_tree(tmp_path, [""], classes=classes)).rows("train")
+
+
+def test_names_given_by_hand_are_checked_too(tmp_path):
+    write_tree(tmp_path, [""])
+    with pytest.raises(ValueError, match=r"'Dog' and 'dog' are the same words"):
+        folder(tmp_path, class_names={"big_cat": "Dog"}).rows("train")
+    with pytest.raises(ValueError, match=r"class_names has 'big cat'\. Expected folders of .*: big_cat, dog"):
+        folder(tmp_path, class_names={"big cat": "lion"}).rows("train")
+
+
+def test_a_data_set_one_folder_deeper_is_pointed_at(tmp_path):
+    write_tree(tmp_path / "inner", [""])
+    with pytest.raises(ValueError, match=r"has 1 class folders.*If the data set lies inside 'inner', use root=.*inner"):
+        folder(tmp_path).rows("train")

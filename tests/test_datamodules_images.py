@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 from torchvision import transforms as T
 
-from datamodules.images import decode_image
+from datamodules.images import decode_image, load_picture
 from datamodules.transforms import Augmentation, draw_augmentation, prepare_image
+from lightning_modules.apply_prompt import fit_picture
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -182,3 +183,70 @@ def test_draws_are_uniform_and_independent():
 def test_what_is_no_rgb_image_is_refused(image, message):
     with pytest.raises(ValueError, match=message):
         prepare_image(image, 4)
+
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def with_chunk(png, extra):
+    """A PNG with one more chunk after its header."""
+    return png[:33] + extra + png[33:]
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        chunk(b"zTXt", b"note\0\0" + zlib.compress(bytes(3_000_000))),
+        chunk(b"iTXt", b"note\0\1\0\0\0" + zlib.compress(bytes(3_000_000))),
+        chunk(b"iCCP", b"profile\0\0" + zlib.compress(bytes(3_000_000))),
+        chunk(b"tEXt", b"note\0" + bytes(70_000_000)),
+    ],
+    ids=["zTXt", "iTXt", "iCCP", "tEXt"],
+)
+def test_large_notes_in_a_png_do_not_cost_its_pixels(extra, tmp_path):
+    file = io.BytesIO()
+    gradient().save(file, "PNG")
+    (tmp_path / "a.png").write_bytes(with_chunk(file.getvalue(), extra))
+    assert torch.equal(decode_image(tmp_path / "a.png"), tensor(gradient()))
+
+
+@pytest.mark.parametrize("value", ["6", (6, 0), 6.0, "left", b"\x06", (99,), 2**31])
+def test_an_orientation_of_an_odd_type_costs_no_pixels(value, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = value
+    try:
+        block = exif.tobytes()
+    except Exception:
+        block = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x0b\0\0\0\x01@\xc0\0\0\0\0\0\0"  # a float, written by hand
+    gradient().save(tmp_path / "a.png", exif=block)
+    assert decode_image(tmp_path / "a.png").numel() == tensor(gradient()).numel()
+
+
+def save_kind(kind, path):
+    generator = np.random.default_rng(0)
+    if kind == "16 bit":
+        return save(Image.fromarray(generator.integers(0, 65536, (20, 20), dtype=np.uint16)), path / "a.png")
+    if kind == "32 bit":
+        return save(Image.fromarray(generator.integers(0, 65536, (20, 20)).astype(np.int32)), path / "a.tiff")
+    if kind == "AVIF":
+        return save(gradient(20, 20), path / "a.avif")
+    mode = {"alpha": "RGBA", "grey alpha": "LA", "palette": "P", "CMYK": "CMYK"}[kind]
+    pixels = Image.fromarray(generator.integers(0, 256, (20, 20, 4), dtype=np.uint8), "RGBA")
+    return save(pixels.convert("RGB").convert(mode) if mode == "CMYK" else pixels.convert(mode), path / "a.tiff")
+
+
+@pytest.mark.parametrize("kind", ["alpha", "grey alpha", "palette", "CMYK", "16 bit", "32 bit", "AVIF"])
+def test_training_apply_and_a_prompt_see_the_same_pixels(kind, tmp_path):
+    path = save_kind(kind, tmp_path)
+    expected = decode_image(path)
+    with Image.open(path) as image:
+        by_prompt = fit_picture(image, 20)
+    assert torch.equal(tensor(by_prompt), expected)
+    assert torch.equal(tensor(fit_picture(load_picture(path), 20)), expected)
+
+
+def test_thirty_two_bits_that_may_be_eight_are_refused(tmp_path):
+    path = save(Image.fromarray(np.full((4, 4), 200, np.int32)), tmp_path / "a.tiff")
+    with pytest.raises(ValueError, match=r"a\.tiff': mode I with values from 200 to 200 has no known scale"):
+        decode_image(path)

@@ -283,7 +283,7 @@ def test_rows_that_all_have_their_own_candidates_share_none(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{oops", r"data\.jsonl' line 3 is not JSON: .*repair or remove that line"),
+        ("{oops", r"data\.jsonl' line 3 is not JSON: .*repair that line"),
         ("[1]", r"data\.jsonl' line 3 is a list\. Expected an object"),
         ({"answer": "DROP"}, r"data\.jsonl' line 3: 'answer' is missing\. Expected str"),
         ({"answer": 3}, r"line 3: 'answer' is 3\. Expected str"),
@@ -294,7 +294,10 @@ def test_rows_that_all_have_their_own_candidates_share_none(tmp_path):
         ),
         ({"candidates": ["cat"]}, r"line 3: candidates \['cat'\]\. Expected at least two"),
         ({"image": "../a.png"}, r"line 3: image '\.\./a\.png' is outside the folder"),
-        ({"id": "red-0"}, r"has the id 'red-0' twice"),
+        (
+            {"id": "red-0"},
+            r"has the id 'red-0' twice: '.*data\.jsonl' line \d+ and '.*data\.jsonl' line \d+\.",
+        ),
     ],
 )
 def test_a_bad_line_is_named_with_file_and_line(line, message, tmp_path):
