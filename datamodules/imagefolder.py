@@ -173,10 +173,14 @@ def list_images(top: Path, classes: list[str]) -> list[str]:
 
 
 def _pictures_below(top: Path) -> list[Path]:
-    """The pictures of every class folder (a dangling link too: reading names it), sorted. Raises: ValueError for a
-    class folder without any."""
-    found = []
-    for folder in scan_folders(top):
+    """The pictures of every class folder (a dangling link too: reading names it), sorted.
+
+    Raises: ValueError without class folders, or for one without pictures.
+    """
+    found: list[Path] = []
+    if not (folders := scan_folders(top)):
+        raise ValueError(f"'{top}' has no class folders. Expected one for each class, with its images.")
+    for folder in folders:
         pictures = [path for path in scan_files(folder) if _is_picture(path)]
         if not pictures:
             raise ValueError(

@@ -70,13 +70,13 @@ def check_candidates(candidates: Sequence[str], where: str, repair: str = "renam
         raise ValueError(f"{where}: candidates {list(candidates)}. Expected at least two, all different.")
 
 
-def check_ids(places: Iterable[tuple[str, str]]) -> None:
+def check_ids(places: Iterable[tuple[str, str]], what: str = "The data set") -> None:
     """places: (id, where it was read). Raises: ValueError naming both places of an id that comes twice."""
     seen: dict[str, str] = {}
     for row_id, where in places:
         if row_id in seen:
             raise ValueError(
-                f"The data set has the id '{row_id}' twice: {seen[row_id]} and {where}. Expected every id once in "
+                f"{what} has the id '{row_id}' twice: {seen[row_id]} and {where}. Expected every id once in "
                 "train, val and test together: give one of them another, or remove the copy."
             )
         seen[row_id] = where
@@ -241,7 +241,7 @@ class RowTables(ABC):
         )
         ids = {row.id for row in rows}
         if len(ids) < len(rows) or any(row.id in ids for table in self._whole.values() for row in table.rows):
-            check_ids([*dict.fromkeys(others), *own])
+            check_ids([*dict.fromkeys(others), *own], f"{self.name} '{split}'")
 
     def _place_of(self, split: str, index: int) -> str:
         path = self.image_path(split, index)

@@ -141,6 +141,15 @@ def test_bad_rows_are_named(rows, message):
         data.rows("val")
 
 
+def test_an_id_in_train_and_test_is_refused_whichever_is_read_first():
+    for first, second in (("train", "test"), ("test", "train")):
+        data = Toy()
+        data.build_rows = lambda split: [Row("i", 0, "q", "a", "")]
+        data.rows(first)
+        with pytest.raises(ValueError, match=rf"has the id 'i' twice: toy '{first}' row 0 and toy '{second}' row 0"):
+            data.rows(second)
+
+
 def test_missing_files_are_all_listed():
     data = Toy(root="somewhere")
     data.missing = lambda: ["somewhere/a (from x)", "somewhere/b (from y)"]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from support.vqa_files import KINDS, vqa_lines, write_clevr, write_hateful_memes, write_pope, write_vqa_jsonl
 
 from datamodules import load_datamodule
@@ -319,3 +320,96 @@ def test_files_that_are_no_split_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"train\.jsonl and test\.jsonl .*or a single \*\.jsonl; it has: dev\."):
         load("vqa_jsonl", kwargs).rows("train")
     assert Path(tmp_path, "dev.jsonl").is_file()
+
+
+def write_lines(path, lines):
+    path.write_text("\n".join(json.dumps(line) for line in lines) + "\n")
+
+
+def simple(root, split, count=20, **extra):
+    """`count` questions about as many pictures, answers cat and dog, in root/<split>.jsonl."""
+    root.mkdir(exist_ok=True)
+    lines = []
+    for i in range(count):
+        name = f"{split.split('.')[0]}-{i}.png"
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(root / name)
+        lines.append({"image": name, "question": "What?", "answer": ("cat", "dog")[i % 2], **extra})
+    write_lines(root / (split if "." in split else f"{split}.jsonl"), lines)
+    return lines
+
+
+def loaded(root, **kwargs):
+    return load_datamodule("vqa_jsonl", root=str(root), image_size=8, **kwargs)
+
+
+@pytest.mark.parametrize(
+    "names", [("train", "valid", "test"), ("TrainSet", "dev", "Test"), ("train.json", "test.json")]
+)
+def test_files_called_as_other_tools_call_splits_are_splits(names, tmp_path):
+    for name in names:
+        simple(tmp_path, name)
+    data = loaded(tmp_path)
+    assert data.n("test") == 20 and data.n("train") == (20 if len(names) == 3 else 18)
+
+
+def test_backups_beside_the_splits_are_not_read(tmp_path):
+    for name in ("train", "test", ".train", "train_backup", "train (copy)"):
+        simple(tmp_path, name)
+    write_lines(tmp_path / "old-answers.jsonl", [{"image": "x.png", "question": "?", "answer": "giraffe"}])
+    (tmp_path / "._train.jsonl").write_bytes(b"\0\5\x16\7\xff")
+    with pytest.warns(UserWarning, match=r"called after no split:\n  3 x .jsonl: 'old-answers.jsonl'"):
+        data = loaded(tmp_path)
+        assert data.candidates == ["cat", "dog"] and data.n("test") == 20
+
+
+def test_two_files_of_one_split_are_refused(tmp_path):
+    for name in ("train", "test", "valid", "val"):
+        simple(tmp_path, name)
+    with pytest.raises(ValueError, match=r"two files of the split 'val': 'val.jsonl' and 'valid.jsonl'"):
+        loaded(tmp_path).rows("train")
+
+
+def test_an_id_shared_by_train_and_test_names_both_lines(tmp_path):
+    for name in ("train", "test"):
+        write_lines(tmp_path / f"{name}.jsonl", [line | {"id": 7} for line in simple(tmp_path, name, 1)])
+    with pytest.raises(ValueError, match=r"the id '7' twice: '.*test.jsonl' line 1 and '.*train.jsonl' line 1"):
+        loaded(tmp_path).rows("train")
+
+
+def test_answers_that_are_the_same_words_are_named_with_their_lines(tmp_path):
+    lines = simple(tmp_path, "data")
+    lines[3]["answer"] = " dog "  # spaces around do not count
+    write_lines(tmp_path / "data.jsonl", lines)
+    assert loaded(tmp_path).candidates == ["cat", "dog"]
+    lines[4]["answer"] = "Dog"
+    write_lines(tmp_path / "data.jsonl", lines)
+    with pytest.raises(ValueError, match=r"'Dog' and 'dog' are the same words.*'Dog': '.*' line 5; 'dog': .*line 2"):
+        loaded(tmp_path).rows("train")
+
+
+@pytest.mark.parametrize("given", [["yes", "Yes "], ["hot_dog", "hot dog"], ["yes", " "], ["yes"]])
+def test_candidates_given_by_hand_are_checked(given, tmp_path):
+    simple(tmp_path, "data")
+    with pytest.raises(ValueError, match=r"candidates=: (the candidates? .*|candidates \['yes'\])"):
+        loaded(tmp_path, candidates=given)
+
+
+def test_accents_composed_otherwise_on_the_disk_are_the_same_file(tmp_path):
+    lines = simple(tmp_path, "data")
+    (tmp_path / lines[0]["image"]).rename(tmp_path / "cafe\u0301.png")
+    lines[0]["image"] = "caf\u00e9.png"
+    write_lines(tmp_path / "data.jsonl", lines)
+    data = loaded(tmp_path)
+    assert sum(data.image(s, i).numel() > 0 for s in ("train", "val", "test") for i in range(data.n(s))) == 20
+
+
+def test_a_label_with_a_point_is_the_number(tmp_path):
+    kwargs = write_hateful_memes(tmp_path)
+    known = load("hateful_memes", kwargs).rows("train")
+    path = tmp_path / "hateful_memes/train.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    write_lines(path, [line | {"label": float(line["label"])} for line in lines])
+    assert load("hateful_memes", kwargs).rows("train") == known
+    edit_line(path, 5, label=0.5)
+    with pytest.raises(ValueError, match=r"train.jsonl' line 5: 'label' is 0.5. Expected 0 or 1"):
+        load("hateful_memes", kwargs).rows("train")
