@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL
 import torch
 from torch import Tensor
+
+from datamodules.images import reader_version
 
 VERSION = 1
 GIB = 2**30
@@ -37,7 +38,7 @@ def content_key(settings: Any, rows: Iterable[tuple[str, bytes]]) -> str:
 
     Of what is stored, not of what it decodes to (as `fingerprint` does): reading is fast, decoding is what is saved.
     """
-    digest = hashlib.sha256(f"{VERSION} Pillow {PIL.__version__} {settings}\n".encode())
+    digest = hashlib.sha256(f"{VERSION} {reader_version()} {settings}\n".encode())
     for row_id, content in rows:
         digest.update(f"{row_id} {hashlib.sha256(content).hexdigest()}\n".encode())
     return digest.hexdigest()

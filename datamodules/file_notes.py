@@ -11,8 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import PIL
-
+from datamodules.images import reader_version
 from datamodules.prepare.disk import write_file
 
 Note = list[Any]
@@ -61,7 +60,7 @@ def _read(path: Path) -> dict[str, Note]:
     """Empty when it is absent, damaged or of another decoder."""
     with suppress(OSError, ValueError):
         content = json.loads(path.read_text())
-        if isinstance(content, dict) and content.get("pillow") == PIL.__version__:
+        if isinstance(content, dict) and content.get("reader") == reader_version():
             return {file: note for file, note in content["notes"].items() if len(note) == 3}
     return {}
 
@@ -70,4 +69,4 @@ def _write(path: Path, notes: dict[str, Note]) -> None:
     """Atomic; of two processes the last wins, and what the other found is looked at again. Never fatal."""
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, json.dumps({"pillow": PIL.__version__, "notes": notes}).encode(), sync=False)
+        write_file(path, json.dumps({"reader": reader_version(), "notes": notes}).encode(), sync=False)

@@ -5,13 +5,17 @@ Training, scoring, `apply`, `ask` and `Prompt` on a PIL image all see the pixels
 
 from __future__ import annotations
 
+import hashlib
 import struct
 import warnings
 from contextlib import suppress
+from functools import cache
+from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import PIL
 import torch
 from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
@@ -36,6 +40,14 @@ _TURNS = {
 }
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_NOTES = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
+
+
+@cache
+def reader_version() -> str:
+    """Names what turns stored bytes into pixels, for whatever is remembered about decoded pictures."""
+    sources = [Path(__file__).with_name(name).read_bytes() for name in ("images.py", "transforms.py")]
+    digest = hashlib.sha256(b"".join(sources)).hexdigest()[:16]
+    return f"{digest} Pillow {PIL.__version__} torchvision {version('torchvision')}"
 
 
 def decode_image(path: str | Path) -> Tensor:

@@ -20,7 +20,6 @@ from model_zoo import templates
 
 LEVELS = (0.0, 0.5, 1.0)
 COLOURS = tuple(itertools.product(LEVELS, LEVELS, LEVELS))  # 27 border colours
-SCORER = 1  # raised when scores of the same input could change
 
 
 @dataclass(frozen=True)
@@ -68,8 +67,8 @@ class ControlStore:
     """Scores of controls, computed once and kept under a cache folder: they never change.
 
     The key covers whatever could change a score: model weights and options, data (ids, images, questions, candidates),
-    templates, control geometry and colour, official mode, dtype, scorer version. Writing is atomic, a damaged entry
-    counts as absent.
+    templates, control geometry and colour, official mode, dtype, and the code and the libraries that computed them
+    (code_version.py). Writing is atomic, a damaged entry counts as absent.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -78,7 +77,7 @@ class ControlStore:
     def path(self, control: Control, **key: object) -> Path:
         parts = {
             "control": control.name, "frame": control.frame, "pad": control.pad, "colour": control.colour,
-            "scorer": SCORER, **key,
+            **key,
         }  # fmt: skip
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
         return self.folder / digest[:2] / f"{digest}.npz"

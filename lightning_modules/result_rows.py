@@ -13,7 +13,7 @@ import numpy as np
 from lightning_modules.answer_parser import candidate_numbers
 from lightning_modules.answer_scoring import Answers, answer_metrics
 from lightning_modules.artefact import prompt_sha256
-from lightning_modules.controls import SCORER
+from lightning_modules.code_version import code_version
 from lightning_modules.evaluation import ModelSpec
 from lightning_modules.features import drift_metrics
 from lightning_modules.metrics import Estimate, Scores, group_metrics, paired_gain, task_metrics
@@ -92,7 +92,7 @@ def _as_rows(
         "data_fp": data.fingerprint(split, scorer.sizes[split]),
         "left_out": len(data.left_out(split)),
         "dtype": spec.precision,
-        "scorer": SCORER,
+        "scorer": code_version(),
     }
     made = []
     for name, groups in metrics_of.items():

@@ -11,6 +11,7 @@ import torch
 
 from datamodules.sampling import distributed_rank
 from lightning_modules.backoff import RowLimit, free_memory
+from lightning_modules.code_version import code_version, library_versions
 from lightning_modules.controls import Control, ControlStore, all_controls, templates_digest
 from lightning_modules.evaluation import ModelSpec, gather_scores, score_in_process, score_inputs
 from lightning_modules.features import FeatureDrift
@@ -147,9 +148,11 @@ class PromptScorer:
             "official": spec.official,
             "dtype": spec.precision,
             "options": repr(sorted(spec.options.items())),
-            "templates": templates_digest(),
             "data": self.datamodule.fingerprint(split, n),
             "data_name": self.datamodule.name,
+            "templates": templates_digest(),
+            "code": code_version(),
+            "libraries": library_versions(),
         }
 
     def _run(self, spec: ModelSpec, split: str, n: int | None, inputs: dict, resident: Any) -> dict[Any, Scores]:

@@ -134,7 +134,14 @@ def test_stored_controls_know_templates_options_and_the_data_set_s_name(tmp_path
 
     own, spec = make_scorer(tmp_path), Spec("tiny_minigpt4", "source")
     before = own._store_key(spec, "val", 7)
-    assert {"model", "mllm", "options", "official", "dtype", "templates", "data", "data_name"} == set(before)
+    assert {"model", "mllm", "options", "official", "dtype", "templates", "data", "data_name"} | {
+        "code",
+        "libraries",
+    } == set(before)
+    for name, other in (("code_version", "another"), ("library_versions", {"torch": "0"})):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"lightning_modules.scorer.{name}", lambda other=other: other)
+            assert own._store_key(spec, "val", 7) != before
     assert own._store_key(Spec("tiny_minigpt4", "source", options={"scoring": "naive"}), "val", 7) != before
     changed = templates.TEMPLATES | {"llava": templates.Template(cls="{question}?")}
     digest = templates_digest()

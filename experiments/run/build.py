@@ -19,6 +19,7 @@ from experiments.run.shared_source import load_source
 from experiments.tracking.loggers import build_loggers, shows_samples
 from experiments.tracking.run import PictureCallback
 from lightning_modules import feature_cache
+from lightning_modules.code_version import code_version, library_versions
 from lightning_modules.controls import ControlStore
 from lightning_modules.evaluation import ModelSpec
 from lightning_modules.feature_cache import FeatureCache
@@ -222,4 +223,6 @@ def _identity(spec: ModelSpec) -> dict[str, Any]:
         "mllm": spec.name,
         "dtype": spec.precision,
         "options": repr(sorted(spec.options.items())),
+        "code": code_version(),
+        "libraries": library_versions(),
     }

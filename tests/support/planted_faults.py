@@ -82,8 +82,8 @@ FAULTS = {
     ),
     "a control cached under too short a key": Fault(
         "lightning_modules/controls.py",
-        '"scorer": SCORER, **key,',
-        '"scorer": SCORER, **{k: v for k, v in key.items() if k != "data"},',
+        '"colour": control.colour,\n            **key,',
+        '"colour": control.colour,\n            **{k: v for k, v in key.items() if k != "data"},',
         ("lightning_modules_controls", "lightning_modules_scorer"),
     ),
     "validation stays in train": Fault(
