@@ -13,6 +13,11 @@ from support.golden_checks import INPUTS, close, find_check, recorded, value_of
 from lightning_modules.optim import NormalizedSGD
 from model_zoo.templates import IMAGE_MARK, TEMPLATES
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*in eval mode at the start of training"),  # frozen models are meant to be
+    pytest.mark.filterwarnings("ignore:You defined a `validation_step`"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+]
 ROOT = golden_root()
 COMPACT = ("blip2_t5", "minigpt4")
 EXPECTED = FOLDERS if FORCED else COMPACT

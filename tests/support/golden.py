@@ -8,14 +8,16 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.data import DataLoader
 
-from lightning_modules.losses import fca_loss, tse_losses
-from lightning_modules.optim import NormalizedSGD
+from datamodules.batch import Batch
 from lightning_modules.prompts import PadPrompt
+from lightning_modules.tvp import TVPModule
 from model_zoo.base import MLLM
 from model_zoo.clip import ClipScorer
 from model_zoo.registry import load_clip, load_mllm
@@ -36,19 +38,17 @@ def golden_root() -> Path:
 PER_IMAGE = ("per_sample", "image_grad")
 
 
-class Step:
-    """One recorded update: our losses and gradient at the recorded start, and our prompt after it."""
+class Step(L.Callback):
+    """Reads off one recorded update as `TVPModule.training_step` makes it: its losses, its gradient, its prompt."""
 
-    def __init__(self, golden: Golden, prompt: PadPrompt, recipe: dict[str, Any], rows: list[int]) -> None:
-        optimizer = NormalizedSGD(prompt.parameters(), lr=recipe["lr"])
-        self.main_loss, self.emb_loss, self.clip_loss = golden.losses(prompt, recipe, rows)
-        self.loss = self.main_loss + recipe["fca"] * self.emb_loss - recipe["tse"] * self.clip_loss
-        self.loss.backward()
-        self.grad_mean = prompt.delta.grad / len(rows)  # a broadcast delta receives the SUM of per-image gradients
+    def on_train_batch_end(self, trainer: L.Trainer, module: Any, *_: Any) -> None:
+        values = trainer.callback_metrics
+        self.loss, self.main_loss = values["train/loss"], values["train/task"]
+        self.emb_loss, self.clip_loss = values["train/fca"], -values["train/tse"]
+        self.perturbation = module.prompt.delta.detach().clone()
+        # A broadcast delta receives the SUM of per-image gradients of a mean; the record holds their mean.
+        self.grad_mean = module.prompt.delta.grad / trainer.train_dataloader.dataset[0].images.shape[0]
         self.g_norm = self.grad_mean.norm()
-        optimizer.step()
-        prompt.project_()
-        self.perturbation = prompt.delta.detach().clone()
 
 
 class Golden:
@@ -165,34 +165,35 @@ class Golden:
 
     @cache  # noqa: B019
     def training(self, tag: str) -> list[Step]:
-        """Our updates from the recorded start (zero for `readme`)."""
+        """The updates of our LightningModule from the recorded start (zero for `readme`)."""
         recipe, prompt = self.scalars[f"train_{tag}_cfg"], self.start(tag)
-        return [Step(self, prompt, recipe, rows) for rows in recipe["image_index_and_label"]]
+        steps = []
+        for rows in recipe["image_index_and_label"]:
+            weights = {name: recipe[name] for name in ("fca", "tse", "lr")}
+            module = TVPModule(prompt, lambda: [self.model], lambda: self.clip, **weights)
+            step = Step()
+            trainer = L.Trainer(
+                max_epochs=1, accelerator="cpu", callbacks=[step], logger=False, enable_checkpointing=False,
+                enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
+            )  # fmt: skip
+            trainer.fit(module, DataLoader([self.batch(rows)], batch_size=None))
+            steps.append(step)
+        return steps
+
+    def batch(self, rows: list[int]) -> Batch:
+        """The images in `rows`, each of the class whose number is its own."""
+        names = [self.text["class_names"][row] for row in rows]
+        captions = [f"this is a photo of a {name}" for name in names]
+        questions = [self.questions("std")[row] for row in rows]
+        return Batch(
+            self.pixels[rows], torch.tensor(rows), questions, names, captions, [str(r) for r in rows], [""] * len(rows)
+        )
 
     def start(self, tag: str) -> PadPrompt:
         prompt = PadPrompt(frame=self.arrays["perturbation_init"].shape[-1], pad=PAD, bounds="unbounded")
         if tag != "readme":
             prompt.delta.data.copy_(self.arrays["perturbation_init"])
         return prompt
-
-    def losses(self, prompt: PadPrompt, recipe: dict[str, Any], rows: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """(task loss, FCA, mean CLIP similarity) of the images in `rows`, whose label is their own index."""
-        model, images, zero = self.model, self.pixels[rows], torch.zeros(())
-        questions = [self.questions("std")[row] for row in rows]
-        names = [self.text["class_names"][row] for row in rows]
-        prompt.delta.grad = None
-        prompted = prompt(images)
-        visual = model.encode_image(prompted, questions)
-        nats, tokens = model.answer_loss(prompted, questions, names, visual=visual)
-        fca, similarity = zero, zero
-        if recipe["fca"]:
-            with torch.no_grad():
-                clean = model.encode_image(prompt.blank(images), questions)
-            fca = fca_loss(visual.tokens[:, : visual.n_query], clean.tokens[:, : clean.n_query])
-        if recipe["tse"]:
-            captions = [f"this is a photo of a {name}" for name in names]
-            similarity = -tse_losses(self.clip.similarity(prompted, captions)).mean()
-        return nats.sum() / tokens.sum(), fca, similarity
 
 
 @cache
