@@ -48,6 +48,7 @@ class ImageTextDataModule(RowTables, lightning.LightningDataModule, ABC):
     name: str = ""
     task: str = ""
     square: bool = False
+    answer_rule: str = "parse"  # how a generated answer is read, see lightning_modules/answer_scoring.py
 
     def __init__(
         self,

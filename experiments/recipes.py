@@ -153,6 +153,8 @@ def _check_method(config: DictConfig) -> None:
     for key in ("epochs", "batch_size", "eval_batch_size", "accumulate", "devices", "checkpoint_every", "val_every"):
         if config.train[key] < 1:
             raise ValueError(f"Expected train.{key} >= 1, got {config.train[key]}.")
+    if config.train.val_every_steps is not None and config.train.val_every_steps < 0:
+        raise ValueError(f"Expected train.val_every_steps >= 0 or null, got {config.train.val_every_steps}.")
     if not config.train.feature_cache_gib > 0:
         raise ValueError(f"Expected train.feature_cache_gib > 0, got {config.train.feature_cache_gib}.")
 

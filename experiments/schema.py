@@ -155,6 +155,9 @@ class Train:
     """updates between two checkpoints inside an epoch"""
     val_every: int = 1
     """epochs between two validations"""
+    val_every_steps: int | None = None
+    """updates between two validations, and one at the end (the reference: 1000; 0: only at the ends of epochs; null: a
+    fifth of the run where val_every gives fewer than three)"""
     checkpointing: bool = False
     """recompute the source's layers in backward: the same gradient from less memory in more time"""
     compile: bool = False

@@ -95,7 +95,10 @@ def trial_cells(
 
 
 def trial_table(folders: Mapping[str, Path]) -> list[dict]:
-    """Per trial the best validation score of the source, in its primary metric: what its checkpoint was chosen by."""
+    """Per trial the best validation score of the source, in its primary metric: what its checkpoint was chosen by.
+
+    Of an epoch that was validated more than once (an attempt whose checkpoint was lost) the last row counts.
+    """
     rows = []
     for name, folder in folders.items():
         method, lr, epochs = name.split("_")
@@ -104,8 +107,8 @@ def trial_table(folders: Mapping[str, Path]) -> list[dict]:
             for row in read_rows(folder / "results.jsonl")
             if (row["split"], row["input"], row["group"]) == ("val", "prompt", "")
         ]
-        scores = [(row["value"], -row["epoch"]) for row in found if row["metric"] == found[0]["metric"]]
-        value, epoch = max(scores)
+        last = {(row["epoch"], row["step"] or 0): row for row in found if row["metric"] == found[0]["metric"]}
+        value, epoch, _ = max((row["value"], -epoch, -step) for (epoch, step), row in last.items())
         trial = {"method": method, "lr": float(lr[2:]), "epochs": int(epochs[2:]), "val": round(value, 6)}
         rows.append(trial | {"best_epoch": -epoch})
     return rows

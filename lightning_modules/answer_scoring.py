@@ -23,6 +23,23 @@ from lightning_modules.vocabulary import TASK_METRICS
 STYLES = {"recognition": "infer", "counting": "vqa", "reasoning": "vqa", "hallucination": "vqa"}  # vqa asks for short
 
 
+def read_parsed(text: str, candidates: Sequence[str], label: int) -> int:
+    """The candidate a text names by our parser, -1 for none; the right one plays no part."""
+    named = parse_answer(text, candidates)
+    return -1 if named is None else named
+
+
+def read_substring(text: str, candidates: Sequence[str], label: int) -> int:
+    """The reference's rule: right is a text that holds the right answer anywhere, "3" in "13" too; "three" is wrong."""
+    if candidates[label] in text:
+        return label
+    named = read_parsed(text, candidates, label)
+    return -1 if named == label else named
+
+
+READINGS = {"parse": read_parsed, "substring": read_substring}
+
+
 class Answers(NamedTuple):
     """One model's texts on one input, in the order of `ids`. parsed: (N,) index of the candidate, -1 for none."""
 
@@ -53,18 +70,20 @@ def generate_batches(
     candidates: Sequence[str] | None,
     *,
     style: str,
+    rule: str = "parse",
     **decoding: Any,
 ) -> dict[str, Answers]:
     """Answers of one model on every input of each batch, sorted by id like the records of `score_batches`."""
+    read = READINGS[rule]
     found: dict[str, list[tuple[str, int, int, str, str]]] = {name: [] for name in inputs}
     for batch in batches:
         images = batch.images.to(mllm.device)
         options = batch.candidates or [candidates] * len(batch.ids)
         for name, to_frames in inputs.items():
             texts = mllm.generate(to_frames(images), batch.questions, style=style, **decoding)
-            parsed = [parse_answer(text, own) for text, own in zip(texts, options, strict=True)]
-            places = [-1 if k is None else k for k in parsed]
-            found[name] += zip(batch.ids, batch.labels.tolist(), places, texts, batch.groups, strict=True)
+            labels = batch.labels.tolist()
+            places = [read(*row) for row in zip(texts, options, labels, strict=True)]
+            found[name] += zip(batch.ids, labels, places, texts, batch.groups, strict=True)
     return {name: _joined(rows) for name, rows in found.items()}
 
 
@@ -89,8 +108,8 @@ def generate_inputs(
     for size in sorted({size for size, _ in inputs.values()}):
         of_size = {name: to_frames for name, (s, to_frames) in inputs.items() if s == size}
         loader = datamodule.with_image_size(size).loader(split, n=n)
-        chosen = style or STYLES[datamodule.task]
-        result |= generate_batches(mllm, loader, of_size, datamodule.candidates, style=chosen, **decoding)
+        how = {"style": style or STYLES[datamodule.task], "rule": datamodule.answer_rule} | decoding
+        result |= generate_batches(mllm, loader, of_size, datamodule.candidates, **how)
     return {name: result[name] for name in inputs}
 
 

@@ -60,6 +60,8 @@ def read_rows(path: str | Path) -> list[dict]:
             continue
         if isinstance(row, dict):
             key = tuple(row.get(field) for field in IDENTITY)
+            if row.get("kind") == "val":  # one prompt an update: another one there is of an attempt that was lost
+                key = key[:-1]
             latest.pop(key, None)
             latest[key] = row
     return list(latest.values())

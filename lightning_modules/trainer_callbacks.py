@@ -1,8 +1,9 @@
-"""Checkpoints a killed run resumes from: `last` inside and at the end of epochs, `best` by the monitored metric."""
+"""When a run is checkpointed and validated: `last` to resume from, `best` by the monitored metric, a curve's steps."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_modules.atomic import replace_file
 
+LAST, PREVIOUS, BEST = "last.ckpt", "last.previous.ckpt", "best.ckpt"
+
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes beside the target and renames. Lightning itself writes to the system's temporary folder and moves, which
@@ -20,29 +23,93 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        buffer = io.BytesIO()
+        buffer, path = io.BytesIO(), Path(path)
         torch.save(checkpoint, buffer)
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.name == LAST and path.is_file():
+            replace_file(path.with_name(PREVIOUS), path.read_bytes(), sync=False)
         replace_file(path, buffer.getvalue())
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint of ours, tensors and plain values only. Raises: ValueError naming a file that is none or damaged."""
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        if {"state_dict", "epoch", "global_step", "loops"} <= set(checkpoint):
+            return checkpoint
+        reason = "it lacks what a checkpoint holds"
+    except Exception as error:  # a cut file raises whatever its first missing byte was: EOFError, OSError, ...
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    raise ValueError(f"'{path}' is damaged ({reason}). Expected a checkpoint as training writes it.")
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint to resume from: `last.ckpt`, or where that is damaged the one before; None where there is none.
+
+    A damaged file is told of and set aside as `<name>.damaged`, so that it never becomes the one before.
+    Raises: ValueError naming the files when all that are there are damaged.
+    """
+    damaged = []
+    for path in (folder / LAST, folder / PREVIOUS):
+        if not path.is_file():
+            continue
+        try:
+            step = read_checkpoint(path)["global_step"]
+        except ValueError as error:
+            damaged.append((path, error))
+            continue
+        for bad, error in damaged:
+            bad.replace(bad.with_name(f"{bad.name}.damaged"))
+            print(f"{error} Going on from '{path}', update {step}.")
+        return path
+    if damaged:
+        raise ValueError(
+            f"No checkpoint can be read: {' '.join(str(error) for _, error in damaged)} Remove the folder "
+            f"'{folder}' to begin this run again from its start, with the same settings and folder."
+        )
+    return None
 
 
 class StepCheckpoint(ModelCheckpoint):
     """Every n updates, but never on an epoch's last batch: there Lightning's counters still say mid-epoch while the
     loader is done, and the state could not be resumed exactly. The epoch's end has its own checkpoint.
+
+    Where a validation follows the update, it is saved after it: a run resumed from before would not make it up.
+    validates: is the update with this number (from 1) followed by a validation?
     """
 
+    def __init__(self, *, validates: Callable[[int], bool] = lambda step: False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._validates = validates
+
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
-        if not trainer.is_last_batch:
+        if not (trainer.is_last_batch or self._validates(trainer.global_step)):
             super().on_train_batch_end(trainer, *args, **kwargs)
 
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.is_last_batch and self._validates(trainer.global_step):
+            super().on_train_batch_end(trainer, pl_module, None, None, 0)
 
-def build_checkpoints(folder: Path, *, monitor: str, every: int) -> list[ModelCheckpoint]:
-    """`best.ckpt` (largest `monitor`) and `last.ckpt`; each file is replaced whole or not at all.
+
+class ValidateLast(L.Callback):
+    """Validates after the last update too, where validations are counted in updates: the end belongs to the curve."""
+
+    def __init__(self, total_steps: int) -> None:
+        self.total_steps = total_steps
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        if trainer.global_step + 1 >= self.total_steps:
+            trainer.val_check_batch = 1
+
+
+def build_checkpoints(folder: Path, *, monitor: str, every: int, validate_every: int | None) -> list[ModelCheckpoint]:
+    """`best.ckpt` (largest `monitor`) and `last.ckpt`, with the one before; each is replaced whole or not at all.
 
     Args:
         folder: where they go.
         monitor: a logged key.
         every: updates between checkpoints inside an epoch.
+        validate_every: updates between validations; None: they come at the ends of epochs.
     """
     kept: dict[str, Any] = {
         "dirpath": folder,
@@ -52,7 +119,12 @@ def build_checkpoints(folder: Path, *, monitor: str, every: int) -> list[ModelCh
     }
     return [
         ModelCheckpoint(filename="best", monitor=monitor, mode="max", save_on_train_epoch_end=False, **kept),
-        StepCheckpoint(filename="last", every_n_train_steps=every, **kept),
+        StepCheckpoint(
+            filename="last",
+            every_n_train_steps=every,
+            validates=lambda step: validate_every is not None and step % validate_every == 0,
+            **kept,
+        ),
         ModelCheckpoint(filename="last", every_n_epochs=1, save_on_train_epoch_end=True, **kept),
     ]
 

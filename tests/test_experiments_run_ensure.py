@@ -126,3 +126,15 @@ def test_trials_are_judged_by_the_primary_metric_of_their_task(tmp_path):
     rows = [full | {"metric": m, "value": v, "epoch": 1} for m, v in (("accuracy", 0.25), ("mae", 3.0), ("drift", 9.0))]
     ResultLog(tmp_path / "results.jsonl").append(rows)
     assert tune.trial_table({"tvp_lr2_ep3": tmp_path})[0]["val"] == 0.25
+
+
+def test_a_trial_is_judged_by_the_last_row_of_each_epoch(tmp_path):
+    """The first attempt's checkpoint was lost: its prompt of epoch 1 is not the one that is kept."""
+    full = dict.fromkeys(f for f in FIELDS if f not in ("schema", "time"))
+    full |= {"kind": "val", "split": "val", "input": "prompt", "group": "", "metric": "top1"}
+    values = [(0, 4, 0.3, "a"), (1, 8, 0.9, "b"), (0, 4, 0.3, "a"), (1, 8, 0.5, "c")]
+    rows = [full | {"epoch": e, "step": s, "value": v, "prompt": p} for e, s, v, p in values]
+    ResultLog(tmp_path / "results.jsonl").append(rows)
+    assert tune.trial_table({"tvp_lr2_ep3": tmp_path})[0] == {
+        **{"method": "tvp", "lr": 2.0, "epochs": 3, "val": 0.5, "best_epoch": 1},
+    }

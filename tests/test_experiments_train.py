@@ -379,3 +379,76 @@ def test_training_needs_no_network(tmp_path):
     assert not (tmp_path / "attempts").exists()
     assert list((tmp_path / "run/wandb").glob("offline-run-*"))
     assert json.loads((tmp_path / "run/run.json").read_text())["state"] == "finished"
+
+
+@pytest.mark.parametrize("step", [6, *(pytest.param(step, marks=pytest.mark.slow) for step in (1, 3, 4, 7))])
+def test_a_run_validated_inside_epochs_resumes_to_the_same_prompt_and_rows(tmp_path, monkeypatch, step, whole_curve):
+    from lightning_modules.tvp import TVPModule
+
+    def cut(self, *_):
+        if self.global_step == step:
+            raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TVPModule, "on_train_batch_start", cut, raising=False)
+        with pytest.raises(Killed):
+            smoke(tmp_path / "cut", *CURVE)
+    main([f"resume={tmp_path / 'cut'}"])
+    assert torch.equal(delta_of(tmp_path / "cut"), delta_of(whole_curve))
+    assert curve_of(tmp_path / "cut") == curve_of(whole_curve)
+
+
+CURVE = ("train.checkpoint_every=1", "train.val_every_steps=3", "targets.heldout=[]")
+
+
+@pytest.fixture(scope="module")
+def whole_curve(tmp_path_factory, cache):
+    return smoke(tmp_path_factory.mktemp("curve") / "run", *CURVE)
+
+
+def curve_of(folder):
+    rows = [
+        r for r in read_rows(folder / "results.jsonl") if (r["kind"], r["group"], r["input"]) == ("val", "", "prompt")
+    ]
+    return sorted((r["step"], r["mllm"], r["metric"], r["value"]) for r in rows)
+
+
+def test_a_curve_in_updates_has_its_steps_and_the_end(whole_curve):
+    assert sorted({step for step, *_ in curve_of(whole_curve)}) == [3, 6, 8]  # two epochs of four updates
+
+
+def test_a_cut_checkpoint_is_named_and_the_one_before_is_continued(run, tmp_path, monkeypatch, capsys):
+    from lightning_modules.tvp import TVPModule
+
+    def cut(self, *_):
+        if self.global_step == 6:
+            raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TVPModule, "on_train_batch_start", cut, raising=False)
+        with pytest.raises(Killed):
+            smoke(tmp_path / "cut", "train.checkpoint_every=1")
+    folder = tmp_path / "cut/checkpoints"
+    last = folder / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:100])
+    main([f"resume={tmp_path / 'cut'}"])
+    said = capsys.readouterr().out
+    assert f"'{last}' is damaged" in said and "Going on from" in said and "last.previous.ckpt', update" in said
+    assert torch.equal(delta_of(tmp_path / "cut"), delta_of(run))
+    assert (folder / "last.ckpt.damaged").stat().st_size == 100
+
+
+def test_an_official_run_keeps_the_last_prompt_whatever_validation_says(tmp_path, cache, monkeypatch):
+    from lightning_modules.transfer_callback import TransferCallback
+
+    real = TransferCallback.score_split
+
+    def worse_each_time(self, module, split, epoch, step):
+        return {key: -float(step) for key in real(self, module, split, epoch, step)}
+
+    monkeypatch.setattr(TransferCallback, "score_split", worse_each_time)
+    words = ("official=true", "source.official=false", "data.official=false", "data.n_test=0", "targets.heldout=[]")
+    official = smoke(tmp_path / "official", *words, "data.val=train")
+    ours = smoke(tmp_path / "ours", *words[3:], "prompt.bounds=unbounded")
+    steps = [json.loads((folder / "prompt/manifest.json").read_text())["steps"] for folder in (official, ours)]
+    assert steps == [8, 4] and not torch.equal(delta_of(official), delta_of(ours))

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_modules.answer_scoring import Answers, answer_metrics, generate_batches
+from datamodules import load_datamodule
+from lightning_modules.answer_scoring import READINGS, Answers, answer_metrics, generate_batches
 from lightning_modules.metrics import Scores
 from lightning_modules.prompts import build_prompt
 from lightning_modules.records import read_rows
@@ -112,3 +113,14 @@ def test_evaluate_refuses_another_scoring(artefact):
 
     with pytest.raises(ValueError, match=r"Unknown scoring 'guess'\. Available: likelihood, generate\."):
         main([f"prompt={artefact}", "mllm=embedded_blip2", "scoring=guess"])
+
+
+@pytest.mark.parametrize(
+    ("text", "right", "parsed", "substring"),
+    [("There are 13.", 0, -1, 0), ("three", 0, 0, -1), ("7 cubes", 0, 1, 1), ("3 cubes", 0, 0, 0), ("many", 0, -1, -1)],
+)
+def test_the_reference_s_substring_rule_reads_clevr_under_official_only(text, right, parsed, substring):
+    counts = ["3", "7", "10"]
+    assert (READINGS["parse"](text, counts, right), READINGS["substring"](text, counts, right)) == (parsed, substring)
+    rules = [load_datamodule("clevr", official=official).answer_rule for official in (False, True)]
+    assert rules == ["parse", "substring"] and load_datamodule("pope", official=True).answer_rule == "parse"

@@ -12,7 +12,13 @@ from experiments.recipes import load_experiment
 from lightning_modules.feature_cache import FeatureCache
 from lightning_modules.features import CachedFeatures
 from lightning_modules.prompts import PadPrompt
-from lightning_modules.trainer_callbacks import TF32Updates, speed_callbacks
+from lightning_modules.trainer_callbacks import (
+    AtomicCheckpointIO,
+    TF32Updates,
+    newest_checkpoint,
+    read_checkpoint,
+    speed_callbacks,
+)
 from lightning_modules.tvp import TVPModule
 from model_zoo.layer_options import checkpoint_layers_, compile_layers_, require_compiler
 
@@ -192,3 +198,39 @@ def test_keys_reach_the_specs_the_trainer_and_the_cache(tmp_path, monkeypatch):
     for pair in (("train.feature_cache", "int8"), ("train.feature_cache_gib", "0")):
         with pytest.raises(ValueError, match=r"int8|feature_cache_gib > 0"):
             load_experiment([("exp", "smoke"), pair])
+
+
+def checkpoint(step):
+    return {"state_dict": {"prompt.delta": torch.zeros(3)}, "epoch": 0, "global_step": step, "loops": {}}
+
+
+def saved(folder, *steps):
+    for step in steps:
+        AtomicCheckpointIO().save_checkpoint(checkpoint(step), folder / "last.ckpt")
+    return folder
+
+
+def test_two_checkpoints_are_kept_and_the_newest_is_resumed(tmp_path):
+    assert newest_checkpoint(tmp_path) is None
+    saved(tmp_path, 1, 2, 3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last.ckpt", "last.previous.ckpt"]
+    assert read_checkpoint(newest_checkpoint(tmp_path))["global_step"] == 3
+    assert read_checkpoint(tmp_path / "last.previous.ckpt")["global_step"] == 2
+
+
+@pytest.mark.parametrize("cut", [0, 1, 50, 400])
+def test_a_damaged_checkpoint_is_named_set_aside_and_the_one_before_taken(cut, tmp_path, capsys):
+    last = saved(tmp_path, 1, 2) / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:cut])
+    assert newest_checkpoint(tmp_path).name == "last.previous.ckpt"
+    assert f"'{last}' is damaged" in capsys.readouterr().out and (tmp_path / "last.ckpt.damaged").is_file()
+    saved(tmp_path, 3)
+    assert read_checkpoint(tmp_path / "last.previous.ckpt")["global_step"] == 1
+
+
+def test_checkpoints_that_are_all_damaged_are_all_named(tmp_path):
+    saved(tmp_path, 1, 2)
+    (tmp_path / "last.ckpt").write_bytes(b"")
+    torch.save({"weights": 1}, tmp_path / "last.previous.ckpt")
+    with pytest.raises(ValueError, match=r"last.ckpt' is damaged .*previous.ckpt' is damaged \(it lacks.*Remove"):
+        newest_checkpoint(tmp_path)

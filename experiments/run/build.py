@@ -28,7 +28,7 @@ from lightning_modules.metrics import primary_metric
 from lightning_modules.prompts import build_prompt
 from lightning_modules.records import ResultLog
 from lightning_modules.scorer import PromptScorer
-from lightning_modules.trainer_callbacks import AtomicCheckpointIO, build_checkpoints, speed_callbacks
+from lightning_modules.trainer_callbacks import AtomicCheckpointIO, ValidateLast, build_checkpoints, speed_callbacks
 from lightning_modules.transfer_callback import TransferCallback
 from lightning_modules.tvp import TVPModule
 from model_zoo.registry import load_clip
@@ -175,13 +175,29 @@ def build_callback(parts: RunParts, folder: RunFolder) -> TransferCallback:
     return TransferCallback(parts.sources[0], parts.targets, scorer, log, context=context, scores_folder=folder.scores)
 
 
-def build_trainer(parts: RunParts, folder: RunFolder, callback: TransferCallback) -> L.Trainer:
+def validation_interval(config: DictConfig, steps_per_epoch: int) -> int | None:
+    """Updates between two validations, or None where they come at the ends of epochs (`train.val_every`).
+
+    Unless train.val_every_steps says otherwise, a run with fewer than three of those makes a curve of five.
+    """
+    epochs, steps = run_length(config, steps_per_epoch)
+    wanted = config.train.val_every_steps
+    if wanted is None:
+        return None if epochs // config.train.val_every >= 3 else math.ceil(steps / 5)
+    return min(wanted, steps) or None
+
+
+def build_trainer(parts: RunParts, folder: RunFolder, callback: TransferCallback, steps_per_epoch: int) -> L.Trainer:
     config = parts.config
     train = config.train
+    interval = validation_interval(config, steps_per_epoch)
+    by_steps = [] if interval is None else [ValidateLast(run_length(config, steps_per_epoch)[1])]
     loggers = build_loggers(config, folder.path)
     pictures = PictureCallback(callback, samples=shows_samples(config, loggers))
     shown = show_progress(config.log.progress)
-    checkpoints = build_checkpoints(folder.checkpoints, monitor=parts.monitor, every=train.checkpoint_every)
+    checkpoints = build_checkpoints(
+        folder.checkpoints, monitor=parts.monitor, every=train.checkpoint_every, validate_every=interval
+    )
     return L.Trainer(
         accelerator=train.accelerator,
         devices=train.devices,
@@ -189,9 +205,10 @@ def build_trainer(parts: RunParts, folder: RunFolder, callback: TransferCallback
         precision=train.precision,
         max_epochs=train.epochs,
         max_steps=train.max_steps,
-        check_val_every_n_epoch=train.val_every,
+        check_val_every_n_epoch=train.val_every if interval is None else None,
+        val_check_interval=interval,
         plugins=[AtomicCheckpointIO()],
-        callbacks=[callback, pictures, *checkpoints, *speed_callbacks(train.tf32), Progress(), *shown],
+        callbacks=[callback, pictures, *checkpoints, *by_steps, *speed_callbacks(train.tf32), Progress(), *shown],
         logger=loggers,
         log_every_n_steps=config.log.every,
         num_sanity_val_steps=0,

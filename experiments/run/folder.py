@@ -36,11 +36,6 @@ class RunFolder:
         self.checkpoints, self.prompt = path / "checkpoints", path / "prompt"
         self.results, self.scores = path / RESULTS, path / "scores"
 
-    @property
-    def last_checkpoint(self) -> Path | None:
-        path = self.checkpoints / "last.ckpt"
-        return path if path.is_file() else None
-
     def write_status(self, state: str, **entries: object) -> None:
         """state: `running`, `finished`, `interrupted` or `failed`; written atomically, merged with what is there."""
         status = read_status(self.path) | {"state": state, "updated": round(time.time(), 3)} | entries

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
-import torch
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.recipes import resolve
@@ -30,6 +29,7 @@ from experiments.tracking.loggers import public_config, shows_samples
 from experiments.tracking.run import log_results
 from lightning_modules.artefact import update_manifest
 from lightning_modules.prompts import Prompt
+from lightning_modules.trainer_callbacks import BEST, newest_checkpoint, read_checkpoint
 
 LICENCE = "the prompt inherits the terms of the data it was learned on; see the data set's entry in docs/data.md"
 
@@ -68,10 +68,11 @@ def resume_run(path: str | Path) -> Path:
     try:
         require_everything(parts)
         check_memory(parts, resumed=True)
+        last = newest_checkpoint(folder.checkpoints)
     except BaseException:
         folder.release()
         raise
-    where = "its last checkpoint" if folder.last_checkpoint else "the beginning (it has no checkpoint yet)"
+    where = "its last checkpoint" if last else "the beginning (it has no checkpoint yet)"
     print(f"Continuing {folder.path} from {where}.")
     folder.write_status("running")
     return _guarded(parts, folder)
@@ -115,9 +116,10 @@ def execute(parts: RunParts, folder: RunFolder) -> None:
     quiet_lightning()
     config, datamodule = parts.config, parts.datamodule
     L.seed_everything(config.seed, verbose=False)
-    module = build_module(parts, len(datamodule.train_dataloader()))
+    steps_per_epoch = len(datamodule.train_dataloader())
+    module = build_module(parts, steps_per_epoch)
     callback = build_callback(parts, folder)
-    trainer = build_trainer(parts, folder, callback)
+    trainer = build_trainer(parts, folder, callback, steps_per_epoch)
     with closing(trainer.loggers):
         read_images(parts, folder.path if trainer.is_global_zero else None)
         callback.chosen = train(config, trainer, module, datamodule, folder)
@@ -146,18 +148,23 @@ def score_on_test(parts: RunParts, trainer: L.Trainer, module: Any, callback: An
 def train(config: DictConfig, trainer: L.Trainer, module: Any, datamodule: Any, folder: RunFolder) -> tuple[int, int]:
     """Fit from scratch or from the last checkpoint, then put the best prompt by validation into the module.
 
+    With `official` the last prompt stays, as in the reference: its validation rows are test rows, and choosing by them
+    would choose by test.
+
     Returns:
         (epoch, updates) of the prompt now in the module.
     """
     if config.method.name == "none":
         trainer.validate(module, datamodule=datamodule, verbose=False)
         return 0, 0
-    last = folder.last_checkpoint
+    last = newest_checkpoint(folder.checkpoints)
     trainer.fit(module, datamodule=datamodule, ckpt_path=last, weights_only=None if last is None else True)
-    if not (folder.checkpoints / "best.ckpt").is_file():  # train.max_steps ended before the first validation
+    path = folder.checkpoints / BEST
+    if not path.is_file():  # train.max_steps ended before the first validation
         trainer.validate(module, datamodule=datamodule, verbose=False)
+    if config.official or not path.is_file():
         return trainer.current_epoch, trainer.global_step
-    best = torch.load(folder.checkpoints / "best.ckpt", map_location="cpu", weights_only=True)
+    best = read_checkpoint(path)
     module.load_state_dict(best["state_dict"], strict=False)  # the prompt only: frozen models are never saved
     return best["epoch"], best["global_step"]
 

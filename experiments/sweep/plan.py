@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
@@ -97,7 +98,7 @@ def predicted(cell: SweepCell, config: DictConfig, cells: Sequence[SweepCell], s
 
 def counted(config: DictConfig) -> Cost:
     """Updates and scored rows times what one takes."""
-    from experiments.run.build import build_datamodule, run_length
+    from experiments.run.build import build_datamodule, run_length, validation_interval
 
     # How many rows there are: counted where the data is here, else as it was published.
     datamodule = build_datamodule(config)
@@ -105,9 +106,12 @@ def counted(config: DictConfig) -> Cost:
     rows = _published_rows(config) if missing else {split: len(datamodule.rows(split)) for split in SPLITS}
     # Training: as many updates as the run itself will do; `none` learns nothing and validates once.
     per_update = config.train.batch_size * config.train.accumulate
-    epochs, updates = run_length(config, max(1, rows["train"] // per_update))
+    steps_per_epoch = max(1, rows["train"] // per_update)
+    epochs, updates = run_length(config, steps_per_epoch)
     updates = 0 if config.method.name == "none" else updates
-    validations = max(1, epochs // config.train.val_every) if updates else 1
+    interval = validation_interval(config, steps_per_epoch)
+    by_epoch = max(1, epochs // config.train.val_every)
+    validations = 1 if not updates else by_epoch if interval is None else math.ceil(updates / interval)
     # Scoring: the controls are left out, as all cells of a sweep share their scores.
     scored = validations * min(config.targets.n or rows["val"], rows["val"])
     scored += 2 * min(config.data.n_test or rows["test"], rows["test"])  # the float prompt and the PNG
