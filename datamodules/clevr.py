@@ -25,7 +25,7 @@ class CLEVR(ImageFiles):
     """The files are `<root>/CLEVR_v1.0/images/{train,val}/*.png` and `scenes/CLEVR_{train,val}_scenes.json`.
 
     Ids are image names without ".png". The questions of CLEVR are not read: the answer is the number of objects in the
-    scene. `official`: a generated answer is right when it holds the number's digits anywhere, as the reference reads it.
+    scene. `official`: a generated answer is right when it holds the number's digits anywhere, the reference's rule.
     """
 
     name = "clevr"

@@ -167,3 +167,17 @@ def test_many_processes_at_once_take_every_cell_exactly_once(tmp_path):
 
 def test_the_mark_of_a_process_is_none_when_there_is_none():
     assert process_mark(os.getpid()) and process_mark(1 << 22) is None
+
+
+@pytest.mark.parametrize("change", [{"space": "pid:[1]"}, {"space": None}], ids=["another container", "an old lease"])
+def test_a_live_holder_in_another_container_of_the_same_host_keeps_its_lease(tmp_path, change):
+    """Its pid means another process here, or none: only time can tell that it is gone."""
+    leases = Leases(tmp_path, "me")
+    row = {key: value for key, value in (leases.me | {"pid": 1 << 22, "token": "other"} | change).items() if value}
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps(row))
+    assert not leases.is_free("c") and not leases.take("c")
+    old = time.time() - module.EXPIRES - 1
+    os.utime(path, (old, old))
+    assert leases.take("c")
+    leases.give_up()

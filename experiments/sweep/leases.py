@@ -1,8 +1,9 @@
 """Workers take a cell by writing its lease, under a lock, and give it up afterwards, so that no cell is done twice.
 
-A lease is held by a live process: it says where (host, pid, start of that process) and is refreshed every few seconds.
-On the same host a lease whose process is gone is free at once, however it died; from another host it is free when it
-was not refreshed for `EXPIRES` seconds, by the file server's own clock.
+A lease is held by a live process: it says where (host, boot, PID namespace, pid, start of that process) and is
+refreshed every few seconds. A process of the same host and namespace that is gone has left its lease free at once,
+however it died. From another host, or another container that calls itself by the same host name (its pids are not
+ours), it is free when it was not refreshed for `EXPIRES` seconds, by the file server's own clock.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 from lightning_modules.atomic import replace_file
 
 REFRESH, EXPIRES = 2.0, 60.0
-HOLDER = ("host", "boot", "pid", "mark", "worker")
+HOLDER = ("host", "boot", "space", "pid", "mark", "worker")
 
 
 def process_mark(pid: int) -> str | None:
@@ -51,9 +52,21 @@ def boot_id() -> str:
     return ""
 
 
+def pid_space() -> str:
+    """Names the set of processes a pid of ours belongs to: containers have sets of their own, on one host and boot."""
+    with suppress(OSError):
+        return os.readlink("/proc/self/ns/pid")
+    return ""
+
+
+def this_machine() -> dict[str, Any]:
+    """host, boot and space: where the pids of leases mean what they mean here."""
+    return {"host": socket.gethostname(), "boot": boot_id(), "space": pid_space()}
+
+
 def this_process() -> dict[str, Any]:
-    """host, boot, pid and mark, as leases name the process that holds them."""
-    return {"host": socket.gethostname(), "boot": boot_id(), "pid": os.getpid(), "mark": process_mark(os.getpid())}
+    """`this_machine`, pid and mark, as leases name the process that holds them."""
+    return this_machine() | {"pid": os.getpid(), "mark": process_mark(os.getpid())}
 
 
 class Leases:
@@ -107,7 +120,7 @@ class Leases:
         lease = read_lease(path)
         if lease is None:
             return True
-        if (lease["host"], lease["boot"]) == (self.me["host"], self.me["boot"]):
+        if this_machine().items() <= lease.items():
             return process_mark(lease["pid"]) != lease["mark"]
         try:
             return self._server_time() - path.stat().st_mtime > EXPIRES

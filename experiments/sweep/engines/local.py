@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,7 +14,7 @@ from typing import Any
 
 from experiments.sweep.engines.pool import PATIENCE, Pool, last_line, python_path, raise_problem
 from experiments.sweep.folder import SweepFolder
-from experiments.sweep.leases import boot_id
+from experiments.sweep.leases import this_machine
 from experiments.sweep.slots import local_slots
 
 WORKER = ("-m", "experiments.sweep.worker")
@@ -68,7 +67,7 @@ class _Processes(Pool):
             said = last_line(self._log(name).read_text(errors="replace"))
             raise_problem(code, said or f"worker {name} stopped")
             how = f"signal {-code}, out of memory?" if code == -signal.SIGKILL else f"exit code {code}"
-            self.count_death({"host": socket.gethostname(), "boot": boot_id(), "pid": process.pid}, how)
+            self.count_death(this_machine() | {"pid": process.pid}, how)
             self.workers[name] = self._start(name)
 
     def stop(self) -> None:

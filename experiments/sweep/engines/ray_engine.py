@@ -118,7 +118,7 @@ class _Actors(Pool):
 
     def _replace(self, member: _Member, how: str) -> None:
         identity = member.identity or {}
-        self.count_death({key: identity.get(key) for key in ("host", "boot", "pid", "mark")}, how)
+        self.count_death({key: identity.get(key) for key in ("host", "boot", "space", "pid", "mark")}, how)
         self.members[self.members.index(member)] = self._start()
 
     def stop(self) -> None:
