@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache, EncoderDecoderCache
 
 from model_zoo.adapter import Adapter
 from model_zoo.connectors import QFormerConnector
@@ -101,8 +102,6 @@ class Blip2T5(Adapter):
 
     def scorer(self, states: Tensor, mask: Tensor) -> Scorer:
         """The parts that packed scoring calls, behind encoder states (B, E, D) with mask (B, E) bool."""
-        from transformers import DynamicCache, EncoderDecoderCache
-
         decoder, config = self.llm.decoder, self.llm.config
         seen = additive_mask((mask[:1] if bool(mask.all()) else mask).unsqueeze(1), states.dtype)
 

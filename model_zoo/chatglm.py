@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from model_zoo.cache_argument import cache_name
@@ -233,3 +233,8 @@ class ChatGLMForCausalLM(ChatGLMPreTrainedModel, GenerationMixin):
             "position_ids": positions[:, :, past:],
             "cache": cache,
         }
+
+
+# Among transformers' own, so that a configuration finds its class as every other LLM's does.
+AutoConfig.register(ChatGLMConfig.model_type, ChatGLMConfig)
+AutoModelForCausalLM.register(ChatGLMConfig, ChatGLMForCausalLM)

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from sentencepiece import SentencePieceProcessor
+
 SPECIAL = {"unk": "<unk>", "bos": "<sop>", "eos": "<eop>", "pad": "<pad>", "mask": "[MASK]", "gmask": "[gMASK]"}
 """The published names; `<sop>` begins an answer, `<eop>` ends it."""
 UNSPOKEN = ("<s>", "</s>", "[sMASK]", "<ENC>", "<dBLOCK>")
@@ -54,8 +56,6 @@ class ChatGLMTokenizer:
         remove_space: bool = False,
         lower_case: bool = False,
     ) -> None:
-        from sentencepiece import SentencePieceProcessor
-
         self.name_or_path = str(Path(vocab_file).parent)
         self.pieces = SentencePieceProcessor(model_file=str(vocab_file))
         self.offset, self.remove_space, self.lower_case = offset, remove_space, lower_case

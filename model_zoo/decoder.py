@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from model_zoo.adapter import Adapter
 from model_zoo.cache_argument import cache_argument
@@ -61,8 +62,6 @@ class DecoderMLLM(Adapter):
 
     def scorer(self) -> Scorer:
         """The parts of the LLM that packed scoring calls."""
-        from transformers import DynamicCache
-
         cache = partial(DynamicCache, config=self.llm.config)
         return Scorer(self.hidden_states, self.llm.get_input_embeddings(), self.llm.lm_head, cache, self.layout)
 

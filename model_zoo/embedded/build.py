@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
 from model_zoo.base import MLLM
 from model_zoo.clip import ClipScorer
@@ -26,15 +27,11 @@ TOWER_AT = {"vit": "connector.vision.", "cnn": "tower."}
 
 
 def _llama(config: dict[str, Any], vocab: int) -> nn.Module:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     ids: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     return LlamaForCausalLM(LlamaConfig(vocab_size=vocab, tie_word_embeddings=False, **ids, **config))
 
 
 def _t5(config: dict[str, Any], vocab: int) -> nn.Module:
-    from transformers import T5Config, T5ForConditionalGeneration
-
     ids: dict[str, Any] = {"pad_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 0}
     ids["tie_word_embeddings"] = False
     llm = T5ForConditionalGeneration(T5Config(vocab_size=vocab, dropout_rate=0.0, **ids, **config))

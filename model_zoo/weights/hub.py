@@ -18,15 +18,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+from transformers import AutoConfig
 
 from model_zoo.connectors import QFormerConnector
-from model_zoo.weights.eva import meta_vision
-from model_zoo.weights.filling import Blueprint, Feed, merged_headers
+from model_zoo.weights.filling import Blueprint, Feed
+from model_zoo.weights.headers import merged_headers
 from model_zoo.weights.index import shard_paths
 from model_zoo.weights.llm import build_llm, finish_llm, llm_converter, tied_names
-from model_zoo.weights.qformer import meta_linear, meta_qformer
+from model_zoo.weights.qformer import meta_connector
 from model_zoo.weights.safe import check_fit, complain, take_prefix
 
 KINDS = ("blip-2", "instructblip")
@@ -68,8 +68,6 @@ def plan_hub(
 
     Raises ValueError for another kind of model, and naming every key that does not fit.
     """
-    from transformers import AutoConfig
-
     config = AutoConfig.from_pretrained(str(folder))
     if config.model_type not in KINDS:
         raise ValueError(f"{folder}/config.json describes a {config.model_type}. Expected one of {', '.join(KINDS)}.")
@@ -84,7 +82,7 @@ def plan_hub(
     # given take the place of its own row of [PAD], so that one is not kept beside them.
     rows = own_rows(text.model_type, text.vocab_size, tokenizer, padded=padded and extra_rows is None)
     text.vocab_size = rows + (0 if extra_rows is None else 1)
-    parts = nn.ModuleDict({"connector": hub_connector(config, str(folder)), "llm": build_llm(text, str(folder))})
+    parts = nn.ModuleDict({"connector": hub_connector(config), "llm": build_llm(text, str(folder))})
     # Tied names are settled over all shards at once: a single shard does not tell which of them the files hold.
     to_llm = llm_converter(parts["llm"], take_prefix(header, "language_model."), extra_rows, rows=rows)
 
@@ -102,18 +100,15 @@ def plan_hub(
     return Blueprint(parts, [Feed(path, convert) for path in paths], ties, finish_llm)
 
 
-def hub_connector(config: Any, source: str) -> QFormerConnector:
+def hub_connector(config: Any) -> QFormerConnector:
     """The connector of a conversion's config on the meta device."""
-    from transformers import Blip2VisionConfig
-
-    reads_text = config.model_type == "instructblip"
-    tower = meta_vision(Blip2VisionConfig(**{key: getattr(config.vision_config, key) for key in VISION}))
-    numbers = {key: getattr(config.qformer_config, key) for key in QFORMER}
-    qformer = meta_qformer(numbers | {"layer_norm_eps": 1e-12}, reads_text=reads_text)
-    width = qformer.config.hidden_size
-    projection = meta_linear(width, config.text_config.hidden_size)
-    queries = torch.empty(1, config.num_query_tokens, width, device="meta")
-    return QFormerConnector(tower, qformer, queries, projection, reads_text=reads_text)
+    return meta_connector(
+        {key: getattr(config.vision_config, key) for key in VISION},
+        {key: getattr(config.qformer_config, key) for key in QFORMER} | {"layer_norm_eps": 1e-12},
+        config.num_query_tokens,
+        config.text_config.hidden_size,
+        reads_text=config.model_type == "instructblip",
+    )
 
 
 def own_rows(model_type: str, rows: int, tokenizer: Any, *, padded: bool) -> int:

@@ -20,9 +20,17 @@ def shard_names(folder: Path) -> list[str]:
     return [*complete, *choices, [SINGLE[1]]][0]
 
 
-def shard_paths(folder: Path) -> list[Path]:
-    """The existing shards. Raises FileNotFoundError that names every missing one."""
+def shard_paths(folder: Path, *keys: str) -> list[Path]:
+    """The existing shards, with `keys` only those the index names for them.
+
+    Raises FileNotFoundError that names every missing one.
+    """
     names = shard_names(folder)
+    for path in [folder / index for index in INDEXES] if keys else []:
+        where = _weight_map(path) if path.is_file() else {}
+        if set(where.values()) == set(names):
+            names = sorted({where[key] for key in keys if key in where})
+            break
     if absent := [name for name in names if not (folder / name).is_file()]:
         raise FileNotFoundError(f"Missing in {folder}: {', '.join(absent)}. See docs/models.md.")
     return [folder / name for name in names]
@@ -30,13 +38,15 @@ def shard_paths(folder: Path) -> list[Path]:
 
 def _choice(folder: Path, index: str, single: str) -> list[str]:
     if (folder / index).is_file():
-        return _indexed(folder / index)
+        return sorted(set(_weight_map(folder / index).values()))
     return [single] if (folder / single).is_file() else []
 
 
-def _indexed(path: Path) -> list[str]:
+def _weight_map(path: Path) -> dict[str, str]:
+    """Tensor -> shard, as an index has it."""
     try:
-        names = sorted(set(json.loads(path.read_text())["weight_map"].values()))
+        where = json.loads(path.read_text())["weight_map"]
+        names = sorted(set(where.values()))
         outside = [name for name in names if Path(name).name != name or name in ("", "..")]
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise ValueError(
@@ -47,4 +57,4 @@ def _indexed(path: Path) -> list[str]:
             f"{path} names {', '.join(outside) or 'no shards'}. Expected plain file names in the same folder; "
             "an index that points elsewhere is refused. Get it again."
         )
-    return names
+    return where

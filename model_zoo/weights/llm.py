@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
+from transformers.models.auto import modeling_auto as auto
 
-from model_zoo.weights.filling import Blueprint, Convert, Feed, merged_headers
+from model_zoo.weights.filling import Blueprint, Convert, Feed
+from model_zoo.weights.headers import merged_headers
 from model_zoo.weights.index import shard_paths
 from model_zoo.weights.safe import check_fit
 
@@ -39,8 +42,6 @@ transformers 5 does not guess them: LLaMA's ids come out wrong, OPT's end token 
 
 def load_tokenizer(folder: Path) -> Any:
     """The folder's tokenizer. Raises ValueError when it came out empty (transformers does not complain by itself)."""
-    import transformers
-
     stated, config = (_read_json(folder / name) for name in ("tokenizer_config.json", "config.json"))
     kind = config.get("model_type") or ("bert" if (folder / "vocab.txt").is_file() else None)
     name, specials = PLAIN.get(str(kind), ("AutoTokenizer", {}))
@@ -66,9 +67,7 @@ def plan_llm(folder: Path, *, extra_rows: tuple[Tensor, Tensor] | None = None, *
 
     Raises FileNotFoundError naming every missing shard, ValueError naming every key that does not fit.
     """
-    from transformers import AutoConfig
-
-    settings = AutoConfig.from_pretrained(str(folder))
+    settings = transformers.AutoConfig.from_pretrained(str(folder))
     for key, value in config.items():
         setattr(settings, key, value)
     paths = shard_paths(folder)
@@ -93,8 +92,6 @@ def build_llm(settings: Any, source: str) -> Any:
 
 def llm_class(config: Any, source: str) -> Any:
     """The transformers class for a config, whatever name config.json gives it. Raises ValueError if there is none."""
-    from transformers.models.auto import modeling_auto as auto
-
     mapping = auto.MODEL_FOR_CAUSAL_LM_MAPPING
     if config.is_encoder_decoder:
         mapping = auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING

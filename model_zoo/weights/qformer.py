@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model_zoo.connectors import QFormerConnector
-from model_zoo.weights.eva import build_vision, convert_eva, known_heads
-from model_zoo.weights.filling import Blueprint, Feed, merged_headers
+from model_zoo.connectors import QFormerConnector, random_qformer
+from model_zoo.weights.eva import build_vision, convert_eva, known_heads, meta_vision
+from model_zoo.weights.filling import Blueprint, Feed
+from model_zoo.weights.headers import merged_headers
 from model_zoo.weights.safe import check_fit, complain, take_prefix
 
 HEADS = {768: 12}
@@ -74,17 +75,34 @@ def build_qformer(
 
 def meta_qformer(config: Mapping[str, Any], *, reads_text: bool) -> Any:
     """An `InstructBlipQFormerModel` (reads_text) or `Blip2QFormerModel` on the meta device."""
-    import transformers
-
-    family = "InstructBlip" if reads_text else "Blip2"
     with torch.device("meta"):
-        model = getattr(transformers, f"{family}QFormerModel")(
-            getattr(transformers, f"{family}QFormerConfig")(**config)
-        )
+        model = random_qformer(config, reads_text=reads_text)
     if reads_text:
         ids = torch.arange(model.config.max_position_embeddings).unsqueeze(0)
         model.embeddings.register_buffer("position_ids", ids, persistent=False)  # was built on meta
     return model
+
+
+def meta_connector(
+    vision: Mapping[str, Any],
+    qformer: Mapping[str, Any],
+    n_query: int,
+    llm_width: int,
+    *,
+    reads_text: bool,
+    patches: bool = False,
+) -> QFormerConnector:
+    """A connector on the meta device, from the numbers of its tower and Q-Former; `patches`: it projects those too."""
+    tower, bert = meta_vision(vision), meta_qformer(qformer, reads_text=reads_text)
+    width = bert.config.hidden_size
+    return QFormerConnector(
+        tower,
+        bert,
+        torch.empty(1, n_query, width, device="meta"),
+        meta_linear(width, llm_width),
+        meta_linear(tower.config.hidden_size, llm_width) if patches else None,
+        reads_text=reads_text,
+    )
 
 
 def build_linear(tensors: Mapping[str, Tensor], name: str, source: str) -> nn.Linear:
@@ -130,13 +148,12 @@ def plan_connector(
         *(build_linear(tensors, name, source) for name in names),
         reads_text=reads_text,
     )
+
+    def convert_tower(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {f"vision.{key}": value for key, value in convert_eva(tensors).items()}
+
     convert = partial(convert_checkpoint, projections=names, reads_text=reads_text)
     return Blueprint(connector, [Feed(vision, convert_tower), *(Feed(path, convert) for path in checkpoints)])
-
-
-def convert_tower(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The EVA file's names to a `QFormerConnector`'s."""
-    return {f"vision.{key}": value for key, value in convert_eva(tensors).items()}
 
 
 def convert_checkpoint(

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -32,7 +34,7 @@ def load_tensors(path: Path | str) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"No weight file {path}. See docs/models.md.")
     if path.suffix == ".safetensors":
-        return _read_safetensors(path)
+        return read_safetensors(path)
     return read_pickled(path)
 
 
@@ -48,10 +50,8 @@ def read_pickled(path: Path, device: str = "cpu") -> dict[str, Tensor]:
     return dict(content)
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file, mapped. Raises ValueError for a damaged file."""
     try:
         return load_file(path)
     except SafetensorError as error:

@@ -16,14 +16,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from model_zoo.chatglm import ChatGLMConfig, ChatGLMForCausalLM
 from model_zoo.chatglm_tokenizer import ChatGLMTokenizer, load_tokenizer
 from model_zoo.connectors import QFormerConnector
 from model_zoo.weights.eva import HEADS as VISION_HEADS
 from model_zoo.weights.eva import known_heads, meta_vision
-from model_zoo.weights.filling import Blueprint, Feed, merged_headers
+from model_zoo.weights.filling import Blueprint, Feed
+from model_zoo.weights.headers import merged_headers
 from model_zoo.weights.index import shard_paths
 from model_zoo.weights.qformer import HEADS as QFORMER_HEADS
-from model_zoo.weights.qformer import meta_linear
+from model_zoo.weights.qformer import meta_linear, meta_qformer
 from model_zoo.weights.safe import complain, take_prefix
 
 LLM_HEADS = {4096: 32}
@@ -146,50 +148,42 @@ def count_layers(tensors: Mapping[str, Tensor], stated: Mapping[str, Any]) -> in
 
 def build_sat_vision(tensors: Mapping[str, Tensor], stated: Mapping[str, Any], heads: int | None) -> Any:
     """The tower on the meta device for keys below `image_encoder.vit.`; all its blocks count, `ln_vision` is last."""
-    from transformers import Blip2VisionConfig
-
     width, patch = tensors[WORDS].shape[-1], tensors["mixins.patch_embedding.proj.weight"].shape[-1]
     heads = heads or stated.get("num_attention_heads") or known_heads(VISION_HEADS, width, "vision_heads")
     grid = round((tensors["transformer.position_embeddings.weight"].shape[0] - 1) ** 0.5)
-    config = Blip2VisionConfig(
-        hidden_size=width,
-        intermediate_size=tensors[INNER].shape[0],
-        num_hidden_layers=count_layers(tensors, stated),
-        num_attention_heads=heads,
-        image_size=grid * patch,
-        patch_size=patch,
-        layer_norm_eps=stated.get("layernorm_epsilon", 1e-6),
-    )
-    return meta_vision(config)
+    numbers = {
+        "hidden_size": width,
+        "intermediate_size": tensors[INNER].shape[0],
+        "num_hidden_layers": count_layers(tensors, stated),
+        "num_attention_heads": heads,
+        "image_size": grid * patch,
+        "patch_size": patch,
+        "layer_norm_eps": stated.get("layernorm_epsilon", 1e-6),
+    }
+    return meta_vision(numbers)
 
 
 def build_sat_qformer(
     tensors: Mapping[str, Tensor], stated: Mapping[str, Any], heads: int | None, vision_width: int
 ) -> Any:
     """The Q-Former on the meta device for keys below `image_encoder.qformer.`; it reads no text."""
-    from transformers import Blip2QFormerConfig, Blip2QFormerModel
-
     layers, width = count_layers(tensors, stated), tensors[QUERIES].shape[-1]
     crossing = [n for n in range(layers) if f"transformer.layers.{n}.cross_attention.query.weight" in tensors]
-    config = Blip2QFormerConfig(
-        hidden_size=width,
-        encoder_hidden_size=vision_width,
-        num_hidden_layers=layers,
-        num_attention_heads=heads
-        or stated.get("num_attention_heads")
-        or known_heads(QFORMER_HEADS, width, "qformer_heads"),
-        intermediate_size=tensors[INNER].shape[0],
-        cross_attention_frequency=crossing[1] - crossing[0] if len(crossing) > 1 else layers,
-        layer_norm_eps=stated.get("layernorm_epsilon", 1e-12),
-    )
-    with torch.device("meta"):
-        return Blip2QFormerModel(config)
+    heads = heads or stated.get("num_attention_heads") or known_heads(QFORMER_HEADS, width, "qformer_heads")
+    numbers = {
+        "hidden_size": width,
+        "encoder_hidden_size": vision_width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "intermediate_size": tensors[INNER].shape[0],
+        "cross_attention_frequency": crossing[1] - crossing[0] if len(crossing) > 1 else layers,
+        "layer_norm_eps": stated.get("layernorm_epsilon", 1e-12),
+    }
+    return meta_qformer(numbers, reads_text=False)
 
 
 def build_chatglm(tensors: Mapping[str, Tensor], stated: Mapping[str, Any]) -> Any:
     """ChatGLM-6B v1 on the meta device for the keys outside `image_encoder.`."""
-    from model_zoo.chatglm import ChatGLMConfig, ChatGLMForCausalLM
-
     vocab, width = tensors[WORDS].shape
     config = ChatGLMConfig(
         vocab_size=vocab,

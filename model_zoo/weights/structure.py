@@ -9,7 +9,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from model_zoo.weights.catalogue import PUBLISHED, PublishedModel
-from model_zoo.weights.headers import read_headers
+from model_zoo.weights.headers import merged_headers
 from model_zoo.weights.vicuna import LLMFingerprint, count_lines, read_llm_fingerprint, vicuna_version
 
 OK, WRONG, MISSING, NOTE = "ok", "WRONG", "MISSING", "note"
@@ -56,10 +56,8 @@ def structure_findings(name: str, root: Path) -> list[WeightsFinding]:
     findings, llm = llm_findings(known, root / known.llm.path)
     if known.vision is None or llm is None:
         return findings
-    tensors: dict[str, Tensor] = {}
-    for item in known.checkpoints:
-        tensors |= read_headers(root / item.path)
-    vision = read_headers(root / known.vision.path)
+    tensors = merged_headers(root / item.path for item in known.checkpoints)
+    vision = merged_headers([root / known.vision.path])
     return [
         *findings,
         *_projection(known, tensors, llm),

@@ -14,7 +14,10 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from model_zoo.weights.headers import folder_headers
+from sentencepiece import SentencePieceProcessor
+
+from model_zoo.weights.headers import merged_headers
+from model_zoo.weights.index import shard_paths
 
 PAD = "[PAD]"
 EMBEDDINGS = {
@@ -68,7 +71,7 @@ def read_llm_fingerprint(folder: Path) -> LLMFingerprint:
     config = read_json(folder / "config.json")
     kind = str(config.get("model_type", "unknown"))
     names = EMBEDDINGS.get(kind, ())
-    headers = folder_headers(folder, *names, HEAD) if names else {}
+    headers = merged_headers(shard_paths(folder, *names, HEAD)) if names else {}
     rows = next((headers[name].shape[0] for name in names if name in headers), None)
     head_rows = headers[HEAD].shape[0] if HEAD in headers else rows  # a tied head is not stored
     return LLMFingerprint(
@@ -125,8 +128,6 @@ def count_lines(path: Path) -> int:
 
 
 def _sentencepiece_size(path: Path) -> int:
-    from sentencepiece import SentencePieceProcessor
-
     content = path.read_bytes()
     if not content:
         raise ValueError(f"The tokenizer {path} is empty (0 bytes). Expected the published file; get it again.")

@@ -11,7 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save_file
 from torch import Tensor
+from tqdm import tqdm
 
 from model_zoo.weights.index import INDEXES
 
@@ -85,9 +87,6 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def write_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     """Safetensors shards of at most `SHARD_BYTES` and their index; one shard at a time is in memory."""
-    from safetensors.torch import save_file
-    from tqdm import tqdm
-
     shards = plan_shards(tensors, SHARD_BYTES)
     names = [f"model-{n:05d}-of-{len(shards):05d}.safetensors" for n in range(1, len(shards) + 1)]
     total = sum(value.nbytes for value in tensors.values())
