@@ -23,7 +23,7 @@ from model_zoo.weights.headers import merged_headers
 from model_zoo.weights.hub import own_rows
 from model_zoo.weights.index import shard_paths
 from model_zoo.weights.layouts import MANIFEST, read_manifest
-from model_zoo.weights.llm import build_llm, finish_llm, load_tokenizer, resize_rows
+from model_zoo.weights.llm import build_llm, load_tokenizer, rebuild_buffers_, resize_rows
 from model_zoo.weights.qformer import meta_connector
 from model_zoo.weights.safe import check_fit
 
@@ -75,7 +75,7 @@ def plan_folder(
         return resize_rows(dict(tensors), rows, extra_rows, "llm.")
 
     check_fit(parts, convert(merged_headers(paths)), str(folder), manifest["ties"])
-    return Blueprint(parts, [Feed(path, convert) for path in paths], manifest["ties"], finish_llm)
+    return Blueprint(parts, [Feed(path, convert) for path in paths], manifest["ties"], rebuild_buffers_)
 
 
 def llm_settings(saved: Mapping[str, Any]) -> Any:

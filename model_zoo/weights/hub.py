@@ -25,7 +25,7 @@ from model_zoo.connectors import QFormerConnector
 from model_zoo.weights.filling import Blueprint, Feed
 from model_zoo.weights.headers import merged_headers
 from model_zoo.weights.index import shard_paths
-from model_zoo.weights.llm import build_llm, finish_llm, llm_converter, tied_names
+from model_zoo.weights.llm import build_llm, llm_converter, rebuild_buffers_, tied_names
 from model_zoo.weights.qformer import meta_connector
 from model_zoo.weights.safe import check_fit, complain, take_prefix
 
@@ -97,7 +97,7 @@ def plan_hub(
     # Every name and shape is compared here on headers alone; what the model computes by itself is no missing key.
     header = {key: value for key, value in header.items() if not UNUSED.search(key)}
     check_fit(parts, convert(header), str(folder), ties)
-    return Blueprint(parts, [Feed(path, convert) for path in paths], ties, finish_llm)
+    return Blueprint(parts, [Feed(path, convert) for path in paths], ties, rebuild_buffers_)
 
 
 def hub_connector(config: Any) -> QFormerConnector:

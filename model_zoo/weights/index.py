@@ -1,9 +1,10 @@
-"""Which shard files a Hugging Face folder consists of; imports no torch."""
+"""Which shard files a Hugging Face folder consists of, and its JSON files; imports no torch."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLE = ("model.safetensors", "pytorch_model.bin")
@@ -58,3 +59,25 @@ def _weight_map(path: Path) -> dict[str, str]:
             "an index that points elsewhere is refused. Get it again."
         )
     return where
+
+
+def read_json(path: Path, *, absent: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A JSON object; `absent` where there is no such file.
+
+    Raises FileNotFoundError, IsADirectoryError, or ValueError that names the file and the place.
+    """
+    if absent is not None and not path.is_file():
+        return absent
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder. Expected a JSON file; get the original again.")
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"No {path}. Expected the JSON file that is published with the model. See docs/models.md."
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # also UnicodeDecodeError
+        raise ValueError(f"{path} is not valid JSON ({error}). Expected the original file; get it again.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}. Expected a JSON object; get the original again.")
+    return content

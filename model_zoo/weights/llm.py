@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ from transformers.models.auto import modeling_auto as auto
 
 from model_zoo.weights.filling import Blueprint, Convert, Feed
 from model_zoo.weights.headers import merged_headers
-from model_zoo.weights.index import shard_paths
+from model_zoo.weights.index import read_json, shard_paths
 from model_zoo.weights.safe import check_fit
 
 UNUSED = re.compile(r"rotary_emb\.inv_freq$|EncDecAttention\.relative_attention_bias\.weight$|(^|\.)decoder\.version$")
@@ -42,7 +41,7 @@ transformers 5 does not guess them: LLaMA's ids come out wrong, OPT's end token 
 
 def load_tokenizer(folder: Path) -> Any:
     """The folder's tokenizer. Raises ValueError when it came out empty (transformers does not complain by itself)."""
-    stated, config = (_read_json(folder / name) for name in ("tokenizer_config.json", "config.json"))
+    stated, config = (read_json(folder / name, absent={}) for name in ("tokenizer_config.json", "config.json"))
     kind = config.get("model_type") or ("bert" if (folder / "vocab.txt").is_file() else None)
     name, specials = PLAIN.get(str(kind), ("AutoTokenizer", {}))
     if stated.get("tokenizer_class"):
@@ -52,10 +51,6 @@ def load_tokenizer(folder: Path) -> Any:
     if len(tokenizer("a cat", add_special_tokens=False)["input_ids"]) == 0 or len(tokenizer) < 10:
         raise ValueError(f"The tokenizer in {folder} is empty. Expected its vocabulary file (tokenizer.model, ...).")
     return tokenizer
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def plan_llm(folder: Path, *, extra_rows: tuple[Tensor, Tensor] | None = None, **config: Any) -> Blueprint:
@@ -81,23 +76,21 @@ def plan_llm(folder: Path, *, extra_rows: tuple[Tensor, Tensor] | None = None, *
 
 
 def build_llm(settings: Any, source: str) -> Any:
-    """The LLM of a transformers config on the meta device, tied as `tied_names` says and no further."""
+    """The LLM of a transformers config on the meta device, tied as `tied_names` says and no further.
+
+    Raises ValueError if there is no class for the config, whatever name config.json gives it.
+    """
+    mapping = auto.MODEL_FOR_CAUSAL_LM_MAPPING
+    if settings.is_encoder_decoder:
+        mapping = auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
+    if type(settings) not in mapping:
+        raise ValueError(f"{source}/config.json describes a {settings.model_type}. Expected a causal or T5-like LLM.")
     with torch.device("meta"):
-        llm: Any = llm_class(settings, source)(settings)
+        llm: Any = mapping[type(settings)](settings)
         if "lm_head.weight" not in tied_names(llm):  # transformers 5 builds every T5 with a tied head
             llm.lm_head.weight = nn.Parameter(torch.empty_like(llm.lm_head.weight))
     llm.all_tied_weights_keys = llm._tied_weights_keys = tied_names(llm)  # whatever ties again later keeps to it
     return llm
-
-
-def llm_class(config: Any, source: str) -> Any:
-    """The transformers class for a config, whatever name config.json gives it. Raises ValueError if there is none."""
-    mapping = auto.MODEL_FOR_CAUSAL_LM_MAPPING
-    if config.is_encoder_decoder:
-        mapping = auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
-    if type(config) not in mapping:
-        raise ValueError(f"{source}/config.json describes a {config.model_type}. Expected a causal or T5-like LLM.")
-    return mapping[type(config)]
 
 
 def tied_names(llm: Any) -> dict[str, str]:
@@ -136,7 +129,11 @@ def resize_rows(
     if rows is not None:
         names = [prefix + name for name in VOCABULARY if prefix + name in tensors]
         tensors = tensors | {name: tensors[name][:rows] for name in names}
-    return tensors if extra_rows is None else add_rows(tensors, extra_rows, prefix)
+    for name, row in zip(GROWN, extra_rows or (), strict=extra_rows is not None):
+        if prefix + name in tensors:
+            kept = tensors[prefix + name]
+            tensors = tensors | {prefix + name: torch.cat([kept, row.to(kept)])}
+    return tensors
 
 
 def llm_names(llm: Any, names: Iterable[str]) -> dict[str, str]:
@@ -158,20 +155,12 @@ def llm_names(llm: Any, names: Iterable[str]) -> dict[str, str]:
     return target
 
 
-def add_rows(tensors: dict[str, Tensor], extra_rows: tuple[Tensor, Tensor], prefix: str = "") -> dict[str, Tensor]:
-    """Append one row to each of `GROWN` that is among the tensors."""
-    rows = {prefix + name: row for name, row in zip(GROWN, extra_rows, strict=True)}
-    grown = {name: torch.cat([tensors[name], row.to(tensors[name])]) for name, row in rows.items() if name in tensors}
-    return tensors | grown
+def rebuild_buffers_(whole: Any) -> None:
+    """Compute what is not in a checkpoint (rotary frequencies) on the CPU; it was built on the meta device.
 
-
-def rebuild_buffers_(llm: Any) -> None:
-    """Compute what is not in a checkpoint (rotary frequencies) on the CPU; it was built on the meta device."""
+    whole: an LLM, or the parts of a model with it under `llm`.
+    """
+    llm = whole["llm"] if isinstance(whole, nn.ModuleDict) else whole
     for name, module in list(llm.named_modules()):
         if any(buffer.is_meta for buffer in module.buffers(recurse=False)):
             llm.set_submodule(name, type(module)(llm.config))
-
-
-def finish_llm(parts: nn.ModuleDict) -> None:
-    """`rebuild_buffers_` of the LLM among the parts of a model."""
-    rebuild_buffers_(parts["llm"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -121,12 +121,20 @@ def check_fit(module: nn.Module, tensors: Mapping[str, Tensor], source: str, tie
     """
     skip = set(tied)
     wanted = {key: value.shape for key, value in module.state_dict(keep_vars=True).items() if key not in skip}
+    check_shapes(wanted, tensors, source)
+
+
+def check_shapes(
+    wanted: Mapping[str, Sequence[int]], tensors: Mapping[str, Tensor], source: str, unread: Iterable[str] = ()
+) -> None:
+    """Raise ValueError naming every missing, unexpected and mis-shaped key; `unread` ones may be there."""
     wrong = [
         f"{key}: {tuple(tensors[key].shape)} instead of {tuple(shape)}"
         for key, shape in wanted.items()
-        if key in tensors and tensors[key].shape != shape
+        if key in tensors and tuple(tensors[key].shape) != tuple(shape)
     ]
-    missing, extra = [key for key in wanted if key not in tensors], [key for key in tensors if key not in wanted]
+    known = {*wanted, *unread}
+    missing, extra = [key for key in wanted if key not in tensors], [key for key in tensors if key not in known]
     complain(source, missing=missing, unexpected=extra, misshaped=wrong)
 
 

@@ -7,7 +7,6 @@ last) is the output norm of BERT's layer N, that of layer 0 its embedding norm. 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,16 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from model_zoo.chatglm import ChatGLMConfig, ChatGLMForCausalLM
-from model_zoo.chatglm_tokenizer import ChatGLMTokenizer, load_tokenizer
 from model_zoo.connectors import QFormerConnector
 from model_zoo.weights.eva import HEADS as VISION_HEADS
 from model_zoo.weights.eva import known_heads, meta_vision
 from model_zoo.weights.filling import Blueprint, Feed
 from model_zoo.weights.headers import merged_headers
-from model_zoo.weights.index import shard_paths
+from model_zoo.weights.index import read_json, shard_paths
 from model_zoo.weights.qformer import HEADS as QFORMER_HEADS
 from model_zoo.weights.qformer import meta_linear, meta_qformer
-from model_zoo.weights.safe import complain, take_prefix
+from model_zoo.weights.safe import check_shapes, complain, take_prefix
 
 LLM_HEADS = {4096: 32}
 """Attention heads of ChatGLM-6B by width."""
@@ -113,23 +111,11 @@ def check_originals(
 ) -> None:
     """Raise ValueError naming every missing, unexpected and mis-shaped ORIGINAL key; `unread` ones may be there."""
     shapes = {key: value.shape for key, value in whole.state_dict(keep_vars=True).items()}
-    expected = {place.key: original_shape(shapes[key], place) for key, place in places.items()}
-    complain(
-        source,
-        missing=[key for key in expected if key not in header],
-        unexpected=[key for key in header if key not in expected and key not in set(unread)],
-        misshaped=[
-            f"{key}: {tuple(header[key].shape)} instead of {shape}"
-            for key, shape in expected.items()
-            if key in header and tuple(header[key].shape) != shape
-        ],
-    )
-
-
-def original_shape(shape: torch.Size, place: Origin) -> tuple[int, ...]:
-    """Shape in the file: `parts` times the rows, and no leading 1 for CLS, positions and queries."""
-    rows, *rest = shape[1:] if len(shape) == 3 else shape
-    return (rows * place.parts, *rest)
+    expected = {}
+    for key, place in places.items():  # in the file: `parts` times the rows, no leading 1 for CLS, positions, queries
+        rows, *rest = shapes[key][1:] if len(shapes[key]) == 3 else shapes[key]
+        expected[place.key] = (rows * place.parts, *rest)
+    check_shapes(expected, header, source, unread)
 
 
 def stored_in_half(key: str) -> bool:
@@ -220,7 +206,7 @@ def plan_visualglm(folder: Path, *, vision_heads: int | None = None, qformer_hea
 
     Raises FileNotFoundError naming every missing shard, ValueError naming every key that does not fit.
     """
-    stated, paths = json.loads((folder / "config.json").read_text(encoding="utf-8")), shard_paths(folder)
+    stated, paths = read_json(folder / "config.json"), shard_paths(folder)
     header = {key: value for key, value in merged_headers(paths).items() if not COMPUTED.match(key)}
     sizes = [WORDS, INNER, *(f"{prefix}{key}" for prefix in (VISION, QFORMER) for key in (WORDS, INNER))]
     sizes += [f"{VISION}mixins.patch_embedding.proj.weight", f"{VISION}transformer.position_embeddings.weight"]
@@ -240,12 +226,3 @@ def plan_visualglm(folder: Path, *, vision_heads: int | None = None, qformer_hea
         return {key: value.half() if stored_in_half(key) else value for key, value in parts.items()}
 
     return Blueprint(whole, [Feed(path, convert) for path in paths], ties)
-
-
-def load_visualglm_parts(
-    folder: Path, dtype: torch.dtype | None, **heads: int | None
-) -> tuple[nn.Module, nn.Module, ChatGLMTokenizer]:
-    """(connector, llm, tokenizer) of a `THUDM/visualglm-6b` folder; `heads` and errors: see `plan_visualglm`."""
-    plan, tokenizer = plan_visualglm(folder, **heads), load_tokenizer(folder)
-    whole = plan.fill(dtype)
-    return whole["connector"], whole["llm"], tokenizer

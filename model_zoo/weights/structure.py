@@ -97,11 +97,8 @@ def _rows(where: str, found: LLMFingerprint) -> list[WeightsFinding]:
 
 def _tokenizer(where: str, found: LLMFingerprint) -> list[WeightsFinding]:
     if found.pieces is None:
-        return [
-            WeightsFinding(
-                MISSING, where, "no tokenizer vocabulary. Expected tokenizer.model, spiece.model or vocab.json"
-            )
-        ]
+        text = "no tokenizer vocabulary. Expected tokenizer.model, spiece.model or vocab.json"
+        return [WeightsFinding(MISSING, where, text)]
     if found.pieces < 10:
         text = f"its tokenizer is empty ({found.pieces} pieces). Expected the published vocabulary; get it again"
         return [WeightsFinding(WRONG, where, text)]
@@ -147,31 +144,26 @@ def _qformer(
     assert known.vision is not None  # the caller has read it
     (width, reads), tower = tensors[key].shape, vision["cls_token"].shape[-1]
     text = f"width {width}, {tensors[queries].shape[1]} queries, reads a vision tower of width {reads}"
-    if reads != tower:
-        return [_foreign(known, f"{text}, but {known.vision.path} has width {tower}")]
-    if tensors[queries].shape[-1] != width:
-        return [_foreign(known, f"{text}, but its query tokens have width {tensors[queries].shape[-1]}")]
     columns = tensors[f"{known.projection}.weight"].shape[1] if f"{known.projection}.weight" in tensors else width
-    if columns != width:
-        return [_foreign(known, f"{text}, but {known.projection} expects width {columns}")]
-    return [WeightsFinding(OK, "Q-Former", text), *_same_shape_other_training(known, tensors, width)]
-
-
-def _foreign(known: PublishedModel, text: str) -> WeightsFinding:
+    if reads != tower:
+        but = f"{known.vision.path} has width {tower}"
+    elif tensors[queries].shape[-1] != width:
+        but = f"its query tokens have width {tensors[queries].shape[-1]}"
+    elif columns != width:
+        but = f"{known.projection} expects width {columns}"
+    else:
+        return [WeightsFinding(OK, "Q-Former", text), *_same_shape_other_training(known, tensors, width)]
     files = " and ".join(item.path for item in known.checkpoints)
-    return WeightsFinding(
-        WRONG, "Q-Former", f"{text}. Expected the Q-Former of {files}; another BLIP-2 has other sizes"
-    )
+    hint = f"Expected the Q-Former of {files}; another BLIP-2 has other sizes"
+    return [WeightsFinding(WRONG, "Q-Former", f"{text}, but {but}. {hint}")]
 
 
 def _same_shape_other_training(
     known: PublishedModel, tensors: Mapping[str, Tensor], width: int
 ) -> list[WeightsFinding]:
     wanted = LLM_WIDTH_OF.get(Path(known.checkpoints[0].path).name)
-    if width != BASE_WIDTH or wanted is None or "t5_proj.weight" not in tensors:
-        return []
-    rows = tensors["t5_proj.weight"].shape[0]
-    if rows == wanted:
+    rows = tensors["t5_proj.weight"].shape[0] if "t5_proj.weight" in tensors else wanted
+    if width != BASE_WIDTH or wanted is None or rows == wanted:
         return []
     text = f"its t5_proj leads to width {rows}, the published file's to {wanted}: the Q-Former of another BLIP-2"
     return [WeightsFinding(WRONG, known.checkpoints[0].path, f"{text}. Get {known.checkpoints[0].source}")]
