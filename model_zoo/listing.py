@@ -82,11 +82,12 @@ def _remarks(name: str, weights: Path) -> list[str]:
     layout = complete_layout(name, weights)
     if layout and layout.kind != "original":
         return [f"  All of it is there in the {layout.kind} layout: {layout.folder}"]
-    hub = PUBLISHED[name].hub
-    other = (
-        [f"  Or, instead of all of these, the Hugging Face conversion {hub} (hub) in {weights / hub}"] if hub else []
-    )
-    return other if layout else [*other, f"  Look closer with: python -m model_zoo check {name} weights={weights}"]
+    lines = []
+    if hub := PUBLISHED[name].hub:
+        lines += [f"  Or, instead of all of these, the Hugging Face conversion {hub} (hub) in {weights / hub}"]
+    if layout is None:
+        lines += [f"  Look closer with: python -m model_zoo check {name} weights={weights}"]
+    return lines
 
 
 def memory_table(sizes: Sizes, batch: int) -> list[str]:

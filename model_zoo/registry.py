@@ -214,17 +214,15 @@ def clip_fingerprint(name_or_path: str | Path, weights: str | Path = "weights") 
     """sha256 over the tensors of the file `load_clip` would read. Raises FileNotFoundError as `find_clip`."""
     from model_zoo.weights.fingerprint import fingerprint
 
-    if str(name_or_path) == "embedded":
-        return fingerprint([WEIGHTS / "clip.safetensors"])
-    return fingerprint([find_clip(name_or_path, weights)])
+    embedded = str(name_or_path) == "embedded"
+    return fingerprint([WEIGHTS / "clip.safetensors" if embedded else find_clip(name_or_path, weights)])
 
 
 def missing_clip(name_or_path: str | Path, weights: str | Path = "weights") -> list[str]:
     """What `load_clip` would miss, as lines for a message; empty when it would find its file."""
-    if str(name_or_path) == "embedded":
-        return []
     try:
-        find_clip(name_or_path, weights)
+        if str(name_or_path) != "embedded":
+            find_clip(name_or_path, weights)
     except FileNotFoundError as error:
         return [str(error)]
     return []

@@ -26,15 +26,11 @@ TOWER_AT = {"vit": "connector.vision.", "cnn": "tower."}
 """Where a tower sits in its adapter's state dict; the rest is the model's own file."""
 
 
-def _llama(config: dict[str, Any], vocab: int) -> nn.Module:
-    ids: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-    return LlamaForCausalLM(LlamaConfig(vocab_size=vocab, tie_word_embeddings=False, **ids, **config))
-
-
-def _t5(config: dict[str, Any], vocab: int) -> nn.Module:
-    ids: dict[str, Any] = {"pad_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 0}
-    ids["tie_word_embeddings"] = False
-    llm = T5ForConditionalGeneration(T5Config(vocab_size=vocab, dropout_rate=0.0, **ids, **config))
+def _random_llm(family: str, config: dict[str, Any], vocab: int) -> nn.Module:
+    shared = {"vocab_size": vocab, "tie_word_embeddings": False, "pad_token_id": 0, "eos_token_id": 2, **config}
+    if family != "blip2":
+        return LlamaForCausalLM(LlamaConfig(bos_token_id=1, **shared))
+    llm = T5ForConditionalGeneration(T5Config(dropout_rate=0.0, decoder_start_token_id=0, **shared))
     llm.lm_head.weight.data.mul_(config["d_model"] ** -0.5)  # its default start is a loss of 50 nats a token
     return llm
 
@@ -73,7 +69,7 @@ def build_embedded(name: str, **options: Any) -> MLLM:
     make = _llava if config["family"] == "llava" else _qformer_mllm
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config["training"]["seed"])
-        llm: Any = (_t5 if config["family"] == "blip2" else _llama)(config["llm"], len(tokenizer))
+        llm: Any = _random_llm(config["family"], config["llm"], len(tokenizer))
         return make(config, tokenizer, llm, llm.get_input_embeddings().embedding_dim, options)
 
 

@@ -74,11 +74,8 @@ def ancestors(parents: Sequence[int]) -> Tensor:
 
 def stack_tries(tries: Sequence[Trie]) -> Packed:
     """One trie per row, padded to the largest; a single row where all share one trie."""
-    first = tries[0]
-    if all(trie is first for trie in tries):
-        return Packed(
-            torch.tensor([first.tokens]).long(), torch.tensor([first.depths]).long(), ancestors(first.parents)[None]
-        )
+    if all(trie is tries[0] for trie in tries):
+        tries = tries[:1]
     batch, n = len(tries), max(len(trie.tokens) for trie in tries)
     ids, depths = torch.zeros(batch, n, dtype=torch.long), torch.zeros(batch, n, dtype=torch.long)
     nodes = torch.eye(n, dtype=torch.bool).repeat(batch, 1, 1)

@@ -60,11 +60,7 @@ def save_folder(
 
     Raises FileExistsError if `target` is not empty, OSError if the disk is too full; nothing is left of it then.
     """
-    parts = (
-        model
-        if isinstance(model, ModelParts)
-        else ModelParts(*(getattr(model, part, None) for part in ModelParts._fields))
-    )
+    parts = ModelParts(*(getattr(model, part, None) for part in ModelParts._fields))
     tensors, ties = distinct(nn.ModuleDict({"connector": parts.connector, "llm": parts.llm}))
     tokenizers = tokenizers or loaded_from(parts)
     need = sum(value.nbytes for value in tensors.values())
