@@ -9,7 +9,6 @@ from pathlib import Path
 
 from model_zoo.registry import canonical, dry_load, get_entry, missing_files, weight_files
 from model_zoo.weights.catalogue import PUBLISHED, WeightFile
-from model_zoo.weights.index import shard_names
 from model_zoo.weights.layouts import WeightsLayout, complete_layout, converted_folder, folder_lines
 from model_zoo.weights.structure import MISSING, NOTE, OK, WRONG, WeightsFinding, guarded, structure_findings
 
@@ -44,7 +43,7 @@ def _files(name: str, weights: Path) -> list[WeightsFinding]:
         return [WeightsFinding(MISSING, str(folder), line) for line in folder_lines(folder)]
     findings = []
     for item in PUBLISHED[name].files:
-        findings += guarded(item.path, partial(_item, item, weights / item.path))
+        findings += guarded(item.path, partial(_item, item, weights))
     return findings
 
 
@@ -54,13 +53,11 @@ def other_layout(name: str, weights: Path) -> WeightsLayout | None:
     return layout if layout and layout.kind != "original" else None
 
 
-def _item(item: WeightFile, path: Path) -> list[WeightsFinding]:
-    if not item.holds:
-        return [_file(item.path, path, item)]
-    if path.is_file():
+def _item(item: WeightFile, weights: Path) -> list[WeightsFinding]:
+    if item.holds and (weights / item.path).is_file():
         text = f"is a file. Expected a folder with {item.what}. Published: {item.source}"
         return [WeightsFinding(WRONG, item.path, text)]
-    return [_file(f"{item.path}/{name}", path / name, item) for name in (*item.holds, *shard_names(path))]
+    return [_file(part, weights / part, item) for part in item.parts(weights)]
 
 
 def _file(label: str, path: Path, item: WeightFile) -> WeightsFinding:

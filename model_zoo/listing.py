@@ -10,7 +10,6 @@ from model_zoo.memory.need import source_need, target_need
 from model_zoo.memory.sizes import PUBLISHED_SIZES, Sizes
 from model_zoo.registry import canonical, get_entry, list_mllms, missing_files, weight_files
 from model_zoo.weights.catalogue import PUBLISHED, WeightFile
-from model_zoo.weights.index import shard_names
 from model_zoo.weights.layouts import complete_layout
 
 CHOICES = (("float32", None), ("bfloat16", None), ("bfloat16", "8bit"), ("bfloat16", "4bit"))
@@ -109,10 +108,7 @@ def memory_table(sizes: Sizes, batch: int) -> list[str]:
 
 
 def _state(item: WeightFile, weights: Path) -> str:
-    path = weights / item.path
-    if not item.holds:
-        return f"present {gib(path.stat().st_size)}" if path.is_file() else "MISSING"
-    parts = [path / name for name in (*item.holds, *shard_names(path))]
+    parts = [weights / part for part in item.parts(weights)]
     there = [part for part in parts if part.is_file()]
     if len(there) < len(parts):
         return "MISSING" if not there else f"{len(parts) - len(there)} of {len(parts)} MISSING"

@@ -24,6 +24,11 @@ class WeightFile(NamedTuple):
     licence: str
     holds: tuple[str, ...] = ()
 
+    def parts(self, weights: Path) -> list[str]:
+        """The file itself, or every file that the folder is to hold, relative to the weights directory."""
+        shards = shard_names(weights / self.path) if self.holds else ()
+        return [f"{self.path}/{name}" for name in (*self.holds, *shards)] or [self.path]
+
 
 class PublishedModel(NamedTuple):
     """One published MLLM: which files hold its parts and what the shapes in them do not say.
@@ -202,9 +207,6 @@ def missing_error(name: str, lines: Sequence[str], weights: str | Path) -> FileN
 
 
 def _absent(item: WeightFile, weights: Path) -> list[str]:
-    path = weights / item.path
-    if not item.holds:
-        return [] if path.is_file() else [item.path]
-    if not path.is_dir():
+    if item.holds and not (weights / item.path).is_dir():
         return [f"{item.path}/"]
-    return [f"{item.path}/{name}" for name in (*item.holds, *shard_names(path)) if not (path / name).is_file()]
+    return [part for part in item.parts(weights) if not (weights / part).is_file()]
