@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from scipy.stats import bootstrap
-from statsmodels.stats.proportion import proportion_confint
 
 RESAMPLES = 2000
 
 
 def wilson(hits: int, n: int) -> tuple[float, float]:
     """Wilson interval of a proportion: hits of n."""
+    from statsmodels.stats.proportion import proportion_confint
+
     low, high = proportion_confint(hits, n, method="wilson")
     return float(low), float(high)
 
@@ -21,6 +21,8 @@ def mean_interval(values: np.ndarray) -> tuple[float, float]:
     """95 % percentile bootstrap interval of a mean; a point where all values are equal."""
     if len(values) < 2 or np.ptp(values) == 0:
         return float(values.mean()), float(values.mean())
+    from scipy.stats import bootstrap
+
     result = bootstrap(
         (values,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(0), vectorized=True
     )

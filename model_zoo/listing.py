@@ -39,7 +39,7 @@ def show_all(weights: Path, batch: int) -> str:
         entry, sizes = get_entry(name), PUBLISHED_SIZES.get(name)
         source = gib(source_need(sizes, batch, "bfloat16").total) if sizes else "small"
         target = gib(target_need(sizes, EVAL_BATCH, "bfloat16").total) if sizes else "small"
-        count = f"{(sizes.parameters if sizes else entry.parameters) / 1e6:,.1f} M"
+        count = f"{entry.parameters / 1e6:,.1f} M"
         rows.append((name, *_presence(name, weights), count, source, target, entry.description))
     notes = [
         f"Files below '{weights}'. Memory is planned for bfloat16 on a GPU: a source with gradients at {batch} images, "

@@ -27,10 +27,12 @@ TOWER_AT = {"vit": "connector.vision.", "cnn": "tower."}
 
 
 def _random_llm(family: str, config: dict[str, Any], vocab: int) -> nn.Module:
-    shared = {"vocab_size": vocab, "tie_word_embeddings": False, "pad_token_id": 0, "eos_token_id": 2, **config}
+    ids: dict[str, Any] = {"pad_token_id": 0, "eos_token_id": 2, "tie_word_embeddings": False}
+    shared = {"vocab_size": vocab, **ids, **config}
     if family != "blip2":
         return LlamaForCausalLM(LlamaConfig(bos_token_id=1, **shared))
-    llm = T5ForConditionalGeneration(T5Config(dropout_rate=0.0, decoder_start_token_id=0, **shared))
+    shared |= {"dropout_rate": 0.0, "decoder_start_token_id": 0}
+    llm = T5ForConditionalGeneration(T5Config(**shared))
     llm.lm_head.weight.data.mul_(config["d_model"] ** -0.5)  # its default start is a loss of 50 nats a token
     return llm
 

@@ -48,20 +48,6 @@ def load_folder(
     manifest = read_manifest(folder, name)
     chatglm = manifest["llm"]["model_type"] == ChatGLMConfig.model_type
     tokenizer = (load_chatglm_tokenizer if chatglm else load_tokenizer)(folder / "tokenizer")
-    bert = folder / "qformer_tokenizer"
-    parts = plan_folder(folder, manifest, tokenizer, padded=padded, extra_rows=extra_rows).fill(dtype)
-    return ModelParts(parts["connector"], parts["llm"], tokenizer, load_tokenizer(bert) if bert.is_dir() else None)
-
-
-def plan_folder(
-    folder: Path,
-    manifest: Mapping[str, Any],
-    tokenizer: Any,
-    *,
-    padded: bool,
-    extra_rows: tuple[Tensor, Tensor] | None,
-) -> Blueprint:
-    """{connector, llm} of a converted folder on the meta device, checked against its shards' headers."""
     config = llm_settings(manifest["llm"])
     rows = config.vocab_size
     if PUBLISHED[manifest["name"]].hub:  # only hub conversions come with rows of their own
@@ -75,7 +61,9 @@ def plan_folder(
         return resize_rows(dict(tensors), rows, extra_rows, "llm.")
 
     check_fit(parts, convert(merged_headers(paths)), str(folder), manifest["ties"])
-    return Blueprint(parts, [Feed(path, convert) for path in paths], manifest["ties"], rebuild_buffers_)
+    bert = folder / "qformer_tokenizer"
+    filled = Blueprint(parts, [Feed(path, convert) for path in paths], manifest["ties"], rebuild_buffers_).fill(dtype)
+    return ModelParts(filled["connector"], filled["llm"], tokenizer, load_tokenizer(bert) if bert.is_dir() else None)
 
 
 def llm_settings(saved: Mapping[str, Any]) -> Any:

@@ -80,7 +80,7 @@ def build_llm(settings: Any, source: str) -> Any:
 
     Raises ValueError if there is no class for the config, whatever name config.json gives it.
     """
-    mapping = auto.MODEL_FOR_CAUSAL_LM_MAPPING
+    mapping: Any = auto.MODEL_FOR_CAUSAL_LM_MAPPING
     if settings.is_encoder_decoder:
         mapping = auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
     if type(settings) not in mapping:

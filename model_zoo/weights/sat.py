@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from model_zoo.chatglm import ChatGLMConfig, ChatGLMForCausalLM
 from model_zoo.connectors import QFormerConnector
 from model_zoo.weights.eva import HEADS as VISION_HEADS
-from model_zoo.weights.eva import known_heads, meta_vision
+from model_zoo.weights.eva import known_heads
 from model_zoo.weights.filling import Blueprint, Feed
 from model_zoo.weights.headers import merged_headers
 from model_zoo.weights.index import read_json, shard_paths
 from model_zoo.weights.qformer import HEADS as QFORMER_HEADS
-from model_zoo.weights.qformer import meta_linear, meta_qformer
+from model_zoo.weights.qformer import meta_connector
 from model_zoo.weights.safe import check_shapes, complain, take_prefix
 
 LLM_HEADS = {4096: 32}
@@ -132,12 +132,12 @@ def count_layers(tensors: Mapping[str, Tensor], stated: Mapping[str, Any]) -> in
     return stated.get("num_layers") or 1 + max(found, default=-1)
 
 
-def build_sat_vision(tensors: Mapping[str, Tensor], stated: Mapping[str, Any], heads: int | None) -> Any:
-    """The tower on the meta device for keys below `image_encoder.vit.`; all its blocks count, `ln_vision` is last."""
+def vision_numbers(tensors: Mapping[str, Tensor], stated: Mapping[str, Any], heads: int | None) -> dict[str, Any]:
+    """Those of the tower, from keys below `image_encoder.vit.`; all its blocks count, `ln_vision` is last."""
     width, patch = tensors[WORDS].shape[-1], tensors["mixins.patch_embedding.proj.weight"].shape[-1]
     heads = heads or stated.get("num_attention_heads") or known_heads(VISION_HEADS, width, "vision_heads")
     grid = round((tensors["transformer.position_embeddings.weight"].shape[0] - 1) ** 0.5)
-    numbers = {
+    return {
         "hidden_size": width,
         "intermediate_size": tensors[INNER].shape[0],
         "num_hidden_layers": count_layers(tensors, stated),
@@ -146,17 +146,16 @@ def build_sat_vision(tensors: Mapping[str, Tensor], stated: Mapping[str, Any], h
         "patch_size": patch,
         "layer_norm_eps": stated.get("layernorm_epsilon", 1e-6),
     }
-    return meta_vision(numbers)
 
 
-def build_sat_qformer(
+def qformer_numbers(
     tensors: Mapping[str, Tensor], stated: Mapping[str, Any], heads: int | None, vision_width: int
-) -> Any:
-    """The Q-Former on the meta device for keys below `image_encoder.qformer.`; it reads no text."""
+) -> dict[str, Any]:
+    """Those of the Q-Former, from keys below `image_encoder.qformer.`; it reads no text."""
     layers, width = count_layers(tensors, stated), tensors[QUERIES].shape[-1]
     crossing = [n for n in range(layers) if f"transformer.layers.{n}.cross_attention.query.weight" in tensors]
     heads = heads or stated.get("num_attention_heads") or known_heads(QFORMER_HEADS, width, "qformer_heads")
-    numbers = {
+    return {
         "hidden_size": width,
         "encoder_hidden_size": vision_width,
         "num_hidden_layers": layers,
@@ -165,7 +164,6 @@ def build_sat_qformer(
         "cross_attention_frequency": crossing[1] - crossing[0] if len(crossing) > 1 else layers,
         "layer_norm_eps": stated.get("layernorm_epsilon", 1e-12),
     }
-    return meta_qformer(numbers, reads_text=False)
 
 
 def build_chatglm(tensors: Mapping[str, Tensor], stated: Mapping[str, Any]) -> Any:
@@ -188,13 +186,11 @@ def build_parts(
     header: Mapping[str, Tensor], stated: Mapping[str, Any], vision_heads: int | None, qformer_heads: int | None
 ) -> Any:
     """ModuleDict({"connector": ..., "llm": ...}) on the meta device; sizes from shapes, counts from config.json."""
-    tower = build_sat_vision(take_prefix(header, VISION), stated.get("eva_config", {}), vision_heads)
+    vision = vision_numbers(take_prefix(header, VISION), stated.get("eva_config", {}), vision_heads)
     queries = take_prefix(header, QFORMER)
-    stacked = stated.get("qformer_config", {})
-    qformer = build_sat_qformer(queries, stacked, qformer_heads, tower.config.hidden_size)
+    qformer = qformer_numbers(queries, stated.get("qformer_config", {}), qformer_heads, vision["hidden_size"])
     llm = build_chatglm(header, stated)
-    projection = meta_linear(qformer.config.hidden_size, llm.config.hidden_size)
-    connector = QFormerConnector(tower, qformer, queries[QUERIES].unsqueeze(0), projection)
+    connector = meta_connector(vision, qformer, len(queries[QUERIES]), llm.config.hidden_size, reads_text=False)
     return nn.ModuleDict({"connector": connector, "llm": llm})
 
 
