@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from os.path import commonprefix
 from typing import NamedTuple
 
 import torch
@@ -99,21 +100,13 @@ def chunks(row: Sequence[Ids], max_nodes: int | None) -> Iterator[list[int]]:
     size = 0
     for k in sorted(range(len(row)), key=lambda k: tuple(row[k])):
         path = tuple(row[k][:-1])
-        new = len(path) - _common(before, path)
+        new = len(path) - len(commonprefix([before, path]))
         if group and new and size + new > max_nodes:
             yield group
             group, size, new = [], 0, len(path)
         group.append(k)
         size, before = size + new, path
     yield group
-
-
-def _common(left: Ids, right: Ids) -> int:
-    """How many tokens two sequences share at their beginning."""
-    same = 0
-    while same < min(len(left), len(right)) and left[same] == right[same]:
-        same += 1
-    return same
 
 
 def plan_tries(rows: Sequence[Sequence[Ids]], max_nodes: int | None) -> list[list[Trie]]:

@@ -101,6 +101,27 @@ FLAN_XL_QFORMER = _lavis("BLIP2/blip2_pretrained_flant5xl.pth", f"{QFORMER}, t5_
 FLAN_XXL_QFORMER = _lavis("BLIP2/blip2_pretrained_flant5xxl.pth", QFORMER)
 OPT_2_7B_QFORMER = _lavis("BLIP2/blip2_pretrained_opt2.7b.pth", f"{QFORMER}, opt_proj")
 OPT_6_7B_QFORMER = _lavis("BLIP2/blip2_pretrained_opt6.7b.pth", f"{QFORMER}, opt_proj")
+INSTRUCTBLIP = _lavis(
+    "InstructBLIP/instruct_blip_vicuna7b_trimmed.pth", "InstructBLIP Q-Former, queries, ln_vision and llm_proj"
+)
+MINIGPT4_PROJECTION = WeightFile(
+    "model_weights/prerained_minigpt4_7b.pth",
+    "MiniGPT-4 llama_proj",
+    "the 'Checkpoint Aligned with Vicuna 7B' linked in the Vision-CAIR/MiniGPT-4 README",
+    BSD,
+)
+VL_VICUNA = WeightFile(
+    "hub/checkpoints/vl-vicuna.pth",
+    "VL-Vicuna Q-Former, queries, ln_vision and llama_proj",
+    "the VL-Vicuna checkpoint linked in the VPGTrans/VPGTrans README",
+    BSD,
+)
+BLIVA = WeightFile(
+    "model_weights/bliva_vicuna7b.pth",
+    "BLIVA Q-Former, queries, ln_vision, llm_proj and vision_project",
+    "mlpc-lab/BLIVA_Vicuna (hub)",
+    BSD,
+)
 
 T5, OPT = "model_zoo.blip2:Blip2T5", "model_zoo.blip2_opt:Blip2OPT"
 
@@ -108,15 +129,7 @@ PUBLISHED: dict[str, PublishedModel] = {
     "minigpt4": PublishedModel(
         "model_zoo.minigpt4:MiniGPT4",
         VICUNA_V0,
-        (
-            FLAN_XXL_QFORMER,
-            WeightFile(
-                "model_weights/prerained_minigpt4_7b.pth",
-                "MiniGPT-4 llama_proj",
-                "the 'Checkpoint Aligned with Vicuna 7B' linked in the Vision-CAIR/MiniGPT-4 README",
-                BSD,
-            ),
-        ),
+        (FLAN_XXL_QFORMER, MINIGPT4_PROJECTION),
         "llama_proj",
         EVA,
         unused=("t5_proj.",),
@@ -125,12 +138,7 @@ PUBLISHED: dict[str, PublishedModel] = {
     "instructblip": PublishedModel(
         "model_zoo.instructblip:InstructBLIP",
         VICUNA_V11,
-        (
-            _lavis(
-                "InstructBLIP/instruct_blip_vicuna7b_trimmed.pth",
-                "InstructBLIP Q-Former, queries, ln_vision and llm_proj",
-            ),
-        ),
+        (INSTRUCTBLIP,),
         "llm_proj",
         EVA,
         BERT,
@@ -144,14 +152,7 @@ PUBLISHED: dict[str, PublishedModel] = {
     "vpgtrans": PublishedModel(
         "model_zoo.vpgtrans:VPGTrans",
         VICUNA_V0,
-        (
-            WeightFile(
-                "hub/checkpoints/vl-vicuna.pth",
-                "VL-Vicuna Q-Former, queries, ln_vision and llama_proj",
-                "the VL-Vicuna checkpoint linked in the VPGTrans/VPGTrans README",
-                BSD,
-            ),
-        ),
+        (VL_VICUNA,),
         "llama_proj",
         EVA,
         vicuna="v0",
@@ -159,14 +160,7 @@ PUBLISHED: dict[str, PublishedModel] = {
     "bliva": PublishedModel(
         "model_zoo.bliva:BLIVA",
         VICUNA_V0,
-        (
-            WeightFile(
-                "model_weights/bliva_vicuna7b.pth",
-                "BLIVA Q-Former, queries, ln_vision, llm_proj and vision_project",
-                "mlpc-lab/BLIVA_Vicuna (hub)",
-                BSD,
-            ),
-        ),
+        (BLIVA,),
         "llm_proj",
         EVA,
         BERT,

@@ -39,11 +39,7 @@ def convert_qformer(tensors: Mapping[str, Tensor], *, reads_text: bool) -> dict[
 def qformer_config(state: Mapping[str, Tensor], heads: int | None, *, reads_text: bool) -> dict[str, Any]:
     """Architecture numbers read off the shapes."""
     layers = 1 + max(int(m[1]) for key in state if (m := re.match(r"encoder\.layer\.(\d+)\.", key)))
-    crossing = sorted(
-        int(m[1])
-        for key in state
-        if (m := re.match(r"encoder\.layer\.(\d+)\.crossattention\.attention\.key\.weight", key))
-    )
+    crossing = [n for n in range(layers) if f"encoder.layer.{n}.crossattention.attention.key.weight" in state]
     width, encoder_width = state["encoder.layer.0.crossattention.attention.key.weight"].shape
     numbers = {
         "hidden_size": width,
