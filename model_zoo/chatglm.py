@@ -150,7 +150,7 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
     ) -> BaseModelOutputWithPast:
         """inputs_embeds (B,L,D), attention_mask (B,1,L,past+L) additive or bool, position_ids (B,2,L).
 
-        A cache is extended in place. `checkpointing.checkpoint_layers_` recomputes the blocks in backward.
+        A cache is extended in place. `layer_options.checkpoint_layers_` recomputes the blocks in backward.
         """
         hidden = self.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
         width = self.config.hidden_size // self.config.num_attention_heads

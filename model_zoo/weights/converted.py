@@ -23,9 +23,9 @@ from model_zoo.weights.headers import merged_headers
 from model_zoo.weights.hub import own_rows
 from model_zoo.weights.index import shard_paths
 from model_zoo.weights.layouts import MANIFEST, read_manifest
-from model_zoo.weights.llm import build_llm, load_tokenizer, rebuild_buffers_, resize_rows
+from model_zoo.weights.llm import ExtraRows, build_llm, load_tokenizer, rebuild_buffers_, resize_rows
 from model_zoo.weights.qformer import meta_connector
-from model_zoo.weights.safe import check_fit
+from model_zoo.weights.safe import Tensors, check_fit
 
 
 def load_folder(
@@ -34,7 +34,7 @@ def load_folder(
     *,
     name: str | None = None,
     padded: bool = False,
-    extra_rows: tuple[Tensor, Tensor] | None = None,
+    extra_rows: ExtraRows = None,
 ) -> ModelParts:
     """The parts of a model from its converted folder, filled shard by shard.
 
@@ -57,7 +57,7 @@ def load_folder(
     parts = nn.ModuleDict({"connector": connector, "llm": build_llm(config, f"{folder}/{MANIFEST}")})
     paths = shard_paths(folder)
 
-    def convert(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def convert(tensors: Tensors) -> dict[str, Tensor]:
         return resize_rows(dict(tensors), rows, extra_rows, "llm.")
 
     check_fit(parts, convert(merged_headers(paths)), str(folder), manifest["ties"])

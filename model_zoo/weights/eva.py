@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Blip2VisionConfig, Blip2VisionModel
 
-from model_zoo.weights.safe import check_fit, complain
+from model_zoo.weights.safe import Tensors, check_fit, complain
 
 HEADS = {1408: 16}
 """Attention heads by width: the one number that shapes do not tell (EVA ViT-g)."""
@@ -32,12 +32,12 @@ RENAMES = {
 }
 
 
-def count_blocks(tensors: Mapping[str, Tensor]) -> int:
+def count_blocks(tensors: Tensors) -> int:
     """Blocks in the file, the unused last one included."""
     return 1 + max((int(m[1]) for key in tensors if (m := re.match(r"blocks\.(\d+)\.", key))), default=-1)
 
 
-def convert_eva(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def convert_eva(tensors: Tensors) -> dict[str, Tensor]:
     """Original names to `Blip2VisionModel` names, the last block and the final norm dropped.
 
     The file has a query and a value bias and none for the key: qkv.bias = [q, 0, v]. Tensors may be on the meta device.
@@ -56,9 +56,7 @@ def convert_eva(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def build_vision(
-    tensors: Mapping[str, Tensor], ln_vision: Mapping[str, Tensor], source: str, *, heads: int | None = None
-) -> nn.Module:
+def build_vision(tensors: Tensors, ln_vision: Tensors, source: str, *, heads: int | None = None) -> nn.Module:
     """The tower on the meta device, with `ln_vision` {weight, bias} as its post-layernorm; sizes come from shapes.
 
     Raises ValueError when keys do not fit, or when `heads` is needed and not given.

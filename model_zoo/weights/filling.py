@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from model_zoo.weights.safe import load_tensors, own, put_
+from model_zoo.weights.safe import Tensors, load_tensors, own, put_
 
-Convert = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+Convert = Callable[[Tensors], dict[str, Tensor]]
 
 
 class Feed(NamedTuple):

@@ -25,9 +25,9 @@ from model_zoo.connectors import QFormerConnector
 from model_zoo.weights.filling import Blueprint, Feed
 from model_zoo.weights.headers import merged_headers
 from model_zoo.weights.index import shard_paths
-from model_zoo.weights.llm import build_llm, llm_converter, rebuild_buffers_, tied_names
+from model_zoo.weights.llm import ExtraRows, build_llm, llm_converter, rebuild_buffers_, tied_names
 from model_zoo.weights.qformer import meta_connector
-from model_zoo.weights.safe import check_fit, complain, take_prefix
+from model_zoo.weights.safe import Tensors, check_fit, complain, take_prefix
 
 KINDS = ("blip-2", "instructblip")
 """model_type of the conversions, the second with a question-reading Q-Former."""
@@ -55,7 +55,7 @@ def plan_hub(
     tokenizer: Any,
     *,
     padded: bool = False,
-    extra_rows: tuple[Tensor, Tensor] | None = None,
+    extra_rows: ExtraRows = None,
     llm_config: Mapping[str, Any] | None = None,
 ) -> Blueprint:
     """{connector, llm} of a hub folder on the meta device, checked against the headers of its shards.
@@ -63,7 +63,7 @@ def plan_hub(
     Args:
         tokenizer: the folder's; it tells which LLM row is `[PAD]`'s.
         padded: keep that row, as LAVIS and the conversion have it.
-        extra_rows: see `plan_llm`; in place of the folder's own.
+        extra_rows: see `ExtraRows`; in place of the folder's own.
         llm_config: overrides of text_config.
 
     Raises ValueError for another kind of model, and naming every key that does not fit.
@@ -86,7 +86,7 @@ def plan_hub(
     # Tied names are settled over all shards at once: a single shard does not tell which of them the files hold.
     to_llm = llm_converter(parts["llm"], take_prefix(header, "language_model."), extra_rows, rows=rows)
 
-    def convert(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def convert(tensors: Tensors) -> dict[str, Tensor]:
         llm = {f"llm.{key}": value for key, value in to_llm(take_prefix(tensors, "language_model.")).items()}
         return {rename(key): tensors[key] for key in tensors if not key.startswith("language_model.")} | llm
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,13 @@ from transformers.models.auto import modeling_auto as auto
 from model_zoo.weights.filling import Blueprint, Convert, Feed
 from model_zoo.weights.headers import merged_headers
 from model_zoo.weights.index import read_json, shard_paths
-from model_zoo.weights.safe import check_fit
+from model_zoo.weights.safe import Tensors, check_fit
 
 UNUSED = re.compile(r"rotary_emb\.inv_freq$|EncDecAttention\.relative_attention_bias\.weight$|(^|\.)decoder\.version$")
 """Buffers that old checkpoints store and today's classes compute, or never use."""
+
+ExtraRows = tuple[Tensor, Tensor] | None
+"""One more row (1, D) of the input embedding and of the output head, as a resized LLM has; None for no more."""
 
 GROWN = ("model.embed_tokens.weight", "lm_head.weight")
 """What a resized LLaMA has more rows of."""
@@ -53,11 +56,11 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def plan_llm(folder: Path, *, extra_rows: tuple[Tensor, Tensor] | None = None, **config: Any) -> Blueprint:
+def plan_llm(folder: Path, *, extra_rows: ExtraRows = None, **config: Any) -> Blueprint:
     """The folder's LLM on the meta device, checked against its shards' headers.
 
     Args:
-        extra_rows: one more row (1, D) of the input embedding and of the output head, as a resized LLM has.
+        extra_rows: see `ExtraRows`.
         config: overrides of the folder's config.json, e.g. dense_act_fn.
 
     Raises FileNotFoundError naming every missing shard, ValueError naming every key that does not fit.
@@ -103,11 +106,7 @@ def tied_names(llm: Any) -> dict[str, str]:
 
 
 def llm_converter(
-    llm: nn.Module,
-    names: Iterable[str],
-    extra_rows: tuple[Tensor, Tensor] | None = None,
-    *,
-    rows: int | None = None,
+    llm: nn.Module, names: Iterable[str], extra_rows: ExtraRows = None, *, rows: int | None = None
 ) -> Convert:
     """From the names a checkpoint uses to the LLM's: base-model prefix added, one name per tied weight kept.
 
@@ -115,7 +114,7 @@ def llm_converter(
     """
     target = llm_names(llm, names)
 
-    def convert(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def convert(tensors: Tensors) -> dict[str, Tensor]:
         found = {target[key]: value for key, value in tensors.items() if key in target}
         return resize_rows(found, rows, extra_rows)
 
@@ -123,7 +122,7 @@ def llm_converter(
 
 
 def resize_rows(
-    tensors: dict[str, Tensor], rows: int | None, extra_rows: tuple[Tensor, Tensor] | None, prefix: str = ""
+    tensors: dict[str, Tensor], rows: int | None, extra_rows: ExtraRows, prefix: str = ""
 ) -> dict[str, Tensor]:
     """Keep the first `rows` of the vocabulary's matrices and append the extra ones; other tensors are untouched."""
     if rows is not None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from model_zoo.base import MLLM
 from model_zoo.chatglm_tokenizer import load_tokenizer as load_chatglm
@@ -17,7 +16,7 @@ from model_zoo.weights.converted import load_folder
 from model_zoo.weights.filling import Blueprint, ModelParts
 from model_zoo.weights.hub import plan_hub
 from model_zoo.weights.layouts import WeightsLayout, find_layout
-from model_zoo.weights.llm import load_tokenizer, plan_llm
+from model_zoo.weights.llm import ExtraRows, load_tokenizer, plan_llm
 from model_zoo.weights.qformer import plan_connector
 from model_zoo.weights.safe import as_dtype
 from model_zoo.weights.sat import plan_visualglm
@@ -32,7 +31,7 @@ def load_published(
     *,
     vision_heads: int | None = None,
     qformer_heads: int | None = None,
-    extra_rows: tuple[Tensor, Tensor] | None = None,
+    extra_rows: ExtraRows = None,
     **options: Any,
 ) -> MLLM:
     """A frozen published MLLM.
@@ -59,7 +58,7 @@ def load_parts(
     *,
     official: bool = False,
     heads: dict[str, int | None] | None = None,
-    extra_rows: tuple[Tensor, Tensor] | None = None,
+    extra_rows: ExtraRows = None,
 ) -> ModelParts:
     """The parts of a model from one layout of its files. dtype None keeps every tensor's own, mapped from its file.
 
@@ -88,7 +87,7 @@ def load_parts(
 
 
 def plan_parts(
-    known: PublishedModel, root: Path, heads: dict[str, int | None], extra_rows: tuple[Tensor, Tensor] | None = None
+    known: PublishedModel, root: Path, heads: dict[str, int | None], extra_rows: ExtraRows = None
 ) -> tuple[Blueprint, Blueprint]:
     """(connector, llm) on the meta device, checked against the headers of the original files; no data is read."""
     assert known.vision is not None

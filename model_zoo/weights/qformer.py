@@ -15,7 +15,7 @@ from model_zoo.connectors import QFormerConnector, random_qformer
 from model_zoo.weights.eva import build_vision, convert_eva, known_heads, meta_vision
 from model_zoo.weights.filling import Blueprint, Feed
 from model_zoo.weights.headers import merged_headers
-from model_zoo.weights.safe import check_fit, complain, take_prefix
+from model_zoo.weights.safe import Tensors, check_fit, complain, take_prefix
 
 HEADS = {768: 12}
 """Attention heads by width (BERT base)."""
@@ -24,7 +24,7 @@ UNUSED = re.compile(r"bert\.embeddings\.position_ids$|^cls\.")
 KNOWN = ("Qformer.", "ln_vision.", "query_tokens")
 
 
-def convert_qformer(tensors: Mapping[str, Tensor], *, reads_text: bool) -> dict[str, Tensor]:
+def convert_qformer(tensors: Tensors, *, reads_text: bool) -> dict[str, Tensor]:
     """Names below `Qformer.` to those of `InstructBlipQFormerModel` (reads_text) or `Blip2QFormerModel`."""
     norm = "embeddings.layernorm." if reads_text else "layernorm."
     state = {}
@@ -36,7 +36,7 @@ def convert_qformer(tensors: Mapping[str, Tensor], *, reads_text: bool) -> dict[
     return state
 
 
-def qformer_config(state: Mapping[str, Tensor], heads: int | None, *, reads_text: bool) -> dict[str, Any]:
+def qformer_config(state: Tensors, heads: int | None, *, reads_text: bool) -> dict[str, Any]:
     """Architecture numbers read off the shapes."""
     layers = 1 + max(int(m[1]) for key in state if (m := re.match(r"encoder\.layer\.(\d+)\.", key)))
     crossing = [n for n in range(layers) if f"encoder.layer.{n}.crossattention.attention.key.weight" in state]
@@ -56,9 +56,7 @@ def qformer_config(state: Mapping[str, Tensor], heads: int | None, *, reads_text
     return numbers
 
 
-def build_qformer(
-    tensors: Mapping[str, Tensor], source: str, *, reads_text: bool, heads: int | None = None
-) -> nn.Module:
+def build_qformer(tensors: Tensors, source: str, *, reads_text: bool, heads: int | None = None) -> nn.Module:
     """The Q-Former on the meta device, fit to a checkpoint's tensors (full names, `Qformer.` in front)."""
     state = convert_qformer(take_prefix(tensors, "Qformer."), reads_text=reads_text)
     needed = ["encoder.layer.0.crossattention.attention.key.weight", "encoder.layer.0.intermediate_query.dense.weight"]
@@ -101,7 +99,7 @@ def meta_connector(
     )
 
 
-def build_linear(tensors: Mapping[str, Tensor], name: str, source: str) -> nn.Linear:
+def build_linear(tensors: Tensors, name: str, source: str) -> nn.Linear:
     """The projection `name` (weight and bias) of a checkpoint, on the meta device."""
     complain(source, missing=[f"{name}.{part}" for part in ("weight", "bias") if f"{name}.{part}" not in tensors])
     linear = meta_linear(*reversed(tensors[f"{name}.weight"].shape))
@@ -145,16 +143,14 @@ def plan_connector(
         reads_text=reads_text,
     )
 
-    def convert_tower(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def convert_tower(tensors: Tensors) -> dict[str, Tensor]:
         return {f"vision.{key}": value for key, value in convert_eva(tensors).items()}
 
     convert = partial(convert_checkpoint, projections=names, reads_text=reads_text)
     return Blueprint(connector, [Feed(vision, convert_tower), *(Feed(path, convert) for path in checkpoints)])
 
 
-def convert_checkpoint(
-    tensors: Mapping[str, Tensor], *, projections: Mapping[str, str], reads_text: bool
-) -> dict[str, Tensor]:
+def convert_checkpoint(tensors: Tensors, *, projections: Mapping[str, str], reads_text: bool) -> dict[str, Tensor]:
     """A checkpoint's names to a `QFormerConnector`'s; projections are {theirs: ours}."""
     bert = convert_qformer(take_prefix(tensors, "Qformer."), reads_text=reads_text)
     moves = {"ln_vision": "vision.post_layernorm", **projections}

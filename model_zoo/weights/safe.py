@@ -12,6 +12,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+Tensors = Mapping[str, Tensor]
+"""The tensors of a checkpoint by name; on the meta device where only shapes are known."""
+
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 
@@ -109,12 +112,12 @@ def damaged(path: Path, error: object) -> str:
     return f"{path} ({size} bytes) is damaged or cut short: {error}. Download it again and compare its size or sha256."
 
 
-def take_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def take_prefix(tensors: Tensors, prefix: str) -> dict[str, Tensor]:
     """The entries below `prefix`, without it."""
     return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
 
 
-def check_fit(module: nn.Module, tensors: Mapping[str, Tensor], source: str, tied: Iterable[str] = ()) -> None:
+def check_fit(module: nn.Module, tensors: Tensors, source: str, tied: Iterable[str] = ()) -> None:
     """Compare names and shapes (of tensors on any device) with a module's, `tied` names left out.
 
     Raises ValueError naming every missing, unexpected and mis-shaped key.
@@ -125,7 +128,7 @@ def check_fit(module: nn.Module, tensors: Mapping[str, Tensor], source: str, tie
 
 
 def check_shapes(
-    wanted: Mapping[str, Sequence[int]], tensors: Mapping[str, Tensor], source: str, unread: Iterable[str] = ()
+    wanted: Mapping[str, Sequence[int]], tensors: Tensors, source: str, unread: Iterable[str] = ()
 ) -> None:
     """Raise ValueError naming every missing, unexpected and mis-shaped key; `unread` ones may be there."""
     wrong = [

@@ -24,7 +24,7 @@ from model_zoo.weights.headers import merged_headers
 from model_zoo.weights.index import read_json, shard_paths
 from model_zoo.weights.qformer import HEADS as QFORMER_HEADS
 from model_zoo.weights.qformer import meta_connector
-from model_zoo.weights.safe import check_shapes, complain, take_prefix
+from model_zoo.weights.safe import Tensors, check_shapes, complain, take_prefix
 
 LLM_HEADS = {4096: 32}
 """Attention heads of ChatGLM-6B by width."""
@@ -107,7 +107,7 @@ def origins(connector: QFormerConnector, llm: nn.Module) -> dict[str, Origin]:
 
 
 def check_originals(
-    whole: nn.Module, places: Mapping[str, Origin], header: Mapping[str, Tensor], source: str, unread: Iterable[str]
+    whole: nn.Module, places: Mapping[str, Origin], header: Tensors, source: str, unread: Iterable[str]
 ) -> None:
     """Raise ValueError naming every missing, unexpected and mis-shaped ORIGINAL key; `unread` ones may be there."""
     shapes = {key: value.shape for key, value in whole.state_dict(keep_vars=True).items()}
@@ -126,13 +126,13 @@ def stored_in_half(key: str) -> bool:
     return key.startswith("llm.") and "layernorm" not in key
 
 
-def count_layers(tensors: Mapping[str, Tensor], stated: Mapping[str, Any]) -> int:
+def count_layers(tensors: Tensors, stated: Mapping[str, Any]) -> int:
     """Layers as config.json states them, so that a cut file is noticed, else as the file has them."""
     found = (int(m[1]) for key in tensors if (m := re.match(r"transformer\.layers\.(\d+)\.", key)))
     return stated.get("num_layers") or 1 + max(found, default=-1)
 
 
-def vision_numbers(tensors: Mapping[str, Tensor], stated: Mapping[str, Any], heads: int | None) -> dict[str, Any]:
+def vision_numbers(tensors: Tensors, stated: Mapping[str, Any], heads: int | None) -> dict[str, Any]:
     """Those of the tower, from keys below `image_encoder.vit.`; all its blocks count, `ln_vision` is last."""
     width, patch = tensors[WORDS].shape[-1], tensors["mixins.patch_embedding.proj.weight"].shape[-1]
     heads = heads or stated.get("num_attention_heads") or known_heads(VISION_HEADS, width, "vision_heads")
@@ -149,7 +149,7 @@ def vision_numbers(tensors: Mapping[str, Tensor], stated: Mapping[str, Any], hea
 
 
 def qformer_numbers(
-    tensors: Mapping[str, Tensor], stated: Mapping[str, Any], heads: int | None, vision_width: int
+    tensors: Tensors, stated: Mapping[str, Any], heads: int | None, vision_width: int
 ) -> dict[str, Any]:
     """Those of the Q-Former, from keys below `image_encoder.qformer.`; it reads no text."""
     layers, width = count_layers(tensors, stated), tensors[QUERIES].shape[-1]
@@ -166,7 +166,7 @@ def qformer_numbers(
     }
 
 
-def build_chatglm(tensors: Mapping[str, Tensor], stated: Mapping[str, Any]) -> Any:
+def build_chatglm(tensors: Tensors, stated: Mapping[str, Any]) -> Any:
     """ChatGLM-6B v1 on the meta device for the keys outside `image_encoder.`."""
     vocab, width = tensors[WORDS].shape
     config = ChatGLMConfig(
@@ -182,9 +182,7 @@ def build_chatglm(tensors: Mapping[str, Tensor], stated: Mapping[str, Any]) -> A
         return ChatGLMForCausalLM(config)
 
 
-def build_parts(
-    header: Mapping[str, Tensor], stated: Mapping[str, Any], vision_heads: int | None, qformer_heads: int | None
-) -> Any:
+def build_parts(header: Tensors, stated: Mapping[str, Any], vision_heads: int | None, qformer_heads: int | None) -> Any:
     """ModuleDict({"connector": ..., "llm": ...}) on the meta device; sizes from shapes, counts from config.json."""
     vision = vision_numbers(take_prefix(header, VISION), stated.get("eva_config", {}), vision_heads)
     queries = take_prefix(header, QFORMER)
@@ -216,7 +214,7 @@ def plan_visualglm(folder: Path, *, vision_heads: int | None = None, qformer_hea
     check_originals(whole, places, header, str(folder), [WORDS] if ties else [])
     shapes = {key: value.shape for key, value in whole.state_dict(keep_vars=True).items()}
 
-    def convert(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def convert(tensors: Tensors) -> dict[str, Tensor]:
         found = {key: place for key, place in places.items() if place.key in tensors}
         parts = {key: tensors[at.key].chunk(at.parts)[at.part].view(shapes[key]) for key, at in found.items()}
         return {key: value.half() if stored_in_half(key) else value for key, value in parts.items()}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from torch import Tensor
-
 from model_zoo.weights.catalogue import PUBLISHED, PublishedModel
 from model_zoo.weights.headers import merged_headers
+from model_zoo.weights.safe import Tensors
 from model_zoo.weights.vicuna import LLMFingerprint, count_lines, read_llm_fingerprint, vicuna_version
 
 OK, WRONG, MISSING, NOTE = "ok", "WRONG", "MISSING", "note"
@@ -122,7 +121,7 @@ def _vicuna(where: str, folder: Path, wanted: str, found: LLMFingerprint) -> Wei
     return WeightsFinding(WRONG, where, text)
 
 
-def _projection(known: PublishedModel, tensors: Mapping[str, Tensor], llm: LLMFingerprint) -> list[WeightsFinding]:
+def _projection(known: PublishedModel, tensors: Tensors, llm: LLMFingerprint) -> list[WeightsFinding]:
     findings = []
     for name in filter(None, (known.projection, known.patch_projection)):
         if f"{name}.weight" not in tensors:
@@ -135,9 +134,7 @@ def _projection(known: PublishedModel, tensors: Mapping[str, Tensor], llm: LLMFi
     return findings
 
 
-def _qformer(
-    known: PublishedModel, tensors: Mapping[str, Tensor], vision: Mapping[str, Tensor]
-) -> list[WeightsFinding]:
+def _qformer(known: PublishedModel, tensors: Tensors, vision: Tensors) -> list[WeightsFinding]:
     key, queries = "Qformer.bert.encoder.layer.0.crossattention.self.key.weight", "query_tokens"
     if not {key, queries} <= tensors.keys() or "cls_token" not in vision:
         return []
@@ -158,9 +155,7 @@ def _qformer(
     return [WeightsFinding(WRONG, "Q-Former", f"{text}, but {but}. {hint}")]
 
 
-def _same_shape_other_training(
-    known: PublishedModel, tensors: Mapping[str, Tensor], width: int
-) -> list[WeightsFinding]:
+def _same_shape_other_training(known: PublishedModel, tensors: Tensors, width: int) -> list[WeightsFinding]:
     wanted = LLM_WIDTH_OF.get(Path(known.checkpoints[0].path).name)
     rows = tensors["t5_proj.weight"].shape[0] if "t5_proj.weight" in tensors else wanted
     if width != BASE_WIDTH or wanted is None or rows == wanted:
@@ -169,7 +164,7 @@ def _same_shape_other_training(
     return [WeightsFinding(WRONG, known.checkpoints[0].path, f"{text}. Get {known.checkpoints[0].source}")]
 
 
-def _bert(known: PublishedModel, tensors: Mapping[str, Tensor], root: Path) -> list[WeightsFinding]:
+def _bert(known: PublishedModel, tensors: Tensors, root: Path) -> list[WeightsFinding]:
     key = "Qformer.bert.embeddings.word_embeddings.weight"
     if key not in tensors:
         return []
