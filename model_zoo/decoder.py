@@ -28,8 +28,8 @@ class DecoderMLLM(Adapter):
     def hidden_states(self, embeds: Tensor, mask: Tensor | None, positions: Tensor, cache: Any = None) -> Tensor:
         """Final hidden states (B, L, D) from embeds (B, L, D); mask is (B, L) bool or additive (R, 1, L, past+L).
 
-        R is B or 1, here and in positions (R, L); a mask of None is plain causal attention without padding. A `cache`
-        is extended in place by these L entries.
+        R is B or 1, here and in positions (R, L), or (R, 2, L) where an LLM has two of them; a mask of None is plain
+        causal attention without padding. A `cache` is extended in place by these L entries.
         """
         return self.llm.model(
             inputs_embeds=embeds,

@@ -58,11 +58,6 @@ class VisualGLM(DecoderMLLM):
     def answer_ids(self, answer: str) -> list[int]:
         return self.text_ids(answer)
 
-    def hidden_states(self, embeds: Tensor, mask: Tensor | None, positions: Tensor, cache: Any = None) -> Tensor:
-        """As `DecoderMLLM.hidden_states`; mask is (B, 1, L, past+L), positions are (B, 2, L)."""
-        output = self.llm.transformer(inputs_embeds=embeds, attention_mask=mask, position_ids=positions, cache=cache)
-        return output.last_hidden_state
-
     def row_states(self, embeds: Tensor, mask: Tensor, lengths: Sequence[int]) -> Tensor:
         counts = torch.tensor(list(lengths), device=mask.device)
         return self.hidden_states(embeds, *glm_rows(mask, counts, embeds.dtype))
