@@ -16,7 +16,12 @@ def shard_names(folder: Path) -> list[str]:
     Safetensors win over .bin where both are complete, or neither is: half a download beside a whole copy is ignored.
     Without any weights the answer is the name a single file would have.
     """
-    choices = [names for pair in zip(INDEXES, SINGLE, strict=True) if (names := _choice(folder, *pair))]
+    choices = []
+    for index, single in zip(INDEXES, SINGLE, strict=True):
+        if (folder / index).is_file():
+            choices.append(sorted(set(_weight_map(folder / index).values())))
+        elif (folder / single).is_file():
+            choices.append([single])
     complete = [names for names in choices if all((folder / name).is_file() for name in names)]
     return [*complete, *choices, [SINGLE[1]]][0]
 
@@ -35,12 +40,6 @@ def shard_paths(folder: Path, *keys: str) -> list[Path]:
     if absent := [name for name in names if not (folder / name).is_file()]:
         raise FileNotFoundError(f"Missing in {folder}: {', '.join(absent)}. See docs/models.md.")
     return [folder / name for name in names]
-
-
-def _choice(folder: Path, index: str, single: str) -> list[str]:
-    if (folder / index).is_file():
-        return sorted(set(_weight_map(folder / index).values()))
-    return [single] if (folder / single).is_file() else []
 
 
 def _weight_map(path: Path) -> dict[str, str]:

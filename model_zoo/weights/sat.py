@@ -118,14 +118,6 @@ def check_originals(
     check_shapes(expected, header, source, unread)
 
 
-def stored_in_half(key: str) -> bool:
-    """ChatGLM's linear layers and embeddings, biases included: the original rounds them through float16.
-
-    They are float16 in the published files already; layer norms keep their precision.
-    """
-    return key.startswith("llm.") and "layernorm" not in key
-
-
 def count_layers(tensors: Tensors, stated: Mapping[str, Any]) -> int:
     """Layers as config.json states them, so that a cut file is noticed, else as the file has them."""
     found = (int(m[1]) for key in tensors if (m := re.match(r"transformer\.layers\.(\d+)\.", key)))
@@ -217,6 +209,9 @@ def plan_visualglm(folder: Path, *, vision_heads: int | None = None, qformer_hea
     def convert(tensors: Tensors) -> dict[str, Tensor]:
         found = {key: place for key, place in places.items() if place.key in tensors}
         parts = {key: tensors[at.key].chunk(at.parts)[at.part].view(shapes[key]) for key, at in found.items()}
-        return {key: value.half() if stored_in_half(key) else value for key, value in parts.items()}
+        # The original rounds ChatGLM's linear layers and embeddings, biases included, through float16; in the published
+        # files they are float16 already. Layer norms keep their precision.
+        halved = [key for key in parts if key.startswith("llm.") and "layernorm" not in key]
+        return parts | {key: parts[key].half() for key in halved}
 
     return Blueprint(whole, [Feed(path, convert) for path in paths], ties)
