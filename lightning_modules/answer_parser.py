@@ -135,11 +135,8 @@ def parse_name(text: str, names: Sequence[str]) -> int | None:
     2
     """
     folded = fold(text)
-    spans = [(*m.span(), k) for k, name in enumerate(names) for m in _occurrences(name, folded)]
+    patterns = [(k, rf"\b{re.escape(name)}(?:e?s)?\b") for k, name in enumerate(names) if name]
+    spans = [(*m.span(), k) for k, pattern in patterns for m in re.finditer(pattern, folded)]
     longest = [s for s in spans if not any(o[0] <= s[0] and s[1] <= o[1] and o[1] - o[0] > s[1] - s[0] for o in spans)]
     found = {k for start, _, k in longest if not re.search(r"\b(?:not|no)(?: an?| the)? $", folded[:start])}
     return found.pop() if len(found) == 1 else None
-
-
-def _occurrences(name: str, text: str) -> list[re.Match[str]]:
-    return list(re.finditer(rf"\b{re.escape(name)}(?:e?s)?\b", text)) if name else []

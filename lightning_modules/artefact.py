@@ -121,7 +121,11 @@ def load_artefact(folder: str | Path, *, reading: str = "float") -> PromptTensor
     if reading not in READINGS:
         raise ValueError(f"Unknown reading '{reading}'. Available: {', '.join(READINGS)}.")
     manifest = read_manifest(folder)
-    prompt = _expected(manifest)
+    kind, frame, pad, bounds = (manifest[key] for key in ("kind", "frame", "pad", "bounds"))
+    if kind not in PNG_ENCODINGS:
+        raise ValueError(f"Unknown prompt kind '{kind}'. Available: {', '.join(sorted(PNG_ENCODINGS))}.")
+    check_geometry(frame, pad, bounds)
+    prompt = PromptTensors(kind, frame, pad, bounds, torch.zeros(3, frame, frame))  # its pixels are read next
     name, where = READINGS[reading], f"'{folder}/{READINGS[reading]}'"
     data = _read(folder, name)
     delta = (_read_float if reading == "float" else read_png)(data, prompt, where=where)
@@ -131,15 +135,6 @@ def load_artefact(folder: str | Path, *, reading: str = "float") -> PromptTensor
         raise ValueError(f"'{folder}' holds another prompt than its manifest names (sha256 of delta). Copy it again.")
     _check_delta(delta, prompt, where=where)
     return prompt._replace(delta=delta)
-
-
-def _expected(manifest: Mapping[str, Any]) -> PromptTensors:
-    """The prompt a manifest announces, its pixels still zero."""
-    kind, frame, pad, bounds = (manifest[key] for key in ("kind", "frame", "pad", "bounds"))
-    if kind not in PNG_ENCODINGS:
-        raise ValueError(f"Unknown prompt kind '{kind}'. Available: {', '.join(sorted(PNG_ENCODINGS))}.")
-    check_geometry(frame, pad, bounds)
-    return PromptTensors(kind, frame, pad, bounds, torch.zeros(3, frame, frame))
 
 
 def _own_entries(prompt: PromptTensors, delta: Tensor, decoded: Tensor, files: Mapping[str, bytes]) -> dict[str, Any]:

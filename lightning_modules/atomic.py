@@ -39,7 +39,8 @@ def replace_folder(folder: str | Path, files: Mapping[str, bytes]) -> Path:
     with _explained(folder, sum(map(len, files.values()))):
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            _sweep(folder)
+            for leftover in folder.parent.glob(f".{folder.name}.new-*"):  # what killed writers left half-written
+                shutil.rmtree(leftover, ignore_errors=True)
             staging.mkdir()
             for name, data in files.items():
                 write_bytes(staging / name, data)
@@ -88,12 +89,6 @@ def _swap(staging: Path, folder: Path) -> None:
         os.rename(staging, folder)
     sync_folder(folder.parent)
     shutil.rmtree(backup, ignore_errors=True)
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what killed writers of this folder left half-written."""
-    for leftover in folder.parent.glob(f".{folder.name}.new-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
 
 
 @contextmanager

@@ -130,10 +130,6 @@ class FeatureCache:
             used -= length
         return used
 
-    def size(self) -> int:
-        """Bytes in the folder now."""
-        return sum(length for _, length, _ in _entries(self.folder))
-
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.{str(self.dtype).removeprefix('torch.')}"
 

@@ -69,14 +69,13 @@ class CachedFeatures:
         shared = self._shared(source, frames)
         texts = questions if _reads_text(source) else [""] * len(frames)
         parts = zip(frames.detach().cpu().contiguous(), texts, strict=True)
-        return [_digest({**shared, "picture": _sha256(frame), "question": text}) for frame, text in parts]
+        named = [{**shared, "picture": _sha256(frame), "question": text} for frame, text in parts]
+        return [hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest() for key in named]
 
     def _shared(self, source: Any, frames: Tensor) -> dict[str, Any]:
         if self._named is None:
-            self._named = {
-                **self._identity(), "features": FEATURES, "torch": torch.__version__,
-                "transformers": version("transformers"),
-            }  # fmt: skip
+            versions = {"features": FEATURES, "torch": torch.__version__, "transformers": version("transformers")}
+            self._named = {**self._identity(), **versions}
         template = repr(getattr(source, "template", None)) if _reads_text(source) else ""
         weights = {"official": source.official, "weights": str(source.dtype), "template": template}
         return self._named | weights | {"frames": str(frames.dtype), "numerics": _numerics(frames.device)}
@@ -103,10 +102,6 @@ def _sha256(frame: Tensor) -> str:
     digest = hashlib.sha256(str(tuple(frame.shape)).encode())
     digest.update(frame.numpy().data)
     return digest.hexdigest()
-
-
-def _digest(parts: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 DRIFT_ROWS = 64  # a read-out needs no more, and each costs two passes through the vision tower
@@ -139,9 +134,8 @@ class FeatureDrift(nn.Module):
 
 def drift_metrics(record: Scores) -> dict[str, Estimate]:
     """`drift` and `drift_relative`: means over samples with bootstrap intervals."""
-    columns = record.scores.astype(float).T
-    n = len(record.ids)
+    columns = zip(DRIFTS, record.scores.astype(float).T, strict=True)
     return {
-        metric: Estimate(float(values.mean()), *mean_interval(values), "bootstrap", n)
-        for metric, values in zip(DRIFTS, columns, strict=True)
+        metric: Estimate(float(values.mean()), *mean_interval(values), "bootstrap", len(record.ids))
+        for metric, values in columns
     }

@@ -23,6 +23,7 @@ class Prompt(nn.Module, ABC):
         delta: parameter (3, frame, frame), kept full-frame (the reference normalises the whole-frame gradient);
             zero outside the border after every `project_()`.
         mask: (1, frame, frame) 1.0 on the border.
+        lowest: the least value of delta under the bounds `image`; an overlay also darkens.
         image_size: side of the images `forward` takes.
 
     Args:
@@ -32,6 +33,7 @@ class Prompt(nn.Module, ABC):
     """
 
     kind: str
+    lowest: float
     mask: Tensor
 
     def __init__(self, frame: int = 224, pad: int = 30, bounds: str = "image") -> None:
@@ -54,9 +56,12 @@ class Prompt(nn.Module, ABC):
     def blank(self, images: Tensor) -> Tensor:
         """The same frames without the prompt: the `clean` of docs/method.md#losses."""
 
-    @abstractmethod
+    @torch.no_grad()
     def project_(self) -> None:
         """Put delta back into the allowed set: zero outside the border, and within the bounds."""
+        self.delta.mul_(self.mask)
+        if self.bounds == "image":
+            self.delta.clamp_(self.lowest, 1.0)
 
     def init_(self, how: str = "zero", *, std: float = 1.0, seed: int = 0) -> None:
         """Start value of the border: `zero` (the paper) or `normal` (N(0, std)), then projected."""
@@ -111,7 +116,7 @@ class Prompt(nn.Module, ABC):
 class PadPrompt(Prompt):
     """EVP/TVP: the image shrunk to frame - 2 pad, surrounded by the learned border: zero_pad(x) + delta."""
 
-    kind = "pad"
+    kind, lowest = "pad", 0.0
 
     @property
     def image_size(self) -> int:
@@ -124,17 +129,11 @@ class PadPrompt(Prompt):
     def forward(self, images: Tensor) -> Tensor:
         return self.blank(images) + self.delta
 
-    @torch.no_grad()
-    def project_(self) -> None:
-        self.delta.mul_(self.mask)
-        if self.bounds == "image":
-            self.delta.clamp_(0.0, 1.0)
-
 
 class OverlayPrompt(Prompt):
     """VP (Bahng 2022): the border is ADDED to the full-size image; with bounds `image` the sum is clamped to [0, 1]."""
 
-    kind = "overlay"
+    kind, lowest = "overlay", -1.0
 
     @property
     def image_size(self) -> int:
@@ -147,12 +146,6 @@ class OverlayPrompt(Prompt):
     def forward(self, images: Tensor) -> Tensor:
         prompted = self.blank(images) + self.delta
         return prompted.clamp(0.0, 1.0) if self.bounds == "image" else prompted
-
-    @torch.no_grad()
-    def project_(self) -> None:
-        self.delta.mul_(self.mask)
-        if self.bounds == "image":
-            self.delta.clamp_(-1.0, 1.0)
 
 
 def build_prompt(kind: str, *, frame: int, pad: int, bounds: str) -> Prompt:

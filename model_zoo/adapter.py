@@ -15,7 +15,7 @@ from model_zoo.generation import generate_texts
 from model_zoo.scoring.budget import budget_of, plan_rounds
 from model_zoo.scoring.candidates import encode_candidates, finish, score_naive
 from model_zoo.scoring.packing import Scorer, score_packed
-from model_zoo.sequences import TextEncoder, embed_rows, pad_rows, require_texts
+from model_zoo.sequences import Rows, TextEncoder, embed_rows, pad_rows, require_texts
 from model_zoo.templates import Template
 
 SCORERS = ("packed", "naive")
@@ -77,9 +77,7 @@ class Adapter(MLLM):
         """Token ids that enter the loss: the answer and what ends it."""
 
     @abstractmethod
-    def answer_logp(
-        self, tokens: Tensor, prefixes: Sequence[list[int]], targets: Sequence[list[int]]
-    ) -> tuple[Tensor, Tensor]:
+    def answer_logp(self, tokens: Tensor, prefixes: Rows, targets: Rows) -> tuple[Tensor, Tensor]:
         """Teacher-forced log-probabilities (N,) of all target ids of all rows, and which row each is of (N,)."""
 
     @abstractmethod
@@ -87,7 +85,7 @@ class Adapter(MLLM):
         """Logits (n, V) that predict the n ids of one candidate of one image, tokens (1, T, D): the naive protocol."""
 
     @abstractmethod
-    def packed_parts(self, tokens: Tensor, prefixes: Sequence[list[int]]) -> tuple[Scorer, Tensor, Tensor]:
+    def packed_parts(self, tokens: Tensor, prefixes: Rows) -> tuple[Scorer, Tensor, Tensor]:
         """What packed scoring calls, and the prefix it appends candidates to: embeddings (B, P, D), mask (B, P)."""
 
     def loss_ids(self, question: str, answer: str, n_visual: int) -> tuple[list[int], list[int]]:
@@ -98,7 +96,7 @@ class Adapter(MLLM):
         """The visual tokens (B, T, D) the LLM sees; a family may show it fewer in ranking."""
         return visual.tokens
 
-    def place(self, rows: Sequence[list[int]], tokens: Tensor, *, left: bool = False) -> tuple[Tensor, Tensor]:
+    def place(self, rows: Rows, tokens: Tensor, *, left: bool = False) -> tuple[Tensor, Tensor]:
         """Embeddings (B, L, D) and mask (B, L) bool of padded rows of ids, tokens (B, T, D) at `IMAGE` entries."""
         ids, mask = pad_rows(rows, tokens.device, left=left)
         return embed_rows(self.llm.get_input_embeddings(), ids, tokens), mask

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache, EncoderDecoderCache
 
 from model_zoo.adapter import Adapter
 from model_zoo.connectors import QFormerConnector
 from model_zoo.scoring.packing import Scorer
 from model_zoo.scoring.t5 import decode_packed
-from model_zoo.sequences import IMAGE, additive_mask, log_softmax_pick, pad_rows, special_id
+from model_zoo.sequences import IMAGE, Rows, additive_mask, log_softmax_pick, pad_rows, special_id
 from model_zoo.templates import TEMPLATES, Template, render
 
 
@@ -56,7 +56,7 @@ class Blip2T5(Adapter):
         """Decoder targets: the answer and `</s>`."""
         return [*self.text_ids(answer)[: self.max_text - 1], self.eos_id]
 
-    def place(self, rows: Sequence[list[int]], tokens: Tensor, *, left: bool = False) -> tuple[Tensor, Tensor]:
+    def place(self, rows: Rows, tokens: Tensor, *, left: bool = False) -> tuple[Tensor, Tensor]:
         """As `Adapter.place`, padded on the right always: the answer does not continue the encoder's rows."""
         embeds, mask = super().place(rows, tokens)
         return embeds.to(tokens.dtype), mask
@@ -65,9 +65,7 @@ class Blip2T5(Adapter):
         """Encoder states (B, T+L, D)."""
         return self.llm.encoder(inputs_embeds=embeds, attention_mask=mask.long()).last_hidden_state
 
-    def answer_logp(
-        self, tokens: Tensor, prefixes: Sequence[list[int]], targets: Sequence[list[int]]
-    ) -> tuple[Tensor, Tensor]:
+    def answer_logp(self, tokens: Tensor, prefixes: Rows, targets: Rows) -> tuple[Tensor, Tensor]:
         embeds, mask = self.place(prefixes, tokens)
         inputs, seen = pad_rows([[self.start_id, *target[:-1]] for target in targets], tokens.device)
         labels, _ = pad_rows(targets, tokens.device)
@@ -92,7 +90,7 @@ class Blip2T5(Adapter):
         inputs = torch.tensor([[self.start_id, *candidate[:-1]]], device=tokens.device)
         return self.llm(inputs_embeds=embeds, attention_mask=mask.long(), decoder_input_ids=inputs).logits[0]
 
-    def packed_parts(self, tokens: Tensor, prefixes: Sequence[list[int]]) -> tuple[Scorer, Tensor, Tensor]:
+    def packed_parts(self, tokens: Tensor, prefixes: Rows) -> tuple[Scorer, Tensor, Tensor]:
         """The decoder's prefix is its start token; the encoder runs once per image."""
         embeds, mask = self.place(prefixes, tokens)
         scorer = self.scorer(self.encode(embeds, mask), mask)
@@ -101,8 +99,6 @@ class Blip2T5(Adapter):
 
     def scorer(self, states: Tensor, mask: Tensor) -> Scorer:
         """The parts that packed scoring calls, behind encoder states (B, E, D) with mask (B, E) bool."""
-        from transformers import DynamicCache, EncoderDecoderCache
-
         decoder, config = self.llm.decoder, self.llm.config
         seen = additive_mask((mask[:1] if bool(mask.all()) else mask).unsqueeze(1), states.dtype)
 

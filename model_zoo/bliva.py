@@ -25,7 +25,7 @@ class BLIVA(TextReadingMLLM):
         if connector.patch_projection is None:
             raise ValueError("BLIVA needs patch tokens. Expected a connector with patch_projection; got None.")
         kwargs = {"name": "bliva", "template": TEMPLATES["bliva"], **kwargs}
-        super().__init__(kwargs.pop("name"), connector, llm, tokenizer, qformer_tokenizer, **kwargs)
+        super().__init__(connector, llm, tokenizer, qformer_tokenizer, **kwargs)
 
     def llm_tokens(self, visual: Visual, *, ranking: bool) -> Tensor:
         return visual.tokens[:, : visual.n_query] if ranking and self.official else visual.tokens

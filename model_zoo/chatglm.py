@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from model_zoo.cache_argument import cache_name
@@ -150,7 +150,7 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
     ) -> BaseModelOutputWithPast:
         """inputs_embeds (B,L,D), attention_mask (B,1,L,past+L) additive or bool, position_ids (B,2,L).
 
-        A cache is extended in place. `checkpointing.checkpoint_layers_` recomputes the blocks in backward.
+        A cache is extended in place. `layer_options.checkpoint_layers_` recomputes the blocks in backward.
         """
         hidden = self.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
         width = self.config.hidden_size // self.config.num_attention_heads
@@ -233,3 +233,8 @@ class ChatGLMForCausalLM(ChatGLMPreTrainedModel, GenerationMixin):
             "position_ids": positions[:, :, past:],
             "cache": cache,
         }
+
+
+# Among transformers' own, so that a configuration finds its class as every other LLM's does.
+AutoConfig.register(ChatGLMConfig.model_type, ChatGLMConfig)
+AutoModelForCausalLM.register(ChatGLMConfig, ChatGLMForCausalLM)

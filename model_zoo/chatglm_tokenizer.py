@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from sentencepiece import SentencePieceProcessor
+
+from model_zoo.weights.index import read_json
 
 SPECIAL = {"unk": "<unk>", "bos": "<sop>", "eos": "<eop>", "pad": "<pad>", "mask": "[MASK]", "gmask": "[gMASK]"}
 """The published names; `<sop>` begins an answer, `<eop>` ends it."""
@@ -54,8 +57,6 @@ class ChatGLMTokenizer:
         remove_space: bool = False,
         lower_case: bool = False,
     ) -> None:
-        from sentencepiece import SentencePieceProcessor
-
         self.name_or_path = str(Path(vocab_file).parent)
         self.pieces = SentencePieceProcessor(model_file=str(vocab_file))
         self.offset, self.remove_space, self.lower_case = offset, remove_space, lower_case
@@ -95,7 +96,7 @@ def load_tokenizer(folder: Path) -> ChatGLMTokenizer:
 
     Raises ValueError when it and the model disagree about the ids of the special tokens.
     """
-    settings, model = (_read(folder / name) for name in ("tokenizer_config.json", "config.json"))
+    settings, model = (read_json(folder / name, absent={}) for name in ("tokenizer_config.json", "config.json"))
     names = {kind: settings[f"{kind}_token"] for kind in SPECIAL if isinstance(settings.get(f"{kind}_token"), str)}
     options: dict[str, Any] = {
         "names": names,
@@ -115,7 +116,3 @@ def load_tokenizer(folder: Path) -> ChatGLMTokenizer:
                 "Expected both from the same release; get the folder again."
             )
     return tokenizer
-
-
-def _read(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

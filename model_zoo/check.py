@@ -9,7 +9,6 @@ from pathlib import Path
 
 from model_zoo.registry import canonical, dry_load, get_entry, missing_files, weight_files
 from model_zoo.weights.catalogue import PUBLISHED, WeightFile
-from model_zoo.weights.index import shard_names
 from model_zoo.weights.layouts import WeightsLayout, complete_layout, converted_folder, folder_lines
 from model_zoo.weights.structure import MISSING, NOTE, OK, WRONG, WeightsFinding, guarded, structure_findings
 
@@ -22,8 +21,8 @@ def check_all(name: str, weights: Path, *, show: Callable[[WeightsFinding], None
     get_entry(name)
     name = canonical(name)
     findings: list[WeightsFinding] = []
-    for step in (file_findings, _structure, key_findings):
-        for finding in step(name, weights):
+    for item, step in ((str(weights), _files), ("structure", _structure), ("keys", _keys)):
+        for finding in guarded(item, partial(step, name, weights)):
             show(finding)
             findings.append(finding)
         if any(finding.state in (WRONG, MISSING) for finding in findings):
@@ -31,18 +30,11 @@ def check_all(name: str, weights: Path, *, show: Callable[[WeightsFinding], None
     return findings
 
 
-def file_findings(name: str, weights: Path) -> list[WeightsFinding]:
+def _files(name: str, weights: Path) -> list[WeightsFinding]:
     """Is every file there, a file (or folder) as it should be, and readable?"""
-    look = _packaged_files if get_entry(name).embedded else _published_files
-    return guarded(str(weights), lambda: look(name, weights))
-
-
-def _packaged_files(name: str, weights: Path) -> list[WeightsFinding]:
-    absent = [WeightsFinding(MISSING, "package", line) for line in missing_files(name, weights)]
-    return absent or [WeightsFinding(OK, path.name, _size(path)) for path in weight_files(name, weights)]
-
-
-def _published_files(name: str, weights: Path) -> list[WeightsFinding]:
+    if get_entry(name).embedded:
+        absent = [WeightsFinding(MISSING, "package", line) for line in missing_files(name, weights)]
+        return absent or [WeightsFinding(OK, path.name, _size(path)) for path in weight_files(name, weights)]
     if layout := other_layout(name, weights):
         text = f"the {layout.kind} layout; it is loaded instead of the original files"
         found = [WeightsFinding(OK, path.name, _size(path)) for path in layout.files]
@@ -51,7 +43,7 @@ def _published_files(name: str, weights: Path) -> list[WeightsFinding]:
         return [WeightsFinding(MISSING, str(folder), line) for line in folder_lines(folder)]
     findings = []
     for item in PUBLISHED[name].files:
-        findings += guarded(item.path, partial(_item, item, weights / item.path))
+        findings += guarded(item.path, partial(_item, item, weights))
     return findings
 
 
@@ -61,14 +53,11 @@ def other_layout(name: str, weights: Path) -> WeightsLayout | None:
     return layout if layout and layout.kind != "original" else None
 
 
-def _item(item: WeightFile, path: Path) -> list[WeightsFinding]:
-    if not item.holds:
-        return [_file(item.path, path, item)]
-    if path.is_file():
-        return [
-            WeightsFinding(WRONG, item.path, f"is a file. Expected a folder with {item.what}. Published: {item.source}")
-        ]
-    return [_file(f"{item.path}/{name}", path / name, item) for name in (*item.holds, *shard_names(path))]
+def _item(item: WeightFile, weights: Path) -> list[WeightsFinding]:
+    if item.holds and (weights / item.path).is_file():
+        text = f"is a file. Expected a folder with {item.what}. Published: {item.source}"
+        return [WeightsFinding(WRONG, item.path, text)]
+    return [_file(part, weights / part, item) for part in item.parts(weights)]
 
 
 def _file(label: str, path: Path, item: WeightFile) -> WeightsFinding:
@@ -90,20 +79,12 @@ def _size(path: Path) -> str:
 def _structure(name: str, weights: Path) -> list[WeightsFinding]:
     if get_entry(name).embedded or other_layout(name, weights) is not None:
         return []  # one folder of one model: its manifest or config names it
-    return guarded("structure", lambda: structure_findings(name, weights))
-
-
-def key_findings(name: str, weights: Path) -> list[WeightsFinding]:
-    """Names and shapes of every key: the loader itself, on tensors that stay in their files."""
-    return guarded("keys", lambda: _keys(name, weights))
+    return structure_findings(name, weights)
 
 
 def _keys(name: str, weights: Path) -> list[WeightsFinding]:
-    model = dry_load(name, weights)
-    count = sum(1 for _ in model.parameters())
-    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-    digest = WeightsFinding(NOTE, "digest", "no published digest to compare with; values are not checked")
-    return [
-        WeightsFinding(OK, "keys", f"{count} tensors of the model, {millions:,.1f} M parameters, all present"),
-        digest,
-    ]
+    """Names and shapes of every key: the loader itself, on tensors that stay in their files."""
+    sizes = [parameter.numel() for parameter in dry_load(name, weights).parameters()]
+    found = f"{len(sizes)} tensors of the model, {sum(sizes) / 1e6:,.1f} M parameters, all present"
+    digest = "no published digest to compare with; values are not checked"
+    return [WeightsFinding(OK, "keys", found), WeightsFinding(NOTE, "digest", digest)]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
 
 
@@ -85,15 +87,11 @@ def build_connector(
     with_patches: bool = False,
 ) -> QFormerConnector:
     """A connector with random weights from `Blip2VisionConfig` and Q-Former config arguments (no dropout)."""
-    import transformers
-
     tower: Any = transformers.Blip2VisionModel(transformers.Blip2VisionConfig(**vision))
     tower.post_layernorm.eps = 1e-5  # the original ln_vision; the blocks use the config's layer_norm_eps
     width = tower.config.hidden_size
-    family = "InstructBlip" if reads_text else "Blip2"
     numbers = {"encoder_hidden_size": width, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, **qformer}
-    config = getattr(transformers, f"{family}QFormerConfig")(**numbers)
-    bert = getattr(transformers, f"{family}QFormerModel")(config)
+    bert = random_qformer(numbers, reads_text=reads_text)
     size = bert.config.hidden_size
     return QFormerConnector(
         tower,
@@ -103,3 +101,10 @@ def build_connector(
         nn.Linear(width, llm_width) if with_patches else None,
         reads_text=reads_text,
     )
+
+
+def random_qformer(config: Mapping[str, Any], *, reads_text: bool) -> Any:
+    """An `InstructBlipQFormerModel` (reads_text) or `Blip2QFormerModel` with random weights."""
+    family = "InstructBlip" if reads_text else "Blip2"
+    numbers = getattr(transformers, f"{family}QFormerConfig")(**config)
+    return getattr(transformers, f"{family}QFormerModel")(numbers)

@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from model_zoo.adapter import Adapter
 from model_zoo.cache_argument import cache_argument
 from model_zoo.scoring.packing import CAUSAL, Scorer
-from model_zoo.sequences import embed_rows, log_softmax_pick, pad_rows, positions_of
+from model_zoo.sequences import Rows, embed_rows, log_softmax_pick, pad_rows, positions_of
 
 
 class DecoderMLLM(Adapter):
@@ -27,8 +28,8 @@ class DecoderMLLM(Adapter):
     def hidden_states(self, embeds: Tensor, mask: Tensor | None, positions: Tensor, cache: Any = None) -> Tensor:
         """Final hidden states (B, L, D) from embeds (B, L, D); mask is (B, L) bool or additive (R, 1, L, past+L).
 
-        R is B or 1, here and in positions (R, L); a mask of None is plain causal attention without padding. A `cache`
-        is extended in place by these L entries.
+        R is B or 1, here and in positions (R, L), or (R, 2, L) where an LLM has two of them; a mask of None is plain
+        causal attention without padding. A `cache` is extended in place by these L entries.
         """
         return self.llm.model(
             inputs_embeds=embeds,
@@ -42,9 +43,7 @@ class DecoderMLLM(Adapter):
         """Final hidden states (B, L, D) of padded rows of prefix + answer, mask (B, L) bool, prefixes of `lengths`."""
         return self.hidden_states(embeds, mask, positions_of(mask))
 
-    def answer_logp(
-        self, tokens: Tensor, prefixes: Sequence[list[int]], targets: Sequence[list[int]]
-    ) -> tuple[Tensor, Tensor]:
+    def answer_logp(self, tokens: Tensor, prefixes: Rows, targets: Rows) -> tuple[Tensor, Tensor]:
         ids, mask = pad_rows([p + t for p, t in zip(prefixes, targets, strict=True)], tokens.device)
         embeds = embed_rows(self.llm.get_input_embeddings(), ids, tokens)
         hidden = self.row_states(embeds, mask, [len(prefix) for prefix in prefixes])  # (B, L, D)
@@ -56,20 +55,16 @@ class DecoderMLLM(Adapter):
         embeds, mask = self.place([prefix + candidate], tokens)
         return self.llm.lm_head(self.row_states(embeds, mask, [len(prefix)])[0, len(prefix) - 1 : -1])
 
-    def packed_parts(self, tokens: Tensor, prefixes: Sequence[list[int]]) -> tuple[Scorer, Tensor, Tensor]:
+    def packed_parts(self, tokens: Tensor, prefixes: Rows) -> tuple[Scorer, Tensor, Tensor]:
         return self.scorer(), *self.place(prefixes, tokens)
 
     def scorer(self) -> Scorer:
         """The parts of the LLM that packed scoring calls."""
-        from transformers import DynamicCache
-
         cache = partial(DynamicCache, config=self.llm.config)
         return Scorer(self.hidden_states, self.llm.get_input_embeddings(), self.llm.lm_head, cache, self.layout)
 
 
-def answer_index(
-    prefixes: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], device: torch.device
-) -> tuple[Tensor, Tensor]:
+def answer_index(prefixes: Rows, targets: Rows, device: torch.device) -> tuple[Tensor, Tensor]:
     """(row (N,), position (N,)) of every answer token in right-padded rows of prefix + answer."""
     pairs = [(b, len(p) + i) for b, (p, t) in enumerate(zip(prefixes, targets, strict=True)) for i in range(len(t))]
     row, at = torch.tensor(pairs, dtype=torch.long, device=device).view(-1, 2).unbind(-1)

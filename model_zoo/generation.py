@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import StoppingCriteria, StoppingCriteriaList
 
 REFERENCE_DECODING = {"num_beams": 5, "max_new_tokens": 128, "do_sample": False}
 """The reference's decoding [R]; LAVIS and MiniGPT-4 add their own length_penalty."""
@@ -24,7 +25,6 @@ def cut_at_stop(text: str, stops: Sequence[str]) -> str:
 
 def stop_criteria(tokenizer: Any, stops: Sequence[str]) -> Any:
     """A Hugging Face criterion that ends a row when its last tokens spell a stop string."""
-    from transformers import StoppingCriteria, StoppingCriteriaList
 
     class StopStrings(StoppingCriteria):
         def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:

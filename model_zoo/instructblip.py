@@ -28,12 +28,12 @@ class TextReadingMLLM(DecoderMLLM):
 
     def __init__(
         self,
-        name: str,
         connector: QFormerConnector,
         llm: nn.Module,
         tokenizer: Any,
         qformer_tokenizer: Any,
         *,
+        name: str,
         image_size: int = 224,
         template: Template,
         bos_id: int | None = None,
@@ -75,4 +75,4 @@ class InstructBLIP(TextReadingMLLM):
         self, connector: QFormerConnector, llm: nn.Module, tokenizer: Any, qformer_tokenizer: Any, **kwargs: Any
     ) -> None:
         kwargs = {"name": "instructblip", "template": TEMPLATES["instructblip"], **kwargs}
-        super().__init__(kwargs.pop("name"), connector, llm, tokenizer, qformer_tokenizer, **kwargs)
+        super().__init__(connector, llm, tokenizer, qformer_tokenizer, **kwargs)

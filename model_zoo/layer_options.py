@@ -132,31 +132,22 @@ def quantise_(model: Any, quant: str) -> nn.Module:
     # It says at every layer of every step that inputs pass through float16.
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     llm = model.llm
-    replace = {"8bit": _linear_8bit, "4bit": _linear_4bit}[quant]
     for name, layer in list(llm.named_modules()):
         if type(layer) is nn.Linear and KEPT not in name.split("."):
-            llm.set_submodule(name, replace(bitsandbytes, layer))
+            llm.set_submodule(name, _quantised(bitsandbytes.nn, layer, quant))
     return model
 
 
-def _linear_8bit(bitsandbytes: Any, layer: nn.Linear) -> nn.Module:
-    """LLM.int8() with its published outlier threshold of 6."""
-    sizes = layer.in_features, layer.out_features
-    with torch.device("meta"):
-        made = bitsandbytes.nn.Linear8bitLt(*sizes, layer.bias is not None, has_fp16_weights=False, threshold=6.0)
-    made.weight = bitsandbytes.nn.Int8Params(layer.weight.data, requires_grad=False, has_fp16_weights=False)
-    return _finish(made, layer)
-
-
-def _linear_4bit(bitsandbytes: Any, layer: nn.Linear) -> nn.Module:
-    """NF4 (QLoRA), computed in the dtype the weights had."""
-    sizes, dtype = (layer.in_features, layer.out_features), layer.weight.dtype
-    with torch.device("meta"):
-        made = bitsandbytes.nn.Linear4bit(*sizes, layer.bias is not None, compute_dtype=dtype, quant_type="nf4")
-    made.weight = bitsandbytes.nn.Params4bit(layer.weight.data, requires_grad=False, quant_type="nf4")
-    return _finish(made, layer)
-
-
-def _finish(made: nn.Module, layer: nn.Linear) -> nn.Module:
+def _quantised(modules: Any, layer: nn.Linear, quant: str) -> nn.Module:
+    """LLM.int8() with its published outlier threshold of 6, or NF4 (QLoRA) computed in the dtype the weights had."""
+    sizes, weight = (layer.in_features, layer.out_features, layer.bias is not None), layer.weight.data
+    if quant == "8bit":
+        with torch.device("meta"):
+            made = modules.Linear8bitLt(*sizes, has_fp16_weights=False, threshold=6.0)
+        made.weight = modules.Int8Params(weight, requires_grad=False, has_fp16_weights=False)
+    else:
+        with torch.device("meta"):
+            made = modules.Linear4bit(*sizes, compute_dtype=weight.dtype, quant_type="nf4")
+        made.weight = modules.Params4bit(weight, requires_grad=False, quant_type="nf4")
     made.bias = layer.bias
     return made.requires_grad_(False).train(False)

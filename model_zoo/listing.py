@@ -10,7 +10,6 @@ from model_zoo.memory.need import source_need, target_need
 from model_zoo.memory.sizes import PUBLISHED_SIZES, Sizes
 from model_zoo.registry import canonical, get_entry, list_mllms, missing_files, weight_files
 from model_zoo.weights.catalogue import PUBLISHED, WeightFile
-from model_zoo.weights.index import shard_names
 from model_zoo.weights.layouts import complete_layout
 
 CHOICES = (("float32", None), ("bfloat16", None), ("bfloat16", "8bit"), ("bfloat16", "4bit"))
@@ -40,7 +39,7 @@ def show_all(weights: Path, batch: int) -> str:
         entry, sizes = get_entry(name), PUBLISHED_SIZES.get(name)
         source = gib(source_need(sizes, batch, "bfloat16").total) if sizes else "small"
         target = gib(target_need(sizes, EVAL_BATCH, "bfloat16").total) if sizes else "small"
-        count = f"{(sizes.parameters if sizes else entry.parameters) / 1e6:,.1f} M"
+        count = f"{entry.parameters / 1e6:,.1f} M"
         rows.append((name, *_presence(name, weights), count, source, target, entry.description))
     notes = [
         f"Files below '{weights}'. Memory is planned for bfloat16 on a GPU: a source with gradients at {batch} images, "
@@ -82,11 +81,12 @@ def _remarks(name: str, weights: Path) -> list[str]:
     layout = complete_layout(name, weights)
     if layout and layout.kind != "original":
         return [f"  All of it is there in the {layout.kind} layout: {layout.folder}"]
-    hub = PUBLISHED[name].hub
-    other = (
-        [f"  Or, instead of all of these, the Hugging Face conversion {hub} (hub) in {weights / hub}"] if hub else []
-    )
-    return other if layout else [*other, f"  Look closer with: python -m model_zoo check {name} weights={weights}"]
+    lines = []
+    if hub := PUBLISHED[name].hub:
+        lines += [f"  Or, instead of all of these, the Hugging Face conversion {hub} (hub) in {weights / hub}"]
+    if layout is None:
+        lines += [f"  Look closer with: python -m model_zoo check {name} weights={weights}"]
+    return lines
 
 
 def memory_table(sizes: Sizes, batch: int) -> list[str]:
@@ -108,10 +108,7 @@ def memory_table(sizes: Sizes, batch: int) -> list[str]:
 
 
 def _state(item: WeightFile, weights: Path) -> str:
-    path = weights / item.path
-    if not item.holds:
-        return f"present {gib(path.stat().st_size)}" if path.is_file() else "MISSING"
-    parts = [path / name for name in (*item.holds, *shard_names(path))]
+    parts = [weights / part for part in item.parts(weights)]
     there = [part for part in parts if part.is_file()]
     if len(there) < len(parts):
         return "MISSING" if not there else f"{len(parts) - len(there)} of {len(parts)} MISSING"

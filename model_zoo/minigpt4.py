@@ -27,11 +27,11 @@ class WrappedImageMLLM(DecoderMLLM):
 
     def __init__(
         self,
-        name: str,
         connector: QFormerConnector,
         llm: nn.Module,
         tokenizer: Any,
         *,
+        name: str,
         image_size: int = 224,
         template: Template,
         end_sym: str,
@@ -57,5 +57,4 @@ class MiniGPT4(WrappedImageMLLM):
 
     def __init__(self, connector: QFormerConnector, llm: nn.Module, tokenizer: Any, **kwargs: Any) -> None:
         own = {"name": "minigpt4", "template": TEMPLATES["minigpt4"], "end_sym": "\n", "length_penalty": -1.0}
-        kwargs = {**own, **kwargs}
-        super().__init__(kwargs.pop("name"), connector, llm, tokenizer, **kwargs)
+        super().__init__(connector, llm, tokenizer, **{**own, **kwargs})

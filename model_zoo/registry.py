@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from model_zoo.embedded.config import WEIGHTS, embedded_files
+from model_zoo.memory.sizes import PUBLISHED_SIZES
 from model_zoo.weights.catalogue import PUBLISHED, WeightFile, missing_error
 from model_zoo.weights.layouts import find_layout, layout_files, missing_in_layouts
 
@@ -40,32 +41,29 @@ class MLLMEntry(NamedTuple):
         return self.factory == EMBEDDED_FACTORY
 
 
-def _published(name: str, description: str, parameters: int) -> MLLMEntry:
-    return MLLMEntry(PUBLISHED_FACTORY, description, parameters, PUBLISHED[name].files)
-
+PUBLISHED_TEXTS = {
+    "minigpt4": "MiniGPT-4: EVA ViT-g, BLIP-2 Q-Former, Vicuna-7B v0",
+    "instructblip": "InstructBLIP: EVA ViT-g, question-reading Q-Former, Vicuna-7B v1.1",
+    "blip2": "BLIP-2 (also blip2_t5): EVA ViT-g, Q-Former, FlanT5-XL",
+    "blip2_t5_xxl": "BLIP-2: EVA ViT-g, Q-Former, FlanT5-XXL",
+    "blip2_opt": "BLIP-2: EVA ViT-g, Q-Former, OPT-2.7B",
+    "blip2_opt_6_7b": "BLIP-2: EVA ViT-g, Q-Former, OPT-6.7B",
+    "vpgtrans": "VL-Vicuna (VPGTrans): EVA ViT-g, Q-Former, Vicuna-7B v0",
+    "bliva": "BLIVA: EVA ViT-g, question-reading Q-Former and patch tokens, Vicuna-7B v0",
+    "visualglm": "VisualGLM-6B: EVA ViT-g, Q-Former, ChatGLM-6B v1",
+}
+EMBEDDED_TEXTS = {
+    "embedded_minigpt4": ("tiny trained MiniGPT-4, ships with the package", 1_050_000),
+    "embedded_instructblip": ("tiny trained InstructBLIP, ships with the package", 1_210_000),
+    "embedded_blip2": ("tiny trained BLIP-2 (T5), ships with the package", 1_300_000),
+    "embedded_bliva": ("tiny trained BLIVA, ships with the package", 1_220_000),
+    "embedded_llava": ("tiny trained LLaVA with a CNN tower, ships with it", 735_000),
+}
 
 REGISTRY: dict[str, MLLMEntry] = {
-    "minigpt4": _published("minigpt4", "MiniGPT-4: EVA ViT-g, BLIP-2 Q-Former, Vicuna-7B v0", 7_832_688_128),
-    "instructblip": _published(
-        "instructblip", "InstructBLIP: EVA ViT-g, question-reading Q-Former, Vicuna-7B v1.1", 7_913_202_432
-    ),
-    "blip2": _published("blip2", "BLIP-2 (also blip2_t5): EVA ViT-g, Q-Former, FlanT5-XL", 3_942_446_592),
-    "blip2_t5_xxl": _published("blip2_t5_xxl", "BLIP-2: EVA ViT-g, Q-Former, FlanT5-XXL", 12_229_596_672),
-    "blip2_opt": _published("blip2_opt", "BLIP-2: EVA ViT-g, Q-Former, OPT-2.7B", 3_744_679_936),
-    "blip2_opt_6_7b": _published("blip2_opt_6_7b", "BLIP-2: EVA ViT-g, Q-Former, OPT-6.7B", 7_752_738_304),
-    "vpgtrans": _published("vpgtrans", "VL-Vicuna (VPGTrans): EVA ViT-g, Q-Former, Vicuna-7B v0", 7_832_688_128),
-    "bliva": _published(
-        "bliva", "BLIVA: EVA ViT-g, question-reading Q-Former and patch tokens, Vicuna-7B v0", 7_918_981_888
-    ),
-    "visualglm": _published("visualglm", "VisualGLM-6B: EVA ViT-g, Q-Former, ChatGLM-6B v1", 7_267_550_720),
-    "embedded_minigpt4": MLLMEntry(EMBEDDED_FACTORY, "tiny trained MiniGPT-4, ships with the package", 1_050_000),
-    "embedded_instructblip": MLLMEntry(
-        EMBEDDED_FACTORY, "tiny trained InstructBLIP, ships with the package", 1_210_000
-    ),
-    "embedded_blip2": MLLMEntry(EMBEDDED_FACTORY, "tiny trained BLIP-2 (T5), ships with the package", 1_300_000),
-    "embedded_bliva": MLLMEntry(EMBEDDED_FACTORY, "tiny trained BLIVA, ships with the package", 1_220_000),
-    "embedded_llava": MLLMEntry(EMBEDDED_FACTORY, "tiny trained LLaVA with a CNN tower, ships with it", 735_000),
-}
+    name: MLLMEntry(PUBLISHED_FACTORY, text, PUBLISHED_SIZES[name].parameters, PUBLISHED[name].files)
+    for name, text in PUBLISHED_TEXTS.items()
+} | {name: MLLMEntry(EMBEDDED_FACTORY, *row) for name, row in EMBEDDED_TEXTS.items()}
 
 
 def list_mllms() -> list[str]:
@@ -214,17 +212,15 @@ def clip_fingerprint(name_or_path: str | Path, weights: str | Path = "weights") 
     """sha256 over the tensors of the file `load_clip` would read. Raises FileNotFoundError as `find_clip`."""
     from model_zoo.weights.fingerprint import fingerprint
 
-    if str(name_or_path) == "embedded":
-        return fingerprint([WEIGHTS / "clip.safetensors"])
-    return fingerprint([find_clip(name_or_path, weights)])
+    embedded = str(name_or_path) == "embedded"
+    return fingerprint([WEIGHTS / "clip.safetensors" if embedded else find_clip(name_or_path, weights)])
 
 
 def missing_clip(name_or_path: str | Path, weights: str | Path = "weights") -> list[str]:
     """What `load_clip` would miss, as lines for a message; empty when it would find its file."""
-    if str(name_or_path) == "embedded":
-        return []
     try:
-        find_clip(name_or_path, weights)
+        if str(name_or_path) != "embedded":
+            find_clip(name_or_path, weights)
     except FileNotFoundError as error:
         return [str(error)]
     return []

@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+Rows = Sequence[list[int]]
+"""Token ids, a row per image."""
+
 IMAGE = -1
 """Placeholder id: one entry per visual token in a row of ids."""
 

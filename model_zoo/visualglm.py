@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from model_zoo.connectors import QFormerConnector
 from model_zoo.decoder import DecoderMLLM
 from model_zoo.prefix_lm import PREFIX_LM, glm_rows
-from model_zoo.sequences import IMAGE, embed_rows, log_softmax_pick, special_id
+from model_zoo.sequences import IMAGE, Rows, embed_rows, log_softmax_pick, special_id
 from model_zoo.templates import TEMPLATES, Template, render
 
 
@@ -58,11 +58,6 @@ class VisualGLM(DecoderMLLM):
     def answer_ids(self, answer: str) -> list[int]:
         return self.text_ids(answer)
 
-    def hidden_states(self, embeds: Tensor, mask: Tensor | None, positions: Tensor, cache: Any = None) -> Tensor:
-        """As `DecoderMLLM.hidden_states`; mask is (B, 1, L, past+L), positions are (B, 2, L)."""
-        output = self.llm.transformer(inputs_embeds=embeds, attention_mask=mask, position_ids=positions, cache=cache)
-        return output.last_hidden_state
-
     def row_states(self, embeds: Tensor, mask: Tensor, lengths: Sequence[int]) -> Tensor:
         counts = torch.tensor(list(lengths), device=mask.device)
         return self.hidden_states(embeds, *glm_rows(mask, counts, embeds.dtype))
@@ -73,9 +68,7 @@ class VisualGLM(DecoderMLLM):
         rows = [self.loss_ids(*pair, self.connector.n_query) for pair in zip(questions, answers, strict=True)]
         return torch.tensor([len(prefix) + len(target) - 1 for prefix, target in rows], dtype=torch.long)
 
-    def answer_logp(
-        self, tokens: Tensor, prefixes: Sequence[list[int]], targets: Sequence[list[int]]
-    ) -> tuple[Tensor, Tensor]:
+    def answer_logp(self, tokens: Tensor, prefixes: Rows, targets: Rows) -> tuple[Tensor, Tensor]:
         if not self.official:
             return super().answer_logp(tokens, prefixes, targets)
         if len(tokens) != 1:

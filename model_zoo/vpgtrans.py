@@ -16,5 +16,4 @@ class VPGTrans(WrappedImageMLLM):
 
     def __init__(self, connector: QFormerConnector, llm: nn.Module, tokenizer: Any, **kwargs: Any) -> None:
         own = {"name": "vpgtrans", "template": TEMPLATES["vpgtrans"], "end_sym": "###", "length_penalty": 1.0}
-        kwargs = {**own, **kwargs}
-        super().__init__(kwargs.pop("name"), connector, llm, tokenizer, **kwargs)
+        super().__init__(connector, llm, tokenizer, **{**own, **kwargs})

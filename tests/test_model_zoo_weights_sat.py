@@ -11,10 +11,10 @@ import pytest
 import torch
 from support.ice_text import MARKS, write_ice_text
 from support.tiny_models import ANSWERS, CANDIDATES, QUESTIONS, tiny_images
-from torch import Tensor
+from torch import Tensor, nn
 
 from model_zoo.registry import load_mllm
-from model_zoo.weights.sat import COMPUTED, build_parts, check_originals, load_visualglm_parts, origins
+from model_zoo.weights.sat import COMPUTED, build_parts, check_originals, origins, plan_visualglm
 
 VIT, QFORMER = "image_encoder.vit.", "image_encoder.qformer."
 FOLDER = "THUDM/visualglm-6b"
@@ -150,8 +150,14 @@ def write(tmp_path: Path, vocabulary: bytes) -> Callable[..., Path]:
     return write
 
 
+def load_whole(folder: Path, **heads: int) -> tuple[nn.Module, nn.Module]:
+    """(connector, llm) of a folder."""
+    whole = plan_visualglm(folder, **heads).fill(torch.float32)
+    return whole["connector"], whole["llm"]
+
+
 def test_stacked_matrices_are_cut_and_norms_find_their_place(tensors: dict[str, Tensor], write: Callable) -> None:
-    connector, llm, _ = load_visualglm_parts(write(tensors), torch.float32)
+    connector, llm = load_whole(write(tensors))
     layer = f"{QFORMER}transformer.layers."
     block = connector.qformer.encoder.layer
     wanted = {
@@ -174,7 +180,7 @@ def test_stacked_matrices_are_cut_and_norms_find_their_place(tensors: dict[str, 
 def test_chatglms_matrices_pass_through_float16_and_the_head_is_the_embedding(
     tensors: dict[str, Tensor], write: Callable
 ) -> None:
-    _, llm, _ = load_visualglm_parts(write(tensors), torch.float32)
+    _, llm = load_whole(write(tensors))
     for name in ("layers.0.attention.query_key_value.weight", "layers.2.mlp.dense_4h_to_h.bias"):
         assert torch.equal(llm.transformer.get_parameter(name), tensors[f"transformer.{name}"].half().float())
     assert torch.equal(llm.lm_head.weight, tensors["lm_head.weight"].half().float())
@@ -182,7 +188,7 @@ def test_chatglms_matrices_pass_through_float16_and_the_head_is_the_embedding(
 
 
 def test_untied_matrices_stay_apart_when_the_configuration_says_so(tensors: dict[str, Tensor], write: Callable) -> None:
-    _, llm, _ = load_visualglm_parts(write(tensors, tie_word_embeddings=False), torch.float32)
+    _, llm = load_whole(write(tensors, tie_word_embeddings=False))
     words = tensors["transformer.word_embeddings.weight"].half().float()
     assert torch.equal(llm.transformer.word_embeddings.weight, words)
     assert not torch.equal(llm.lm_head.weight, words)
@@ -190,7 +196,7 @@ def test_untied_matrices_stay_apart_when_the_configuration_says_so(tensors: dict
 
 def test_a_file_without_a_head_ties_it_to_the_embeddings(tensors: dict[str, Tensor], write: Callable) -> None:
     rest = {key: value for key, value in tensors.items() if key != "lm_head.weight"}
-    _, llm, _ = load_visualglm_parts(write(rest), torch.float32)
+    _, llm = load_whole(write(rest))
     assert torch.equal(llm.lm_head.weight, tensors["transformer.word_embeddings.weight"].half().float())
 
 
@@ -238,7 +244,7 @@ def test_keys_that_do_not_fit_are_named(
     broken = dict(tensors)
     change(broken)
     with pytest.raises(ValueError, match=message):
-        load_visualglm_parts(write(broken), torch.float32)
+        load_whole(write(broken))
 
 
 def test_a_missing_shard_is_named(tensors: dict[str, Tensor], write: Callable, tmp_path: Path) -> None:
@@ -250,6 +256,6 @@ def test_a_missing_shard_is_named(tensors: dict[str, Tensor], write: Callable, t
 
 def test_heads_of_an_unknown_width_are_asked_for(tensors: dict[str, Tensor], write: Callable) -> None:
     with pytest.raises(ValueError, match=r"from width 24.*Pass vision_heads="):
-        load_visualglm_parts(write(tensors, eva_config={}), torch.float32)
-    connector, _, _ = load_visualglm_parts(write(tensors, eva_config={}), torch.float32, vision_heads=6)
+        load_whole(write(tensors, eva_config={}))
+    connector, _ = load_whole(write(tensors, eva_config={}), vision_heads=6)
     assert connector.vision.config.num_attention_heads == 6

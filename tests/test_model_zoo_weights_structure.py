@@ -13,7 +13,8 @@ from support.golden import golden_root
 from support.real_keys import LLMS, write_llm
 
 from model_zoo.weights.catalogue import PUBLISHED
-from model_zoo.weights.headers import folder_headers, read_headers
+from model_zoo.weights.headers import merged_headers, read_headers
+from model_zoo.weights.index import shard_paths
 from model_zoo.weights.structure import NOTE, OK, WRONG, check_structure, llm_findings, structure_findings
 from model_zoo.weights.vicuna import PAD, LLMFingerprint, read_llm_fingerprint, vicuna_version
 
@@ -75,7 +76,7 @@ def test_only_the_shards_of_the_named_keys_are_opened(weights: Path) -> None:
     for path in folder.glob("*.bin"):
         if path.name != index[key]:
             path.write_bytes(b"not a checkpoint")
-    assert key in folder_headers(folder, key)
+    assert key in merged_headers(shard_paths(folder, key))
 
 
 @pytest.mark.parametrize(

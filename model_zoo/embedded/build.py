@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
 from model_zoo.base import MLLM
 from model_zoo.clip import ClipScorer
@@ -25,19 +26,13 @@ TOWER_AT = {"vit": "connector.vision.", "cnn": "tower."}
 """Where a tower sits in its adapter's state dict; the rest is the model's own file."""
 
 
-def _llama(config: dict[str, Any], vocab: int) -> nn.Module:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    ids: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-    return LlamaForCausalLM(LlamaConfig(vocab_size=vocab, tie_word_embeddings=False, **ids, **config))
-
-
-def _t5(config: dict[str, Any], vocab: int) -> nn.Module:
-    from transformers import T5Config, T5ForConditionalGeneration
-
-    ids: dict[str, Any] = {"pad_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 0}
-    ids["tie_word_embeddings"] = False
-    llm = T5ForConditionalGeneration(T5Config(vocab_size=vocab, dropout_rate=0.0, **ids, **config))
+def _random_llm(family: str, config: dict[str, Any], vocab: int) -> nn.Module:
+    ids: dict[str, Any] = {"pad_token_id": 0, "eos_token_id": 2, "tie_word_embeddings": False}
+    shared = {"vocab_size": vocab, **ids, **config}
+    if family != "blip2":
+        return LlamaForCausalLM(LlamaConfig(bos_token_id=1, **shared))
+    shared |= {"dropout_rate": 0.0, "decoder_start_token_id": 0}
+    llm = T5ForConditionalGeneration(T5Config(**shared))
     llm.lm_head.weight.data.mul_(config["d_model"] ** -0.5)  # its default start is a loss of 50 nats a token
     return llm
 
@@ -76,7 +71,7 @@ def build_embedded(name: str, **options: Any) -> MLLM:
     make = _llava if config["family"] == "llava" else _qformer_mllm
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config["training"]["seed"])
-        llm: Any = (_t5 if config["family"] == "blip2" else _llama)(config["llm"], len(tokenizer))
+        llm: Any = _random_llm(config["family"], config["llm"], len(tokenizer))
         return make(config, tokenizer, llm, llm.get_input_embeddings().embedding_dim, options)
 
 

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 PATH = Path(__file__).parent / "tokenizer.json"
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "[CLS]", "[SEP]")
@@ -20,8 +22,6 @@ SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "[CLS]", "[SEP]")
 
 def train_tokenizer(texts: Sequence[str], names: Sequence[str], path: Path, vocab: int) -> None:
     """Fit merges on instruction texts (heavily) and names (lightly) and write `path`."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -38,9 +38,6 @@ def train_tokenizer(texts: Sequence[str], names: Sequence[str], path: Path, voca
 @lru_cache(maxsize=2)
 def build_tokenizer(qformer: bool = False) -> Any:
     """A `PreTrainedTokenizerFast`; `qformer=True` adds [CLS] text [SEP] as BERT's does."""
-    from tokenizers import Tokenizer, processors
-    from transformers import PreTrainedTokenizerFast
-
     backend = Tokenizer.from_file(str(PATH))
     if qformer:
         ends = [(token, backend.token_to_id(token)) for token in ("[CLS]", "[SEP]")]

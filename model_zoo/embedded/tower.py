@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 from torch import Tensor, nn
+from transformers import Blip2VisionConfig, Blip2VisionModel
 
 
 class ConvTower(nn.Module):
@@ -57,8 +58,6 @@ class DenseHead(nn.Module):
 
 def build_vit(config: dict[str, Any]) -> nn.Module:
     """A `Blip2VisionModel` from a plain dict; its post-layernorm plays BLIP-2's `ln_vision`."""
-    from transformers import Blip2VisionConfig, Blip2VisionModel
-
     return Blip2VisionModel(Blip2VisionConfig(**config))
 
 

@@ -2,7 +2,7 @@
 
 The parameters are frozen, so autograd keeps what the gradient of the INPUT needs: a linear layer keeps nothing of its
 own, a norm its input and statistics, an activation its input, attention q, k, v, output and log-sum-exp.
-`tests/test_model_zoo_planner*.py` compare the sums with the bytes autograd really keeps, up to the published sizes.
+`tests/test_model_zoo_memory_need*.py` compare the sums with the bytes autograd really keeps, up to the published sizes.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ def kept_bytes(
     former = former_kept(sizes.qformer, sizes.vision.tokens, question, e, whole=not checkpointing)
     llm = llm_kept(sizes.llm, sizes.visual + text, load.answer, e, padded, whole=not checkpointing)
     if quant == "8bit" and not checkpointing:
-        llm += _int8_inputs(sizes.llm, sizes.visual + text + load.answer, e)
+        # bitsandbytes' 8-bit layers keep their inputs; the attention output is among those counted already.
+        m, length = sizes.llm, sizes.visual + text + load.answer
+        llm += (m.layers + m.decoder) * e * length * (2 * m.width + m.mlp)
     return batch * (vision + former + llm + 4 * load.answer * sizes.llm.vocab)
 
 
@@ -124,11 +126,6 @@ def llm_kept(m: Language, prefix: int, answer: int, e: int, padded: bool, *, who
     last = _rms(length, m.width, e, False) if m.kind == "llama" else _norm(length, m.width, e)
     tables = 2 * e * length * m.inner // m.heads if m.kind != "opt" else 0
     return last + tables + m.layers * (llm_layer(m, length, e, padded) if whole else e * length * m.width)
-
-
-def _int8_inputs(m: Language, length: int, e: int) -> int:
-    """bitsandbytes' 8-bit layers keep their inputs; the attention output is among those counted already."""
-    return (m.layers + m.decoder) * e * length * (2 * m.width + m.mlp)
 
 
 def largest_layer(sizes: Sizes, dtype: str, load: Workload) -> int:

@@ -33,11 +33,16 @@ def free_ram() -> Room:
     return Room(available, "of RAM")
 
 
-def _available() -> int | None:
+def _read(path: Path) -> str:
+    """What a file of the kernel says; nothing where there is no such file."""
     try:
-        lines = (PROC / "meminfo").read_text().splitlines()
+        return path.read_text()
     except OSError:
-        return None
+        return ""
+
+
+def _available() -> int | None:
+    lines = _read(PROC / "meminfo").splitlines()
     found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
     return int(found[0]) * 1024 if found else None
 
@@ -53,10 +58,7 @@ def _cgroup_left() -> int | None:
 
 
 def _groups() -> list[tuple[Path, str, str]]:
-    try:
-        lines = [line.split(":", 2) for line in (PROC / "self" / "cgroup").read_text().splitlines()]
-    except OSError:
-        return []
+    lines = [line.split(":", 2) for line in _read(PROC / "self" / "cgroup").splitlines()]
     found = []
     for _, controllers, path in (line for line in lines if len(line) == 3):
         if controllers and "memory" not in controllers.split(","):
@@ -69,17 +71,11 @@ def _groups() -> list[tuple[Path, str, str]]:
 
 
 def _number(path: Path) -> int | None:
-    try:
-        text = path.read_text().strip()
-    except OSError:
-        return None
+    text = _read(path).strip()
     return int(text) if text.isdigit() else None
 
 
 def _reclaimable(folder: Path) -> int:
     """Page cache that counts as used but is given back on demand (reading weights fills it)."""
-    try:
-        lines = (folder / "memory.stat").read_text().splitlines()
-    except OSError:
-        return 0
-    return sum(int(line.split()[1]) for line in lines if line.split()[0] in ("inactive_file", "total_inactive_file"))
+    lines = [line.split() for line in _read(folder / "memory.stat").splitlines()]
+    return sum(int(number) for name, number in lines if name in ("inactive_file", "total_inactive_file"))

@@ -163,9 +163,12 @@ def _language(config: Any) -> Language:
     kind = config.model_type.split("_")[0]
     tied = bool(config.tie_word_embeddings)
     if kind == "t5":
+        # Copies of the feed-forward's hidden layer that autograd keeps: its activation's (gelu_new is written out in
+        # four kept steps), and both factors of a gate.
+        gates = (4 if config.dense_act_fn == "gelu_new" else 1) + (2 if config.is_gated_act else 0)
         return Language(
             kind, config.d_model, config.num_layers, config.d_ff, config.num_heads, config.num_heads * config.d_kv,
-            config.vocab_size, config.num_decoder_layers, gates=_t5_gates(config), tied=tied,
+            config.vocab_size, config.num_decoder_layers, gates=gates, tied=tied,
         )  # fmt: skip
     width, heads = config.hidden_size, config.num_attention_heads
     mlp = config.ffn_dim if kind == "opt" else config.intermediate_size
@@ -175,9 +178,3 @@ def _language(config: Any) -> Language:
     return Language(
         kind, width, config.num_hidden_layers, mlp, heads, inner, config.vocab_size, 0, keys, 3, places, tied
     )
-
-
-def _t5_gates(config: Any) -> int:
-    """Copies of the feed-forward's hidden layer that autograd keeps: its activation's, and both factors of a gate."""
-    steps = 4 if config.dense_act_fn == "gelu_new" else 1  # gelu_new is written out in four kept steps
-    return steps + 2 if config.is_gated_act else steps

@@ -30,19 +30,17 @@ def encode_candidates(candidates: Sequence, encode: TextEncoder, batch: int) -> 
     rows = [tuple(row) for row in candidates] if per_row else [tuple(candidates)] * batch
     for row in rows:
         if row not in known:
-            known[row] = [encode_one(text, encode) for text in row]
+            known[row] = [encode(text) for text in row]
             if not row:
                 raise ValueError(
                     "An image has an empty candidate list. Expected at least one candidate answer per image."
                 )
+            for text, ids in zip(row, known[row], strict=True):
+                if not ids:  # its mean log-probability would be 0/0
+                    raise ValueError(
+                        f"Candidate {text!r} has no tokens, so it has no likelihood. Expected non-empty answers."
+                    )
     return [known[row] for row in rows]
-
-
-def encode_one(text: str, encode: TextEncoder) -> list[int]:
-    """Token ids of one candidate. Raises ValueError when there are none: its mean log-probability would be 0/0."""
-    if not (ids := encode(text)):
-        raise ValueError(f"Candidate {text!r} has no tokens, so it has no likelihood. Expected non-empty answers.")
-    return ids
 
 
 def finish(total: Tensor, rows: Sequence[Sequence[Sequence[int]]], normalize: bool) -> Tensor:

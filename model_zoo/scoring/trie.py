@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from os.path import commonprefix
 from typing import NamedTuple
 
 import torch
@@ -74,11 +75,8 @@ def ancestors(parents: Sequence[int]) -> Tensor:
 
 def stack_tries(tries: Sequence[Trie]) -> Packed:
     """One trie per row, padded to the largest; a single row where all share one trie."""
-    first = tries[0]
-    if all(trie is first for trie in tries):
-        return Packed(
-            torch.tensor([first.tokens]).long(), torch.tensor([first.depths]).long(), ancestors(first.parents)[None]
-        )
+    if all(trie is tries[0] for trie in tries):
+        tries = tries[:1]
     batch, n = len(tries), max(len(trie.tokens) for trie in tries)
     ids, depths = torch.zeros(batch, n, dtype=torch.long), torch.zeros(batch, n, dtype=torch.long)
     nodes = torch.eye(n, dtype=torch.bool).repeat(batch, 1, 1)
@@ -102,21 +100,13 @@ def chunks(row: Sequence[Ids], max_nodes: int | None) -> Iterator[list[int]]:
     size = 0
     for k in sorted(range(len(row)), key=lambda k: tuple(row[k])):
         path = tuple(row[k][:-1])
-        new = len(path) - _common(before, path)
+        new = len(path) - len(commonprefix([before, path]))
         if group and new and size + new > max_nodes:
             yield group
             group, size, new = [], 0, len(path)
         group.append(k)
         size, before = size + new, path
     yield group
-
-
-def _common(left: Ids, right: Ids) -> int:
-    """How many tokens two sequences share at their beginning."""
-    same = 0
-    while same < min(len(left), len(right)) and left[same] == right[same]:
-        same += 1
-    return same
 
 
 def plan_tries(rows: Sequence[Sequence[Ids]], max_nodes: int | None) -> list[list[Trie]]:

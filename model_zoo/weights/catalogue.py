@@ -24,6 +24,11 @@ class WeightFile(NamedTuple):
     licence: str
     holds: tuple[str, ...] = ()
 
+    def parts(self, weights: Path) -> list[str]:
+        """The file itself, or every file that the folder is to hold, relative to the weights directory."""
+        shards = shard_names(weights / self.path) if self.holds else ()
+        return [f"{self.path}/{name}" for name in (*self.holds, *shards)] or [self.path]
+
 
 class PublishedModel(NamedTuple):
     """One published MLLM: which files hold its parts and what the shapes in them do not say.
@@ -59,13 +64,22 @@ def _lavis(path: str, what: str) -> WeightFile:
     return WeightFile(f"hub/checkpoints/{Path(path).name}", what, f"{LAVIS}/{path}", BSD)
 
 
-def _folder(path: str, what: str, source: str, licence: str, tokenizer: Sequence[str]) -> WeightFile:
+def _llm(path: str, what: str, licence: str, *tokenizer: str, source: str = "") -> WeightFile:
     names = ("config.json", *tokenizer)
-    return WeightFile(path, f"{what}: {', '.join(names)}, weight shards", source, licence, names)
+    holds = f"{what}: {', '.join(names)}, weight shards"
+    return WeightFile(path, holds, source or f"{path} (hub)", licence, names)
 
 
-def _hub_llm(path: str, what: str, licence: str, *tokenizer: str) -> WeightFile:
-    return _folder(path, what, f"{path} (hub)", licence, tokenizer)
+def _vicuna(path: str, version: str) -> WeightFile:
+    source = f"lmsys/vicuna-7b-delta-{version} (hub) applied to LLaMA-7B"
+    return _llm(path, f"Vicuna-7B {version}", LLAMA_LICENCE, "tokenizer.model", source=source)
+
+
+def _blip2(adapter: str, llm: WeightFile, checkpoint: WeightFile, projection: str, hub: str) -> PublishedModel:
+    """A BLIP-2 of LAVIS, with its conversion on the hub."""
+    # LAVIS overrides FlanT5's gelu_new by the exact GELU; the difference shows at 1e-4.
+    config = {"dense_act_fn": "gelu"} if adapter == T5 else {}
+    return PublishedModel(adapter, llm, (checkpoint,), projection, EVA, llm_config=config, hub=f"Salesforce/{hub}")
 
 
 EVA = WeightFile(
@@ -74,42 +88,48 @@ EVA = WeightFile(
 BERT = WeightFile(
     "bert-base-uncased/vocab.txt", "the Q-Former's tokenizer", "google-bert/bert-base-uncased (hub)", APACHE
 )
-VICUNA_V0 = _folder(
-    "model_weights/vicuna-7b-v0",
-    "Vicuna-7B v0",
-    "lmsys/vicuna-7b-delta-v0 (hub) applied to LLaMA-7B",
-    LLAMA_LICENCE,
-    ["tokenizer.model"],
-)
-VICUNA_V11 = _folder(
-    "lmsys/vicuna-7b-v1.1",
-    "Vicuna-7B v1.1",
-    "lmsys/vicuna-7b-delta-v1.1 (hub) applied to LLaMA-7B",
-    LLAMA_LICENCE,
-    ["tokenizer.model"],
-)
-FLAN_XL = _hub_llm("google/flan-t5-xl", "FlanT5-XL", APACHE, "spiece.model")
-FLAN_XXL = _hub_llm("google/flan-t5-xxl", "FlanT5-XXL", APACHE, "spiece.model")
+VICUNA_V0 = _vicuna("model_weights/vicuna-7b-v0", "v0")
+VICUNA_V11 = _vicuna("lmsys/vicuna-7b-v1.1", "v1.1")
+FLAN_XL = _llm("google/flan-t5-xl", "FlanT5-XL", APACHE, "spiece.model")
+FLAN_XXL = _llm("google/flan-t5-xxl", "FlanT5-XXL", APACHE, "spiece.model")
 OPT_LICENCE = "OPT-175B licence (non-commercial)"
-OPT_2_7B = _hub_llm("facebook/opt-2.7b", "OPT-2.7B", OPT_LICENCE, "vocab.json", "merges.txt")
-OPT_6_7B = _hub_llm("facebook/opt-6.7b", "OPT-6.7B", OPT_LICENCE, "vocab.json", "merges.txt")
+OPT_2_7B = _llm("facebook/opt-2.7b", "OPT-2.7B", OPT_LICENCE, "vocab.json", "merges.txt")
+OPT_6_7B = _llm("facebook/opt-6.7b", "OPT-6.7B", OPT_LICENCE, "vocab.json", "merges.txt")
 
 QFORMER = "BLIP-2 Q-Former, queries and ln_vision"
+FLAN_XL_QFORMER = _lavis("BLIP2/blip2_pretrained_flant5xl.pth", f"{QFORMER}, t5_proj")
 FLAN_XXL_QFORMER = _lavis("BLIP2/blip2_pretrained_flant5xxl.pth", QFORMER)
+OPT_2_7B_QFORMER = _lavis("BLIP2/blip2_pretrained_opt2.7b.pth", f"{QFORMER}, opt_proj")
+OPT_6_7B_QFORMER = _lavis("BLIP2/blip2_pretrained_opt6.7b.pth", f"{QFORMER}, opt_proj")
+INSTRUCTBLIP = _lavis(
+    "InstructBLIP/instruct_blip_vicuna7b_trimmed.pth", "InstructBLIP Q-Former, queries, ln_vision and llm_proj"
+)
+MINIGPT4_PROJECTION = WeightFile(
+    "model_weights/prerained_minigpt4_7b.pth",
+    "MiniGPT-4 llama_proj",
+    "the 'Checkpoint Aligned with Vicuna 7B' linked in the Vision-CAIR/MiniGPT-4 README",
+    BSD,
+)
+VL_VICUNA = WeightFile(
+    "hub/checkpoints/vl-vicuna.pth",
+    "VL-Vicuna Q-Former, queries, ln_vision and llama_proj",
+    "the VL-Vicuna checkpoint linked in the VPGTrans/VPGTrans README",
+    BSD,
+)
+BLIVA = WeightFile(
+    "model_weights/bliva_vicuna7b.pth",
+    "BLIVA Q-Former, queries, ln_vision, llm_proj and vision_project",
+    "mlpc-lab/BLIVA_Vicuna (hub)",
+    BSD,
+)
+
+T5, OPT = "model_zoo.blip2:Blip2T5", "model_zoo.blip2_opt:Blip2OPT"
 
 PUBLISHED: dict[str, PublishedModel] = {
     "minigpt4": PublishedModel(
         "model_zoo.minigpt4:MiniGPT4",
         VICUNA_V0,
-        (
-            FLAN_XXL_QFORMER,
-            WeightFile(
-                "model_weights/prerained_minigpt4_7b.pth",
-                "MiniGPT-4 llama_proj",
-                "the 'Checkpoint Aligned with Vicuna 7B' linked in the Vision-CAIR/MiniGPT-4 README",
-                BSD,
-            ),
-        ),
+        (FLAN_XXL_QFORMER, MINIGPT4_PROJECTION),
         "llama_proj",
         EVA,
         unused=("t5_proj.",),
@@ -118,64 +138,21 @@ PUBLISHED: dict[str, PublishedModel] = {
     "instructblip": PublishedModel(
         "model_zoo.instructblip:InstructBLIP",
         VICUNA_V11,
-        (
-            _lavis(
-                "InstructBLIP/instruct_blip_vicuna7b_trimmed.pth",
-                "InstructBLIP Q-Former, queries, ln_vision and llm_proj",
-            ),
-        ),
+        (INSTRUCTBLIP,),
         "llm_proj",
         EVA,
         BERT,
         hub="Salesforce/instructblip-vicuna-7b",
         vicuna="v1.1",
     ),
-    "blip2": PublishedModel(
-        "model_zoo.blip2:Blip2T5",
-        FLAN_XL,
-        (_lavis("BLIP2/blip2_pretrained_flant5xl.pth", f"{QFORMER}, t5_proj"),),
-        "t5_proj",
-        EVA,
-        # LAVIS overrides the folder's gelu_new by the exact GELU; the difference shows at 1e-4.
-        llm_config={"dense_act_fn": "gelu"},
-        hub="Salesforce/blip2-flan-t5-xl",
-    ),
-    "blip2_t5_xxl": PublishedModel(
-        "model_zoo.blip2:Blip2T5",
-        FLAN_XXL,
-        (FLAN_XXL_QFORMER,),
-        "t5_proj",
-        EVA,
-        llm_config={"dense_act_fn": "gelu"},
-        hub="Salesforce/blip2-flan-t5-xxl",
-    ),
-    "blip2_opt": PublishedModel(
-        "model_zoo.blip2_opt:Blip2OPT",
-        OPT_2_7B,
-        (_lavis("BLIP2/blip2_pretrained_opt2.7b.pth", f"{QFORMER}, opt_proj"),),
-        "opt_proj",
-        EVA,
-        hub="Salesforce/blip2-opt-2.7b",
-    ),
-    "blip2_opt_6_7b": PublishedModel(
-        "model_zoo.blip2_opt:Blip2OPT",
-        OPT_6_7B,
-        (_lavis("BLIP2/blip2_pretrained_opt6.7b.pth", f"{QFORMER}, opt_proj"),),
-        "opt_proj",
-        EVA,
-        hub="Salesforce/blip2-opt-6.7b",
-    ),
+    "blip2": _blip2(T5, FLAN_XL, FLAN_XL_QFORMER, "t5_proj", "blip2-flan-t5-xl"),
+    "blip2_t5_xxl": _blip2(T5, FLAN_XXL, FLAN_XXL_QFORMER, "t5_proj", "blip2-flan-t5-xxl"),
+    "blip2_opt": _blip2(OPT, OPT_2_7B, OPT_2_7B_QFORMER, "opt_proj", "blip2-opt-2.7b"),
+    "blip2_opt_6_7b": _blip2(OPT, OPT_6_7B, OPT_6_7B_QFORMER, "opt_proj", "blip2-opt-6.7b"),
     "vpgtrans": PublishedModel(
         "model_zoo.vpgtrans:VPGTrans",
         VICUNA_V0,
-        (
-            WeightFile(
-                "hub/checkpoints/vl-vicuna.pth",
-                "VL-Vicuna Q-Former, queries, ln_vision and llama_proj",
-                "the VL-Vicuna checkpoint linked in the VPGTrans/VPGTrans README",
-                BSD,
-            ),
-        ),
+        (VL_VICUNA,),
         "llama_proj",
         EVA,
         vicuna="v0",
@@ -183,14 +160,7 @@ PUBLISHED: dict[str, PublishedModel] = {
     "bliva": PublishedModel(
         "model_zoo.bliva:BLIVA",
         VICUNA_V0,
-        (
-            WeightFile(
-                "model_weights/bliva_vicuna7b.pth",
-                "BLIVA Q-Former, queries, ln_vision, llm_proj and vision_project",
-                "mlpc-lab/BLIVA_Vicuna (hub)",
-                BSD,
-            ),
-        ),
+        (BLIVA,),
         "llm_proj",
         EVA,
         BERT,
@@ -199,7 +169,7 @@ PUBLISHED: dict[str, PublishedModel] = {
     ),
     "visualglm": PublishedModel(
         "model_zoo.visualglm:VisualGLM",
-        _hub_llm(
+        _llm(
             "THUDM/visualglm-6b",
             "the whole of VisualGLM-6B",
             "Apache-2.0 (code), the VisualGLM-6B model licence (weights)",
@@ -231,9 +201,6 @@ def missing_error(name: str, lines: Sequence[str], weights: str | Path) -> FileN
 
 
 def _absent(item: WeightFile, weights: Path) -> list[str]:
-    path = weights / item.path
-    if not item.holds:
-        return [] if path.is_file() else [item.path]
-    if not path.is_dir():
+    if item.holds and not (weights / item.path).is_dir():
         return [f"{item.path}/"]
-    return [f"{item.path}/{name}" for name in (*item.holds, *shard_names(path)) if not (path / name).is_file()]
+    return [part for part in item.parts(weights) if not (weights / part).is_file()]

@@ -33,15 +33,12 @@ def convert(name: str, weights: Path, to: Path) -> Path:
 
 def tokenizer_folders(name: str, layout: Any) -> dict[str, Path]:
     """Where the tokenizers of a layout lie, by the name of their folder in a converted one."""
-    if layout.kind == "converted":
-        found = {part: layout.folder / part for part in ("tokenizer", "qformer_tokenizer")}
-        return {part: path for part, path in found.items() if path.is_dir()}
-    known = PUBLISHED[name]
-    if layout.kind == "hub":
-        bert = layout.folder / "qformer_tokenizer"
-        return {"tokenizer": layout.folder} | ({"qformer_tokenizer": bert} if known.bert else {})
-    bert = {"qformer_tokenizer": (layout.folder / known.bert.path).parent} if known.bert else {}
-    return {"tokenizer": layout.folder / known.llm.path} | bert
+    known, folder = PUBLISHED[name], layout.folder
+    llm = {"converted": folder / "tokenizer", "hub": folder, "original": folder / known.llm.path}[layout.kind]
+    if not known.bert:
+        return {"tokenizer": llm}
+    bert = (folder / known.bert.path).parent if layout.kind == "original" else folder / "qformer_tokenizer"
+    return {"tokenizer": llm, "qformer_tokenizer": bert}
 
 
 def save_folder(
@@ -60,11 +57,7 @@ def save_folder(
 
     Raises FileExistsError if `target` is not empty, OSError if the disk is too full; nothing is left of it then.
     """
-    parts = (
-        model
-        if isinstance(model, ModelParts)
-        else ModelParts(*(getattr(model, part, None) for part in ModelParts._fields))
-    )
+    parts = ModelParts(*(getattr(model, part, None) for part in ModelParts._fields))
     tensors, ties = distinct(nn.ModuleDict({"connector": parts.connector, "llm": parts.llm}))
     tokenizers = tokenizers or loaded_from(parts)
     need = sum(value.nbytes for value in tensors.values())

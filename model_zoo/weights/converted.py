@@ -7,26 +7,25 @@ tokenizer/, qformer_tokenizer/          the published files
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import CONFIG_MAPPING
 
+from model_zoo.chatglm import ChatGLMConfig
 from model_zoo.chatglm_tokenizer import load_tokenizer as load_chatglm_tokenizer
-from model_zoo.connectors import QFormerConnector
 from model_zoo.weights.catalogue import PUBLISHED
-from model_zoo.weights.eva import meta_vision
-from model_zoo.weights.filling import Blueprint, Feed, ModelParts, merged_headers
+from model_zoo.weights.filling import Blueprint, Feed, ModelParts
+from model_zoo.weights.headers import merged_headers
 from model_zoo.weights.hub import own_rows
 from model_zoo.weights.index import shard_paths
 from model_zoo.weights.layouts import MANIFEST, read_manifest
-from model_zoo.weights.llm import build_llm, finish_llm, load_tokenizer, resize_rows
-from model_zoo.weights.qformer import meta_linear, meta_qformer
-from model_zoo.weights.safe import check_fit
-
-CHATGLM = "chatglm_v1"
+from model_zoo.weights.llm import ExtraRows, build_llm, load_tokenizer, rebuild_buffers_, resize_rows
+from model_zoo.weights.qformer import meta_connector
+from model_zoo.weights.safe import Tensors, check_fit
 
 
 def load_folder(
@@ -35,7 +34,7 @@ def load_folder(
     *,
     name: str | None = None,
     padded: bool = False,
-    extra_rows: tuple[Tensor, Tensor] | None = None,
+    extra_rows: ExtraRows = None,
 ) -> ModelParts:
     """The parts of a model from its converted folder, filled shard by shard.
 
@@ -47,89 +46,33 @@ def load_folder(
     Raises FileNotFoundError naming missing shards, ValueError for another model's folder and keys that do not fit.
     """
     manifest = read_manifest(folder, name)
-    tokenizer = tokenizer_loader(manifest["llm"])(folder / "tokenizer")
-    bert = folder / "qformer_tokenizer"
-    parts = plan_folder(folder, manifest, tokenizer, padded=padded, extra_rows=extra_rows).fill(dtype)
-    return ModelParts(parts["connector"], parts["llm"], tokenizer, load_tokenizer(bert) if bert.is_dir() else None)
-
-
-def plan_folder(
-    folder: Path,
-    manifest: Mapping[str, Any],
-    tokenizer: Any,
-    *,
-    padded: bool,
-    extra_rows: tuple[Tensor, Tensor] | None,
-) -> Blueprint:
-    """{connector, llm} of a converted folder on the meta device, checked against its shards' headers."""
+    chatglm = manifest["llm"]["model_type"] == ChatGLMConfig.model_type
+    tokenizer = (load_chatglm_tokenizer if chatglm else load_tokenizer)(folder / "tokenizer")
     config = llm_settings(manifest["llm"])
     rows = config.vocab_size
     if PUBLISHED[manifest["name"]].hub:  # only hub conversions come with rows of their own
         rows = own_rows(config.model_type, rows, tokenizer, padded=padded and extra_rows is None)
     config.vocab_size = rows + (0 if extra_rows is None else 1)
-    parts = nn.ModuleDict(
-        {"connector": meta_connector(manifest["connector"]), "llm": meta_llm(config, f"{folder}/{MANIFEST}")}
-    )
+    connector = meta_connector(**manifest["connector"])
+    parts = nn.ModuleDict({"connector": connector, "llm": build_llm(config, f"{folder}/{MANIFEST}")})
     paths = shard_paths(folder)
 
-    def convert(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def convert(tensors: Tensors) -> dict[str, Tensor]:
         return resize_rows(dict(tensors), rows, extra_rows, "llm.")
 
     check_fit(parts, convert(merged_headers(paths)), str(folder), manifest["ties"])
-    return Blueprint(parts, [Feed(path, convert) for path in paths], manifest["ties"], finish_llm)
-
-
-def meta_connector(numbers: Mapping[str, Any]) -> QFormerConnector:
-    """The connector of a manifest on the meta device."""
-    from transformers import Blip2VisionConfig
-
-    tower = meta_vision(Blip2VisionConfig.from_dict(dict(numbers["vision"])))
-    qformer = meta_qformer(numbers["qformer"], reads_text=numbers["reads_text"])
-    width, llm_width = qformer.config.hidden_size, numbers["llm_width"]
-    return QFormerConnector(
-        tower,
-        qformer,
-        torch.empty(1, numbers["n_query"], width, device="meta"),
-        meta_linear(width, llm_width),
-        meta_linear(tower.config.hidden_size, llm_width) if numbers["patches"] else None,
-        reads_text=numbers["reads_text"],
-    )
+    bert = folder / "qformer_tokenizer"
+    filled = Blueprint(parts, [Feed(path, convert) for path in paths], manifest["ties"], rebuild_buffers_).fill(dtype)
+    return ModelParts(filled["connector"], filled["llm"], tokenizer, load_tokenizer(bert) if bert.is_dir() else None)
 
 
 def llm_settings(saved: Mapping[str, Any]) -> Any:
     """The LLM's config from its saved values, each of them set: some classes derive a few from others (T5)."""
-    from transformers import CONFIG_MAPPING
-
-    kind: Any = saved["model_type"]
-    config_class: Any
-    if kind == CHATGLM:
-        from model_zoo.chatglm import ChatGLMConfig
-
-        config_class = ChatGLMConfig
-    elif kind in CONFIG_MAPPING:
-        config_class = CONFIG_MAPPING[kind]
-    else:
+    kind = saved["model_type"]
+    if kind not in CONFIG_MAPPING:
         raise ValueError(f"Unknown LLM '{kind}' in {MANIFEST}. Expected a model_type of transformers; convert again.")
-    config = config_class.from_dict(dict(saved))
+    config: Any = CONFIG_MAPPING[kind].from_dict(dict(saved))
     for key, value in saved.items():
         if key != "model_type" and getattr(config, key, None) != value:
             setattr(config, key, value)
     return config
-
-
-def meta_llm(config: Any, source: str) -> nn.Module:
-    """The LLM of a config on the meta device."""
-    if config.model_type != CHATGLM:
-        return build_llm(config, source)
-    from model_zoo.chatglm import ChatGLMForCausalLM
-
-    with torch.device("meta"):
-        return ChatGLMForCausalLM(config)
-
-
-def tokenizer_loader(llm: Mapping[str, Any]) -> Callable[[Path], Any]:
-    """What loads the tokenizer of an LLM: transformers, or our own for ChatGLM."""
-    if llm["model_type"] != CHATGLM:
-        return load_tokenizer
-
-    return load_chatglm_tokenizer

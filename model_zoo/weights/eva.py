@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import Blip2VisionConfig, Blip2VisionModel
 
-from model_zoo.weights.safe import check_fit, complain
+from model_zoo.weights.safe import Tensors, check_fit, complain
 
 HEADS = {1408: 16}
 """Attention heads by width: the one number that shapes do not tell (EVA ViT-g)."""
@@ -31,12 +32,12 @@ RENAMES = {
 }
 
 
-def count_blocks(tensors: Mapping[str, Tensor]) -> int:
+def count_blocks(tensors: Tensors) -> int:
     """Blocks in the file, the unused last one included."""
     return 1 + max((int(m[1]) for key in tensors if (m := re.match(r"blocks\.(\d+)\.", key))), default=-1)
 
 
-def convert_eva(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def convert_eva(tensors: Tensors) -> dict[str, Tensor]:
     """Original names to `Blip2VisionModel` names, the last block and the final norm dropped.
 
     The file has a query and a value bias and none for the key: qkv.bias = [q, 0, v]. Tensors may be on the meta device.
@@ -55,40 +56,34 @@ def convert_eva(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def build_vision(
-    tensors: Mapping[str, Tensor], ln_vision: Mapping[str, Tensor], source: str, *, heads: int | None = None
-) -> nn.Module:
+def build_vision(tensors: Tensors, ln_vision: Tensors, source: str, *, heads: int | None = None) -> nn.Module:
     """The tower on the meta device, with `ln_vision` {weight, bias} as its post-layernorm; sizes come from shapes.
 
     Raises ValueError when keys do not fit, or when `heads` is needed and not given.
     """
-    from transformers import Blip2VisionConfig
-
     needed = ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.mlp.fc1.weight")
     complain(source, missing=[key for key in needed if key not in tensors])
     patch = tensors["patch_embed.proj.weight"].shape[-1]
     width = tensors["cls_token"].shape[-1]
     grid = round((tensors["pos_embed"].shape[1] - 1) ** 0.5)
-    config = Blip2VisionConfig(
-        hidden_size=width,
-        intermediate_size=tensors["blocks.0.mlp.fc1.weight"].shape[0],
-        num_hidden_layers=count_blocks(tensors) - 1,
-        num_attention_heads=heads or known_heads(HEADS, width, "vision_heads"),
-        image_size=grid * patch,
-        patch_size=patch,
-    )
-    vision = meta_vision(config)
+    numbers = {
+        "hidden_size": width,
+        "intermediate_size": tensors["blocks.0.mlp.fc1.weight"].shape[0],
+        "num_hidden_layers": count_blocks(tensors) - 1,
+        "num_attention_heads": heads or known_heads(HEADS, width, "vision_heads"),
+        "image_size": grid * patch,
+        "patch_size": patch,
+    }
+    vision = meta_vision(numbers)
     norm = {f"post_layernorm.{key}": value for key, value in ln_vision.items()}
     check_fit(vision, convert_eva(tensors) | norm, source)
     return vision
 
 
-def meta_vision(config: Any) -> Any:
+def meta_vision(numbers: Mapping[str, Any]) -> Any:
     """A `Blip2VisionModel` on the meta device whose last norm has the epsilon of the original `ln_vision`."""
-    from transformers import Blip2VisionModel
-
     with torch.device("meta"):
-        vision: Any = Blip2VisionModel(config)
+        vision: Any = Blip2VisionModel(Blip2VisionConfig(**numbers))
     vision.post_layernorm.eps = LN_VISION_EPS
     return vision
 

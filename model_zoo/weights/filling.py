@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from model_zoo.weights.headers import read_headers
-from model_zoo.weights.safe import load_tensors, own, put_
+from model_zoo.weights.safe import Tensors, load_tensors, own, put_
 
-Convert = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+Convert = Callable[[Tensors], dict[str, Tensor]]
 
 
 class Feed(NamedTuple):
@@ -57,14 +56,6 @@ class Blueprint:
         if self.finish:
             self.finish(self.module)
         return self.module
-
-
-def merged_headers(paths: Iterable[Path]) -> dict[str, Tensor]:
-    """The merged headers of several files, later ones winning (meta tensors)."""
-    header: dict[str, Tensor] = {}
-    for path in paths:
-        header |= read_headers(path)
-    return header
 
 
 class ModelParts(NamedTuple):

@@ -18,16 +18,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+from transformers import AutoConfig
 
 from model_zoo.connectors import QFormerConnector
-from model_zoo.weights.eva import meta_vision
-from model_zoo.weights.filling import Blueprint, Feed, merged_headers
+from model_zoo.weights.filling import Blueprint, Feed
+from model_zoo.weights.headers import merged_headers
 from model_zoo.weights.index import shard_paths
-from model_zoo.weights.llm import build_llm, finish_llm, llm_converter, tied_names
-from model_zoo.weights.qformer import meta_linear, meta_qformer
-from model_zoo.weights.safe import check_fit, complain, take_prefix
+from model_zoo.weights.llm import ExtraRows, build_llm, llm_converter, rebuild_buffers_, tied_names
+from model_zoo.weights.qformer import meta_connector
+from model_zoo.weights.safe import Tensors, check_fit, complain, take_prefix
 
 KINDS = ("blip-2", "instructblip")
 """model_type of the conversions, the second with a question-reading Q-Former."""
@@ -55,7 +55,7 @@ def plan_hub(
     tokenizer: Any,
     *,
     padded: bool = False,
-    extra_rows: tuple[Tensor, Tensor] | None = None,
+    extra_rows: ExtraRows = None,
     llm_config: Mapping[str, Any] | None = None,
 ) -> Blueprint:
     """{connector, llm} of a hub folder on the meta device, checked against the headers of its shards.
@@ -63,13 +63,11 @@ def plan_hub(
     Args:
         tokenizer: the folder's; it tells which LLM row is `[PAD]`'s.
         padded: keep that row, as LAVIS and the conversion have it.
-        extra_rows: see `plan_llm`; in place of the folder's own.
+        extra_rows: see `ExtraRows`; in place of the folder's own.
         llm_config: overrides of text_config.
 
     Raises ValueError for another kind of model, and naming every key that does not fit.
     """
-    from transformers import AutoConfig
-
     config = AutoConfig.from_pretrained(str(folder))
     if config.model_type not in KINDS:
         raise ValueError(f"{folder}/config.json describes a {config.model_type}. Expected one of {', '.join(KINDS)}.")
@@ -84,11 +82,11 @@ def plan_hub(
     # given take the place of its own row of [PAD], so that one is not kept beside them.
     rows = own_rows(text.model_type, text.vocab_size, tokenizer, padded=padded and extra_rows is None)
     text.vocab_size = rows + (0 if extra_rows is None else 1)
-    parts = nn.ModuleDict({"connector": hub_connector(config, str(folder)), "llm": build_llm(text, str(folder))})
+    parts = nn.ModuleDict({"connector": hub_connector(config), "llm": build_llm(text, str(folder))})
     # Tied names are settled over all shards at once: a single shard does not tell which of them the files hold.
     to_llm = llm_converter(parts["llm"], take_prefix(header, "language_model."), extra_rows, rows=rows)
 
-    def convert(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def convert(tensors: Tensors) -> dict[str, Tensor]:
         llm = {f"llm.{key}": value for key, value in to_llm(take_prefix(tensors, "language_model.")).items()}
         return {rename(key): tensors[key] for key in tensors if not key.startswith("language_model.")} | llm
 
@@ -99,21 +97,18 @@ def plan_hub(
     # Every name and shape is compared here on headers alone; what the model computes by itself is no missing key.
     header = {key: value for key, value in header.items() if not UNUSED.search(key)}
     check_fit(parts, convert(header), str(folder), ties)
-    return Blueprint(parts, [Feed(path, convert) for path in paths], ties, finish_llm)
+    return Blueprint(parts, [Feed(path, convert) for path in paths], ties, rebuild_buffers_)
 
 
-def hub_connector(config: Any, source: str) -> QFormerConnector:
+def hub_connector(config: Any) -> QFormerConnector:
     """The connector of a conversion's config on the meta device."""
-    from transformers import Blip2VisionConfig
-
-    reads_text = config.model_type == "instructblip"
-    tower = meta_vision(Blip2VisionConfig(**{key: getattr(config.vision_config, key) for key in VISION}))
-    numbers = {key: getattr(config.qformer_config, key) for key in QFORMER}
-    qformer = meta_qformer(numbers | {"layer_norm_eps": 1e-12}, reads_text=reads_text)
-    width = qformer.config.hidden_size
-    projection = meta_linear(width, config.text_config.hidden_size)
-    queries = torch.empty(1, config.num_query_tokens, width, device="meta")
-    return QFormerConnector(tower, qformer, queries, projection, reads_text=reads_text)
+    return meta_connector(
+        {key: getattr(config.vision_config, key) for key in VISION},
+        {key: getattr(config.qformer_config, key) for key in QFORMER} | {"layer_norm_eps": 1e-12},
+        config.num_query_tokens,
+        config.text_config.hidden_size,
+        reads_text=config.model_type == "instructblip",
+    )
 
 
 def own_rows(model_type: str, rows: int, tokenizer: Any, *, padded: bool) -> int:

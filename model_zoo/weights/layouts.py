@@ -65,13 +65,11 @@ def missing_in_layouts(name: str, weights: str | Path) -> list[str]:
         return []
     if folder := converted_folder(name, weights):
         return folder_lines(folder)
-    lines, hub = missing_lines(PUBLISHED[name].files, weights), PUBLISHED[name].hub
-    if hub:
+    lines = missing_lines(PUBLISHED[name].files, weights)
+    if hub := PUBLISHED[name].hub:
         absent = hub_lines(name, weights) if (weights / hub).is_dir() else []
         detail = f" (it is there, without {', '.join(absent)})" if absent else ""
-        lines.append(
-            f"{hub}/: INSTEAD of all of the above, the Hugging Face conversion{detail}. Published: {hub} (hub)"
-        )
+        lines += [f"{hub}/: INSTEAD of all of the above, the Hugging Face conversion{detail}. Published: {hub} (hub)"]
     return lines
 
 

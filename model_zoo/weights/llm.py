@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
+from transformers.models.auto import modeling_auto as auto
 
-from model_zoo.weights.filling import Blueprint, Convert, Feed, merged_headers
-from model_zoo.weights.index import shard_paths
-from model_zoo.weights.safe import check_fit
+from model_zoo.weights.filling import Blueprint, Convert, Feed
+from model_zoo.weights.headers import merged_headers
+from model_zoo.weights.index import read_json, shard_paths
+from model_zoo.weights.safe import Tensors, check_fit
 
 UNUSED = re.compile(r"rotary_emb\.inv_freq$|EncDecAttention\.relative_attention_bias\.weight$|(^|\.)decoder\.version$")
 """Buffers that old checkpoints store and today's classes compute, or never use."""
+
+ExtraRows = tuple[Tensor, Tensor] | None
+"""One more row (1, D) of the input embedding and of the output head, as a resized LLM has; None for no more."""
 
 GROWN = ("model.embed_tokens.weight", "lm_head.weight")
 """What a resized LLaMA has more rows of."""
@@ -39,9 +44,7 @@ transformers 5 does not guess them: LLaMA's ids come out wrong, OPT's end token 
 
 def load_tokenizer(folder: Path) -> Any:
     """The folder's tokenizer. Raises ValueError when it came out empty (transformers does not complain by itself)."""
-    import transformers
-
-    stated, config = (_read_json(folder / name) for name in ("tokenizer_config.json", "config.json"))
+    stated, config = (read_json(folder / name, absent={}) for name in ("tokenizer_config.json", "config.json"))
     kind = config.get("model_type") or ("bert" if (folder / "vocab.txt").is_file() else None)
     name, specials = PLAIN.get(str(kind), ("AutoTokenizer", {}))
     if stated.get("tokenizer_class"):
@@ -53,22 +56,16 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def plan_llm(folder: Path, *, extra_rows: tuple[Tensor, Tensor] | None = None, **config: Any) -> Blueprint:
+def plan_llm(folder: Path, *, extra_rows: ExtraRows = None, **config: Any) -> Blueprint:
     """The folder's LLM on the meta device, checked against its shards' headers.
 
     Args:
-        extra_rows: one more row (1, D) of the input embedding and of the output head, as a resized LLM has.
+        extra_rows: see `ExtraRows`.
         config: overrides of the folder's config.json, e.g. dense_act_fn.
 
     Raises FileNotFoundError naming every missing shard, ValueError naming every key that does not fit.
     """
-    from transformers import AutoConfig
-
-    settings = AutoConfig.from_pretrained(str(folder))
+    settings = transformers.AutoConfig.from_pretrained(str(folder))
     for key, value in config.items():
         setattr(settings, key, value)
     paths = shard_paths(folder)
@@ -82,25 +79,21 @@ def plan_llm(folder: Path, *, extra_rows: tuple[Tensor, Tensor] | None = None, *
 
 
 def build_llm(settings: Any, source: str) -> Any:
-    """The LLM of a transformers config on the meta device, tied as `tied_names` says and no further."""
+    """The LLM of a transformers config on the meta device, tied as `tied_names` says and no further.
+
+    Raises ValueError if there is no class for the config, whatever name config.json gives it.
+    """
+    mapping: Any = auto.MODEL_FOR_CAUSAL_LM_MAPPING
+    if settings.is_encoder_decoder:
+        mapping = auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
+    if type(settings) not in mapping:
+        raise ValueError(f"{source}/config.json describes a {settings.model_type}. Expected a causal or T5-like LLM.")
     with torch.device("meta"):
-        llm: Any = llm_class(settings, source)(settings)
+        llm: Any = mapping[type(settings)](settings)
         if "lm_head.weight" not in tied_names(llm):  # transformers 5 builds every T5 with a tied head
             llm.lm_head.weight = nn.Parameter(torch.empty_like(llm.lm_head.weight))
     llm.all_tied_weights_keys = llm._tied_weights_keys = tied_names(llm)  # whatever ties again later keeps to it
     return llm
-
-
-def llm_class(config: Any, source: str) -> Any:
-    """The transformers class for a config, whatever name config.json gives it. Raises ValueError if there is none."""
-    from transformers.models.auto import modeling_auto as auto
-
-    mapping = auto.MODEL_FOR_CAUSAL_LM_MAPPING
-    if config.is_encoder_decoder:
-        mapping = auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
-    if type(config) not in mapping:
-        raise ValueError(f"{source}/config.json describes a {config.model_type}. Expected a causal or T5-like LLM.")
-    return mapping[type(config)]
 
 
 def tied_names(llm: Any) -> dict[str, str]:
@@ -113,11 +106,7 @@ def tied_names(llm: Any) -> dict[str, str]:
 
 
 def llm_converter(
-    llm: nn.Module,
-    names: Iterable[str],
-    extra_rows: tuple[Tensor, Tensor] | None = None,
-    *,
-    rows: int | None = None,
+    llm: nn.Module, names: Iterable[str], extra_rows: ExtraRows = None, *, rows: int | None = None
 ) -> Convert:
     """From the names a checkpoint uses to the LLM's: base-model prefix added, one name per tied weight kept.
 
@@ -125,7 +114,7 @@ def llm_converter(
     """
     target = llm_names(llm, names)
 
-    def convert(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def convert(tensors: Tensors) -> dict[str, Tensor]:
         found = {target[key]: value for key, value in tensors.items() if key in target}
         return resize_rows(found, rows, extra_rows)
 
@@ -133,13 +122,17 @@ def llm_converter(
 
 
 def resize_rows(
-    tensors: dict[str, Tensor], rows: int | None, extra_rows: tuple[Tensor, Tensor] | None, prefix: str = ""
+    tensors: dict[str, Tensor], rows: int | None, extra_rows: ExtraRows, prefix: str = ""
 ) -> dict[str, Tensor]:
     """Keep the first `rows` of the vocabulary's matrices and append the extra ones; other tensors are untouched."""
     if rows is not None:
         names = [prefix + name for name in VOCABULARY if prefix + name in tensors]
         tensors = tensors | {name: tensors[name][:rows] for name in names}
-    return tensors if extra_rows is None else add_rows(tensors, extra_rows, prefix)
+    for name, row in zip(GROWN, extra_rows or (), strict=extra_rows is not None):
+        if prefix + name in tensors:
+            kept = tensors[prefix + name]
+            tensors = tensors | {prefix + name: torch.cat([kept, row.to(kept)])}
+    return tensors
 
 
 def llm_names(llm: Any, names: Iterable[str]) -> dict[str, str]:
@@ -161,20 +154,12 @@ def llm_names(llm: Any, names: Iterable[str]) -> dict[str, str]:
     return target
 
 
-def add_rows(tensors: dict[str, Tensor], extra_rows: tuple[Tensor, Tensor], prefix: str = "") -> dict[str, Tensor]:
-    """Append one row to each of `GROWN` that is among the tensors."""
-    rows = {prefix + name: row for name, row in zip(GROWN, extra_rows, strict=True)}
-    grown = {name: torch.cat([tensors[name], row.to(tensors[name])]) for name, row in rows.items() if name in tensors}
-    return tensors | grown
+def rebuild_buffers_(whole: Any) -> None:
+    """Compute what is not in a checkpoint (rotary frequencies) on the CPU; it was built on the meta device.
 
-
-def rebuild_buffers_(llm: Any) -> None:
-    """Compute what is not in a checkpoint (rotary frequencies) on the CPU; it was built on the meta device."""
+    whole: an LLM, or the parts of a model with it under `llm`.
+    """
+    llm = whole["llm"] if isinstance(whole, nn.ModuleDict) else whole
     for name, module in list(llm.named_modules()):
         if any(buffer.is_meta for buffer in module.buffers(recurse=False)):
             llm.set_submodule(name, type(module)(llm.config))
-
-
-def finish_llm(parts: nn.ModuleDict) -> None:
-    """`rebuild_buffers_` of the LLM among the parts of a model."""
-    rebuild_buffers_(parts["llm"])

@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from model_zoo.base import MLLM
+from model_zoo.chatglm_tokenizer import load_tokenizer as load_chatglm
 from model_zoo.weights.catalogue import PUBLISHED, PublishedModel
 from model_zoo.weights.converted import load_folder
 from model_zoo.weights.filling import Blueprint, ModelParts
 from model_zoo.weights.hub import plan_hub
 from model_zoo.weights.layouts import WeightsLayout, find_layout
-from model_zoo.weights.llm import load_tokenizer, plan_llm
+from model_zoo.weights.llm import ExtraRows, load_tokenizer, plan_llm
 from model_zoo.weights.qformer import plan_connector
 from model_zoo.weights.safe import as_dtype
-from model_zoo.weights.sat import load_visualglm_parts
+from model_zoo.weights.sat import plan_visualglm
 from model_zoo.weights.structure import check_structure
 
 
@@ -31,7 +31,7 @@ def load_published(
     *,
     vision_heads: int | None = None,
     qformer_heads: int | None = None,
-    extra_rows: tuple[Tensor, Tensor] | None = None,
+    extra_rows: ExtraRows = None,
     **options: Any,
 ) -> MLLM:
     """A frozen published MLLM.
@@ -58,47 +58,36 @@ def load_parts(
     *,
     official: bool = False,
     heads: dict[str, int | None] | None = None,
-    extra_rows: tuple[Tensor, Tensor] | None = None,
+    extra_rows: ExtraRows = None,
 ) -> ModelParts:
     """The parts of a model from one layout of its files. dtype None keeps every tensor's own, mapped from its file.
 
     `official` keeps the LLM row of `[PAD]` that the hub conversion of InstructBLIP has. Raises as `load_published`.
     """
+    known, folder = PUBLISHED[name], layout.folder
     if layout.kind == "converted":
-        return load_folder(layout.folder, dtype, name=name, padded=official, extra_rows=extra_rows)
+        return load_folder(folder, dtype, name=name, padded=official, extra_rows=extra_rows)
     if layout.kind == "hub":
-        return read_hub(PUBLISHED[name], layout.folder, dtype, padded=official, extra_rows=extra_rows)
-    check_structure(name, layout.folder)
-    counts = head_counts(layout.folder, heads or {"vision_heads": None, "qformer_heads": None})
-    return read_parts(PUBLISHED[name], layout.folder, dtype, counts, extra_rows)
-
-
-def read_hub(known: PublishedModel, folder: Path, dtype: torch.dtype | None, **rows: Any) -> ModelParts:
-    """The parts of a model from its Hugging Face conversion; `rows`: padded, extra_rows of `plan_hub`."""
-    tokenizer = load_tokenizer(folder)
-    bert = load_tokenizer(folder / "qformer_tokenizer") if known.bert else None
-    parts = plan_hub(folder, tokenizer, llm_config=known.llm_config, **rows).fill(dtype)
-    return ModelParts(parts["connector"], parts["llm"], tokenizer, bert)
-
-
-def read_parts(
-    known: PublishedModel,
-    root: Path,
-    dtype: torch.dtype | None,
-    heads: dict[str, int | None],
-    extra_rows: tuple[Tensor, Tensor] | None = None,
-) -> ModelParts:
-    """The parts of a model from its original files, every name and shape checked before the first weight is read."""
+        tokenizer = load_tokenizer(folder)
+        bert = load_tokenizer(folder / "qformer_tokenizer") if known.bert else None
+        plan = plan_hub(folder, tokenizer, padded=official, extra_rows=extra_rows, llm_config=known.llm_config)
+        parts = plan.fill(dtype)
+        return ModelParts(parts["connector"], parts["llm"], tokenizer, bert)
+    # The original files; every name and shape is checked before the first weight is read.
+    check_structure(name, folder)
+    counts = head_counts(folder, heads or {"vision_heads": None, "qformer_heads": None})
     if known.vision is None:  # VisualGLM: one folder holds every part
-        return ModelParts(*load_visualglm_parts(root / known.llm.path, dtype, **heads))
-    connector, llm = plan_parts(known, root, heads, extra_rows)
-    bert = load_tokenizer((root / known.bert.path).parent) if known.bert else None
-    tokenizer = load_tokenizer(root / known.llm.path)
+        plan, tokenizer = plan_visualglm(folder / known.llm.path, **counts), load_chatglm(folder / known.llm.path)
+        parts = plan.fill(dtype)
+        return ModelParts(parts["connector"], parts["llm"], tokenizer)
+    connector, llm = plan_parts(known, folder, counts, extra_rows)
+    bert = load_tokenizer((folder / known.bert.path).parent) if known.bert else None
+    tokenizer = load_tokenizer(folder / known.llm.path)
     return ModelParts(connector.fill(dtype), llm.fill(dtype), tokenizer, bert)
 
 
 def plan_parts(
-    known: PublishedModel, root: Path, heads: dict[str, int | None], extra_rows: tuple[Tensor, Tensor] | None = None
+    known: PublishedModel, root: Path, heads: dict[str, int | None], extra_rows: ExtraRows = None
 ) -> tuple[Blueprint, Blueprint]:
     """(connector, llm) on the meta device, checked against the headers of the original files; no data is read."""
     assert known.vision is not None

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model_zoo.connectors import QFormerConnector
-from model_zoo.weights.eva import build_vision, convert_eva, known_heads
-from model_zoo.weights.filling import Blueprint, Feed, merged_headers
-from model_zoo.weights.safe import check_fit, complain, take_prefix
+from model_zoo.connectors import QFormerConnector, random_qformer
+from model_zoo.weights.eva import build_vision, convert_eva, known_heads, meta_vision
+from model_zoo.weights.filling import Blueprint, Feed
+from model_zoo.weights.headers import merged_headers
+from model_zoo.weights.safe import Tensors, check_fit, complain, take_prefix
 
 HEADS = {768: 12}
 """Attention heads by width (BERT base)."""
@@ -23,7 +24,7 @@ UNUSED = re.compile(r"bert\.embeddings\.position_ids$|^cls\.")
 KNOWN = ("Qformer.", "ln_vision.", "query_tokens")
 
 
-def convert_qformer(tensors: Mapping[str, Tensor], *, reads_text: bool) -> dict[str, Tensor]:
+def convert_qformer(tensors: Tensors, *, reads_text: bool) -> dict[str, Tensor]:
     """Names below `Qformer.` to those of `InstructBlipQFormerModel` (reads_text) or `Blip2QFormerModel`."""
     norm = "embeddings.layernorm." if reads_text else "layernorm."
     state = {}
@@ -35,14 +36,10 @@ def convert_qformer(tensors: Mapping[str, Tensor], *, reads_text: bool) -> dict[
     return state
 
 
-def qformer_config(state: Mapping[str, Tensor], heads: int | None, *, reads_text: bool) -> dict[str, Any]:
+def qformer_config(state: Tensors, heads: int | None, *, reads_text: bool) -> dict[str, Any]:
     """Architecture numbers read off the shapes."""
     layers = 1 + max(int(m[1]) for key in state if (m := re.match(r"encoder\.layer\.(\d+)\.", key)))
-    crossing = sorted(
-        int(m[1])
-        for key in state
-        if (m := re.match(r"encoder\.layer\.(\d+)\.crossattention\.attention\.key\.weight", key))
-    )
+    crossing = [n for n in range(layers) if f"encoder.layer.{n}.crossattention.attention.key.weight" in state]
     width, encoder_width = state["encoder.layer.0.crossattention.attention.key.weight"].shape
     numbers = {
         "hidden_size": width,
@@ -59,9 +56,7 @@ def qformer_config(state: Mapping[str, Tensor], heads: int | None, *, reads_text
     return numbers
 
 
-def build_qformer(
-    tensors: Mapping[str, Tensor], source: str, *, reads_text: bool, heads: int | None = None
-) -> nn.Module:
+def build_qformer(tensors: Tensors, source: str, *, reads_text: bool, heads: int | None = None) -> nn.Module:
     """The Q-Former on the meta device, fit to a checkpoint's tensors (full names, `Qformer.` in front)."""
     state = convert_qformer(take_prefix(tensors, "Qformer."), reads_text=reads_text)
     needed = ["encoder.layer.0.crossattention.attention.key.weight", "encoder.layer.0.intermediate_query.dense.weight"]
@@ -74,20 +69,37 @@ def build_qformer(
 
 def meta_qformer(config: Mapping[str, Any], *, reads_text: bool) -> Any:
     """An `InstructBlipQFormerModel` (reads_text) or `Blip2QFormerModel` on the meta device."""
-    import transformers
-
-    family = "InstructBlip" if reads_text else "Blip2"
     with torch.device("meta"):
-        model = getattr(transformers, f"{family}QFormerModel")(
-            getattr(transformers, f"{family}QFormerConfig")(**config)
-        )
+        model = random_qformer(config, reads_text=reads_text)
     if reads_text:
         ids = torch.arange(model.config.max_position_embeddings).unsqueeze(0)
         model.embeddings.register_buffer("position_ids", ids, persistent=False)  # was built on meta
     return model
 
 
-def build_linear(tensors: Mapping[str, Tensor], name: str, source: str) -> nn.Linear:
+def meta_connector(
+    vision: Mapping[str, Any],
+    qformer: Mapping[str, Any],
+    n_query: int,
+    llm_width: int,
+    *,
+    reads_text: bool,
+    patches: bool = False,
+) -> QFormerConnector:
+    """A connector on the meta device, from the numbers of its tower and Q-Former; `patches`: it projects those too."""
+    tower, bert = meta_vision(vision), meta_qformer(qformer, reads_text=reads_text)
+    width = bert.config.hidden_size
+    return QFormerConnector(
+        tower,
+        bert,
+        torch.empty(1, n_query, width, device="meta"),
+        meta_linear(width, llm_width),
+        meta_linear(tower.config.hidden_size, llm_width) if patches else None,
+        reads_text=reads_text,
+    )
+
+
+def build_linear(tensors: Tensors, name: str, source: str) -> nn.Linear:
     """The projection `name` (weight and bias) of a checkpoint, on the meta device."""
     complain(source, missing=[f"{name}.{part}" for part in ("weight", "bias") if f"{name}.{part}" not in tensors])
     linear = meta_linear(*reversed(tensors[f"{name}.weight"].shape))
@@ -130,18 +142,15 @@ def plan_connector(
         *(build_linear(tensors, name, source) for name in names),
         reads_text=reads_text,
     )
+
+    def convert_tower(tensors: Tensors) -> dict[str, Tensor]:
+        return {f"vision.{key}": value for key, value in convert_eva(tensors).items()}
+
     convert = partial(convert_checkpoint, projections=names, reads_text=reads_text)
     return Blueprint(connector, [Feed(vision, convert_tower), *(Feed(path, convert) for path in checkpoints)])
 
 
-def convert_tower(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The EVA file's names to a `QFormerConnector`'s."""
-    return {f"vision.{key}": value for key, value in convert_eva(tensors).items()}
-
-
-def convert_checkpoint(
-    tensors: Mapping[str, Tensor], *, projections: Mapping[str, str], reads_text: bool
-) -> dict[str, Tensor]:
+def convert_checkpoint(tensors: Tensors, *, projections: Mapping[str, str], reads_text: bool) -> dict[str, Tensor]:
     """A checkpoint's names to a `QFormerConnector`'s; projections are {theirs: ours}."""
     bert = convert_qformer(take_prefix(tensors, "Qformer."), reads_text=reads_text)
     moves = {"ln_vision": "vision.post_layernorm", **projections}

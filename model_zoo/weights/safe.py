@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import pickle
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
+
+Tensors = Mapping[str, Tensor]
+"""The tensors of a checkpoint by name; on the meta device where only shapes are known."""
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -32,7 +37,7 @@ def load_tensors(path: Path | str) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"No weight file {path}. See docs/models.md.")
     if path.suffix == ".safetensors":
-        return _read_safetensors(path)
+        return read_safetensors(path)
     return read_pickled(path)
 
 
@@ -48,10 +53,8 @@ def read_pickled(path: Path, device: str = "cpu") -> dict[str, Tensor]:
     return dict(content)
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file, mapped. Raises ValueError for a damaged file."""
     try:
         return load_file(path)
     except SafetensorError as error:
@@ -109,24 +112,32 @@ def damaged(path: Path, error: object) -> str:
     return f"{path} ({size} bytes) is damaged or cut short: {error}. Download it again and compare its size or sha256."
 
 
-def take_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def take_prefix(tensors: Tensors, prefix: str) -> dict[str, Tensor]:
     """The entries below `prefix`, without it."""
     return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
 
 
-def check_fit(module: nn.Module, tensors: Mapping[str, Tensor], source: str, tied: Iterable[str] = ()) -> None:
+def check_fit(module: nn.Module, tensors: Tensors, source: str, tied: Iterable[str] = ()) -> None:
     """Compare names and shapes (of tensors on any device) with a module's, `tied` names left out.
 
     Raises ValueError naming every missing, unexpected and mis-shaped key.
     """
     skip = set(tied)
     wanted = {key: value.shape for key, value in module.state_dict(keep_vars=True).items() if key not in skip}
+    check_shapes(wanted, tensors, source)
+
+
+def check_shapes(
+    wanted: Mapping[str, Sequence[int]], tensors: Tensors, source: str, unread: Iterable[str] = ()
+) -> None:
+    """Raise ValueError naming every missing, unexpected and mis-shaped key; `unread` ones may be there."""
     wrong = [
         f"{key}: {tuple(tensors[key].shape)} instead of {tuple(shape)}"
         for key, shape in wanted.items()
-        if key in tensors and tensors[key].shape != shape
+        if key in tensors and tuple(tensors[key].shape) != tuple(shape)
     ]
-    missing, extra = [key for key in wanted if key not in tensors], [key for key in tensors if key not in wanted]
+    known = {*wanted, *unread}
+    missing, extra = [key for key in wanted if key not in tensors], [key for key in tensors if key not in known]
     complain(source, missing=missing, unexpected=extra, misshaped=wrong)
 
 

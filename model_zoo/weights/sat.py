@@ -7,7 +7,6 @@ last) is the output norm of BERT's layer N, that of layer 0 its embedding norm. 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,15 +15,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from model_zoo.chatglm_tokenizer import ChatGLMTokenizer, load_tokenizer
+from model_zoo.chatglm import ChatGLMConfig, ChatGLMForCausalLM
 from model_zoo.connectors import QFormerConnector
 from model_zoo.weights.eva import HEADS as VISION_HEADS
-from model_zoo.weights.eva import known_heads, meta_vision
-from model_zoo.weights.filling import Blueprint, Feed, merged_headers
-from model_zoo.weights.index import shard_paths
+from model_zoo.weights.eva import known_heads
+from model_zoo.weights.filling import Blueprint, Feed
+from model_zoo.weights.headers import merged_headers
+from model_zoo.weights.index import read_json, shard_paths
 from model_zoo.weights.qformer import HEADS as QFORMER_HEADS
-from model_zoo.weights.qformer import meta_linear
-from model_zoo.weights.safe import complain, take_prefix
+from model_zoo.weights.qformer import meta_connector
+from model_zoo.weights.safe import Tensors, check_shapes, complain, take_prefix
 
 LLM_HEADS = {4096: 32}
 """Attention heads of ChatGLM-6B by width."""
@@ -107,89 +107,59 @@ def origins(connector: QFormerConnector, llm: nn.Module) -> dict[str, Origin]:
 
 
 def check_originals(
-    whole: nn.Module, places: Mapping[str, Origin], header: Mapping[str, Tensor], source: str, unread: Iterable[str]
+    whole: nn.Module, places: Mapping[str, Origin], header: Tensors, source: str, unread: Iterable[str]
 ) -> None:
     """Raise ValueError naming every missing, unexpected and mis-shaped ORIGINAL key; `unread` ones may be there."""
     shapes = {key: value.shape for key, value in whole.state_dict(keep_vars=True).items()}
-    expected = {place.key: original_shape(shapes[key], place) for key, place in places.items()}
-    complain(
-        source,
-        missing=[key for key in expected if key not in header],
-        unexpected=[key for key in header if key not in expected and key not in set(unread)],
-        misshaped=[
-            f"{key}: {tuple(header[key].shape)} instead of {shape}"
-            for key, shape in expected.items()
-            if key in header and tuple(header[key].shape) != shape
-        ],
-    )
+    expected = {}
+    for key, place in places.items():  # in the file: `parts` times the rows, no leading 1 for CLS, positions, queries
+        rows, *rest = shapes[key][1:] if len(shapes[key]) == 3 else shapes[key]
+        expected[place.key] = (rows * place.parts, *rest)
+    check_shapes(expected, header, source, unread)
 
 
-def original_shape(shape: torch.Size, place: Origin) -> tuple[int, ...]:
-    """Shape in the file: `parts` times the rows, and no leading 1 for CLS, positions and queries."""
-    rows, *rest = shape[1:] if len(shape) == 3 else shape
-    return (rows * place.parts, *rest)
-
-
-def stored_in_half(key: str) -> bool:
-    """ChatGLM's linear layers and embeddings, biases included: the original rounds them through float16.
-
-    They are float16 in the published files already; layer norms keep their precision.
-    """
-    return key.startswith("llm.") and "layernorm" not in key
-
-
-def count_layers(tensors: Mapping[str, Tensor], stated: Mapping[str, Any]) -> int:
+def count_layers(tensors: Tensors, stated: Mapping[str, Any]) -> int:
     """Layers as config.json states them, so that a cut file is noticed, else as the file has them."""
     found = (int(m[1]) for key in tensors if (m := re.match(r"transformer\.layers\.(\d+)\.", key)))
     return stated.get("num_layers") or 1 + max(found, default=-1)
 
 
-def build_sat_vision(tensors: Mapping[str, Tensor], stated: Mapping[str, Any], heads: int | None) -> Any:
-    """The tower on the meta device for keys below `image_encoder.vit.`; all its blocks count, `ln_vision` is last."""
-    from transformers import Blip2VisionConfig
-
+def vision_numbers(tensors: Tensors, stated: Mapping[str, Any], heads: int | None) -> dict[str, Any]:
+    """Those of the tower, from keys below `image_encoder.vit.`; all its blocks count, `ln_vision` is last."""
     width, patch = tensors[WORDS].shape[-1], tensors["mixins.patch_embedding.proj.weight"].shape[-1]
     heads = heads or stated.get("num_attention_heads") or known_heads(VISION_HEADS, width, "vision_heads")
     grid = round((tensors["transformer.position_embeddings.weight"].shape[0] - 1) ** 0.5)
-    config = Blip2VisionConfig(
-        hidden_size=width,
-        intermediate_size=tensors[INNER].shape[0],
-        num_hidden_layers=count_layers(tensors, stated),
-        num_attention_heads=heads,
-        image_size=grid * patch,
-        patch_size=patch,
-        layer_norm_eps=stated.get("layernorm_epsilon", 1e-6),
-    )
-    return meta_vision(config)
+    return {
+        "hidden_size": width,
+        "intermediate_size": tensors[INNER].shape[0],
+        "num_hidden_layers": count_layers(tensors, stated),
+        "num_attention_heads": heads,
+        "image_size": grid * patch,
+        "patch_size": patch,
+        "layer_norm_eps": stated.get("layernorm_epsilon", 1e-6),
+    }
 
 
-def build_sat_qformer(
-    tensors: Mapping[str, Tensor], stated: Mapping[str, Any], heads: int | None, vision_width: int
-) -> Any:
-    """The Q-Former on the meta device for keys below `image_encoder.qformer.`; it reads no text."""
-    from transformers import Blip2QFormerConfig, Blip2QFormerModel
-
+def qformer_numbers(
+    tensors: Tensors, stated: Mapping[str, Any], heads: int | None, vision_width: int
+) -> dict[str, Any]:
+    """Those of the Q-Former, from keys below `image_encoder.qformer.`; it reads no text."""
     layers, width = count_layers(tensors, stated), tensors[QUERIES].shape[-1]
     crossing = [n for n in range(layers) if f"transformer.layers.{n}.cross_attention.query.weight" in tensors]
-    config = Blip2QFormerConfig(
-        hidden_size=width,
-        encoder_hidden_size=vision_width,
-        num_hidden_layers=layers,
-        num_attention_heads=heads
-        or stated.get("num_attention_heads")
-        or known_heads(QFORMER_HEADS, width, "qformer_heads"),
-        intermediate_size=tensors[INNER].shape[0],
-        cross_attention_frequency=crossing[1] - crossing[0] if len(crossing) > 1 else layers,
-        layer_norm_eps=stated.get("layernorm_epsilon", 1e-12),
-    )
-    with torch.device("meta"):
-        return Blip2QFormerModel(config)
+    heads = heads or stated.get("num_attention_heads") or known_heads(QFORMER_HEADS, width, "qformer_heads")
+    return {
+        "hidden_size": width,
+        "encoder_hidden_size": vision_width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "intermediate_size": tensors[INNER].shape[0],
+        "cross_attention_frequency": crossing[1] - crossing[0] if len(crossing) > 1 else layers,
+        "layer_norm_eps": stated.get("layernorm_epsilon", 1e-12),
+    }
 
 
-def build_chatglm(tensors: Mapping[str, Tensor], stated: Mapping[str, Any]) -> Any:
+def build_chatglm(tensors: Tensors, stated: Mapping[str, Any]) -> Any:
     """ChatGLM-6B v1 on the meta device for the keys outside `image_encoder.`."""
-    from model_zoo.chatglm import ChatGLMConfig, ChatGLMForCausalLM
-
     vocab, width = tensors[WORDS].shape
     config = ChatGLMConfig(
         vocab_size=vocab,
@@ -204,17 +174,13 @@ def build_chatglm(tensors: Mapping[str, Tensor], stated: Mapping[str, Any]) -> A
         return ChatGLMForCausalLM(config)
 
 
-def build_parts(
-    header: Mapping[str, Tensor], stated: Mapping[str, Any], vision_heads: int | None, qformer_heads: int | None
-) -> Any:
+def build_parts(header: Tensors, stated: Mapping[str, Any], vision_heads: int | None, qformer_heads: int | None) -> Any:
     """ModuleDict({"connector": ..., "llm": ...}) on the meta device; sizes from shapes, counts from config.json."""
-    tower = build_sat_vision(take_prefix(header, VISION), stated.get("eva_config", {}), vision_heads)
+    vision = vision_numbers(take_prefix(header, VISION), stated.get("eva_config", {}), vision_heads)
     queries = take_prefix(header, QFORMER)
-    stacked = stated.get("qformer_config", {})
-    qformer = build_sat_qformer(queries, stacked, qformer_heads, tower.config.hidden_size)
+    qformer = qformer_numbers(queries, stated.get("qformer_config", {}), qformer_heads, vision["hidden_size"])
     llm = build_chatglm(header, stated)
-    projection = meta_linear(qformer.config.hidden_size, llm.config.hidden_size)
-    connector = QFormerConnector(tower, qformer, queries[QUERIES].unsqueeze(0), projection)
+    connector = meta_connector(vision, qformer, len(queries[QUERIES]), llm.config.hidden_size, reads_text=False)
     return nn.ModuleDict({"connector": connector, "llm": llm})
 
 
@@ -226,7 +192,7 @@ def plan_visualglm(folder: Path, *, vision_heads: int | None = None, qformer_hea
 
     Raises FileNotFoundError naming every missing shard, ValueError naming every key that does not fit.
     """
-    stated, paths = json.loads((folder / "config.json").read_text(encoding="utf-8")), shard_paths(folder)
+    stated, paths = read_json(folder / "config.json"), shard_paths(folder)
     header = {key: value for key, value in merged_headers(paths).items() if not COMPUTED.match(key)}
     sizes = [WORDS, INNER, *(f"{prefix}{key}" for prefix in (VISION, QFORMER) for key in (WORDS, INNER))]
     sizes += [f"{VISION}mixins.patch_embedding.proj.weight", f"{VISION}transformer.position_embeddings.weight"]
@@ -240,18 +206,12 @@ def plan_visualglm(folder: Path, *, vision_heads: int | None = None, qformer_hea
     check_originals(whole, places, header, str(folder), [WORDS] if ties else [])
     shapes = {key: value.shape for key, value in whole.state_dict(keep_vars=True).items()}
 
-    def convert(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def convert(tensors: Tensors) -> dict[str, Tensor]:
         found = {key: place for key, place in places.items() if place.key in tensors}
         parts = {key: tensors[at.key].chunk(at.parts)[at.part].view(shapes[key]) for key, at in found.items()}
-        return {key: value.half() if stored_in_half(key) else value for key, value in parts.items()}
+        # The original rounds ChatGLM's linear layers and embeddings, biases included, through float16; in the published
+        # files they are float16 already. Layer norms keep their precision.
+        halved = [key for key in parts if key.startswith("llm.") and "layernorm" not in key]
+        return parts | {key: parts[key].half() for key in halved}
 
     return Blueprint(whole, [Feed(path, convert) for path in paths], ties)
-
-
-def load_visualglm_parts(
-    folder: Path, dtype: torch.dtype | None, **heads: int | None
-) -> tuple[nn.Module, nn.Module, ChatGLMTokenizer]:
-    """(connector, llm, tokenizer) of a `THUDM/visualglm-6b` folder; `heads` and errors: see `plan_visualglm`."""
-    plan, tokenizer = plan_visualglm(folder, **heads), load_tokenizer(folder)
-    whole = plan.fill(dtype)
-    return whole["connector"], whole["llm"], tokenizer

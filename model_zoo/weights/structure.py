@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from torch import Tensor
-
 from model_zoo.weights.catalogue import PUBLISHED, PublishedModel
-from model_zoo.weights.headers import read_headers
+from model_zoo.weights.headers import merged_headers
+from model_zoo.weights.safe import Tensors
 from model_zoo.weights.vicuna import LLMFingerprint, count_lines, read_llm_fingerprint, vicuna_version
 
 OK, WRONG, MISSING, NOTE = "ok", "WRONG", "MISSING", "note"
@@ -56,10 +55,8 @@ def structure_findings(name: str, root: Path) -> list[WeightsFinding]:
     findings, llm = llm_findings(known, root / known.llm.path)
     if known.vision is None or llm is None:
         return findings
-    tensors: dict[str, Tensor] = {}
-    for item in known.checkpoints:
-        tensors |= read_headers(root / item.path)
-    vision = read_headers(root / known.vision.path)
+    tensors = merged_headers(root / item.path for item in known.checkpoints)
+    vision = merged_headers([root / known.vision.path])
     return [
         *findings,
         *_projection(known, tensors, llm),
@@ -99,11 +96,8 @@ def _rows(where: str, found: LLMFingerprint) -> list[WeightsFinding]:
 
 def _tokenizer(where: str, found: LLMFingerprint) -> list[WeightsFinding]:
     if found.pieces is None:
-        return [
-            WeightsFinding(
-                MISSING, where, "no tokenizer vocabulary. Expected tokenizer.model, spiece.model or vocab.json"
-            )
-        ]
+        text = "no tokenizer vocabulary. Expected tokenizer.model, spiece.model or vocab.json"
+        return [WeightsFinding(MISSING, where, text)]
     if found.pieces < 10:
         text = f"its tokenizer is empty ({found.pieces} pieces). Expected the published vocabulary; get it again"
         return [WeightsFinding(WRONG, where, text)]
@@ -127,7 +121,7 @@ def _vicuna(where: str, folder: Path, wanted: str, found: LLMFingerprint) -> Wei
     return WeightsFinding(WRONG, where, text)
 
 
-def _projection(known: PublishedModel, tensors: Mapping[str, Tensor], llm: LLMFingerprint) -> list[WeightsFinding]:
+def _projection(known: PublishedModel, tensors: Tensors, llm: LLMFingerprint) -> list[WeightsFinding]:
     findings = []
     for name in filter(None, (known.projection, known.patch_projection)):
         if f"{name}.weight" not in tensors:
@@ -140,46 +134,37 @@ def _projection(known: PublishedModel, tensors: Mapping[str, Tensor], llm: LLMFi
     return findings
 
 
-def _qformer(
-    known: PublishedModel, tensors: Mapping[str, Tensor], vision: Mapping[str, Tensor]
-) -> list[WeightsFinding]:
+def _qformer(known: PublishedModel, tensors: Tensors, vision: Tensors) -> list[WeightsFinding]:
     key, queries = "Qformer.bert.encoder.layer.0.crossattention.self.key.weight", "query_tokens"
     if not {key, queries} <= tensors.keys() or "cls_token" not in vision:
         return []
     assert known.vision is not None  # the caller has read it
     (width, reads), tower = tensors[key].shape, vision["cls_token"].shape[-1]
     text = f"width {width}, {tensors[queries].shape[1]} queries, reads a vision tower of width {reads}"
-    if reads != tower:
-        return [_foreign(known, f"{text}, but {known.vision.path} has width {tower}")]
-    if tensors[queries].shape[-1] != width:
-        return [_foreign(known, f"{text}, but its query tokens have width {tensors[queries].shape[-1]}")]
     columns = tensors[f"{known.projection}.weight"].shape[1] if f"{known.projection}.weight" in tensors else width
-    if columns != width:
-        return [_foreign(known, f"{text}, but {known.projection} expects width {columns}")]
-    return [WeightsFinding(OK, "Q-Former", text), *_same_shape_other_training(known, tensors, width)]
-
-
-def _foreign(known: PublishedModel, text: str) -> WeightsFinding:
+    if reads != tower:
+        but = f"{known.vision.path} has width {tower}"
+    elif tensors[queries].shape[-1] != width:
+        but = f"its query tokens have width {tensors[queries].shape[-1]}"
+    elif columns != width:
+        but = f"{known.projection} expects width {columns}"
+    else:
+        return [WeightsFinding(OK, "Q-Former", text), *_same_shape_other_training(known, tensors, width)]
     files = " and ".join(item.path for item in known.checkpoints)
-    return WeightsFinding(
-        WRONG, "Q-Former", f"{text}. Expected the Q-Former of {files}; another BLIP-2 has other sizes"
-    )
+    hint = f"Expected the Q-Former of {files}; another BLIP-2 has other sizes"
+    return [WeightsFinding(WRONG, "Q-Former", f"{text}, but {but}. {hint}")]
 
 
-def _same_shape_other_training(
-    known: PublishedModel, tensors: Mapping[str, Tensor], width: int
-) -> list[WeightsFinding]:
+def _same_shape_other_training(known: PublishedModel, tensors: Tensors, width: int) -> list[WeightsFinding]:
     wanted = LLM_WIDTH_OF.get(Path(known.checkpoints[0].path).name)
-    if width != BASE_WIDTH or wanted is None or "t5_proj.weight" not in tensors:
-        return []
-    rows = tensors["t5_proj.weight"].shape[0]
-    if rows == wanted:
+    rows = tensors["t5_proj.weight"].shape[0] if "t5_proj.weight" in tensors else wanted
+    if width != BASE_WIDTH or wanted is None or rows == wanted:
         return []
     text = f"its t5_proj leads to width {rows}, the published file's to {wanted}: the Q-Former of another BLIP-2"
     return [WeightsFinding(WRONG, known.checkpoints[0].path, f"{text}. Get {known.checkpoints[0].source}")]
 
 
-def _bert(known: PublishedModel, tensors: Mapping[str, Tensor], root: Path) -> list[WeightsFinding]:
+def _bert(known: PublishedModel, tensors: Tensors, root: Path) -> list[WeightsFinding]:
     key = "Qformer.bert.embeddings.word_embeddings.weight"
     if key not in tensors:
         return []

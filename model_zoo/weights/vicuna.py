@@ -10,11 +10,13 @@ architecture, width and context length are all that structure can tell:
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from model_zoo.weights.headers import folder_headers
+from sentencepiece import SentencePieceProcessor
+
+from model_zoo.weights.headers import merged_headers
+from model_zoo.weights.index import read_json, shard_paths
 
 PAD = "[PAD]"
 EMBEDDINGS = {
@@ -68,7 +70,7 @@ def read_llm_fingerprint(folder: Path) -> LLMFingerprint:
     config = read_json(folder / "config.json")
     kind = str(config.get("model_type", "unknown"))
     names = EMBEDDINGS.get(kind, ())
-    headers = folder_headers(folder, *names, HEAD) if names else {}
+    headers = merged_headers(shard_paths(folder, *names, HEAD)) if names else {}
     rows = next((headers[name].shape[0] for name in names if name in headers), None)
     head_rows = headers[HEAD].shape[0] if HEAD in headers else rows  # a tied head is not stored
     return LLMFingerprint(
@@ -83,23 +85,6 @@ def read_llm_fingerprint(folder: Path) -> LLMFingerprint:
         added_tokens(folder),
         {name: config.get(f"{name}_token_id") for name in ("bos", "eos", "pad", "unk")},
     )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises FileNotFoundError, IsADirectoryError, or ValueError that names the file and the place."""
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder. Expected a JSON file; get the original again.")
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"No {path}. Expected the JSON file that is published with the model. See docs/models.md."
-        )
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # also UnicodeDecodeError
-        raise ValueError(f"{path} is not valid JSON ({error}). Expected the original file; get it again.") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}. Expected a JSON object; get the original again.")
-    return content
 
 
 def count_pieces(folder: Path) -> int | None:
@@ -125,8 +110,6 @@ def count_lines(path: Path) -> int:
 
 
 def _sentencepiece_size(path: Path) -> int:
-    from sentencepiece import SentencePieceProcessor
-
     content = path.read_bytes()
     if not content:
         raise ValueError(f"The tokenizer {path} is empty (0 bytes). Expected the published file; get it again.")

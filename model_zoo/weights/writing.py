@@ -11,9 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from safetensors.torch import save_file
+from tqdm import tqdm
 
 from model_zoo.weights.index import INDEXES
+from model_zoo.weights.safe import Tensors
 
 SHARD_BYTES = 4 * 10**9
 """Most bytes of tensors in one shard."""
@@ -83,11 +85,8 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def write_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+def write_shards(folder: Path, tensors: Tensors) -> None:
     """Safetensors shards of at most `SHARD_BYTES` and their index; one shard at a time is in memory."""
-    from safetensors.torch import save_file
-    from tqdm import tqdm
-
     shards = plan_shards(tensors, SHARD_BYTES)
     names = [f"model-{n:05d}-of-{len(shards):05d}.safetensors" for n in range(1, len(shards) + 1)]
     total = sum(value.nbytes for value in tensors.values())
@@ -100,7 +99,7 @@ def write_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     write_json(folder / INDEXES[0], {"metadata": {"total_size": total}, "weight_map": where})
 
 
-def plan_shards(tensors: Mapping[str, Tensor], limit: int) -> list[list[str]]:
+def plan_shards(tensors: Tensors, limit: int) -> list[list[str]]:
     """Names in order, cut where the next tensor would exceed `limit` bytes; a larger tensor is a shard of its own.
 
     >>> import torch
