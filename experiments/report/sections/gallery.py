@@ -10,7 +10,9 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from experiments.report.load import Run, read_prompt
+from experiments.run.build import build_datamodule
 from experiments.run.folder import CONFIG
+from lightning_modules.apply_prompt import frame_to_pil
 
 LARGE = 96
 """Frames wider than this are stored with loss (WebP) where they illustrate; a page must stay small."""
@@ -44,8 +46,6 @@ class DataPictures:
         try:
             config = OmegaConf.load(run.folder / CONFIG)
             assert isinstance(config, DictConfig)
-            from experiments.run.build import build_datamodule
-
             self.data = build_datamodule(config)
             self.data.setup("test")
             self.places = {row.id: i for i, row in enumerate(self.data.rows("test"))}
@@ -60,8 +60,6 @@ class DataPictures:
 
     def frame(self, prompt: Any, key: str, alt: str) -> Picture | None:
         """The prompted frame; None where it cannot be drawn."""
-        from lightning_modules.apply_prompt import frame_to_pil
-
         place = self.places.get(key)
         if place is None or prompt is None:
             return None
