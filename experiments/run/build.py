@@ -116,6 +116,12 @@ class RunParts:
         return key
 
 
+def used_splits(config: DictConfig) -> dict[str, int | None]:
+    """Split -> how many of its rows a run uses (None: all); without test where data.n_test=0 leaves it unread."""
+    sizes = {"train": None, "val": config.targets.n, "test": config.data.n_test}
+    return {split: n for split, n in sizes.items() if n != 0}
+
+
 def build_module(parts: RunParts, steps_per_epoch: int) -> TVPModule:
     """TVPModule with an initialised prompt; frozen models are loaded later, by `configure_model`."""
     config, method, geometry = parts.config, parts.config.method, parts.config.prompt

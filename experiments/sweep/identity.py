@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from experiments.run.build import RunParts, build_datamodule
+from experiments.run.build import RunParts, build_datamodule, used_splits
 from experiments.run.folder import plain_config
 from experiments.run.preflight import missing_things
 from experiments.sweep.cells import SweepCell, code_version, resolved
@@ -93,8 +93,7 @@ class Fingerprints:
         def read() -> dict[str, str]:
             datamodule = build_datamodule(config)
             datamodule.setup()
-            sizes = {"train": None, "val": config.targets.n, "test": config.data.n_test}
-            return {split: datamodule.fingerprint(split, n) for split, n in sizes.items() if n != 0}
+            return {split: datamodule.fingerprint(split, n) for split, n in used_splits(config).items()}
 
         return self._once(("data", _data_key(config)), read)
 

@@ -45,7 +45,7 @@ class PictureCallback(L.Callback):
             prompt = cast(Prompt, pl_module.prompt)
             pictures = {"pictures/prompt": draw_prompt(prompt)}
             if self.samples:
-                pictures["pictures/samples"] = draw_samples(self.transfer, prompt)
+                pictures["pictures/samples"] = draw_samples(self.transfer, prompt, "val", "validation samples")
             log_pictures(takers, pictures, trainer.global_step)
 
 
@@ -70,14 +70,15 @@ def _wandb_images(pictures: dict[str, Image.Image]) -> dict[str, Any]:
 
 
 def draw_prompt(prompt: Prompt) -> Image.Image:
+    """The border, or the whole overlay, magnified."""
     return magnify(prompt.delta.detach().cpu(), SIZE, signed=prompt.kind == "overlay")
 
 
-def draw_samples(transfer: Any, prompt: Prompt, split: str = "val") -> Image.Image:
-    """The first samples of the split as the source sees them, with its answers before and after."""
+def draw_samples(transfer: Any, prompt: Prompt, split: str, what: str) -> Image.Image:
+    """The first samples of the split as the source sees them, with its answers before and after; titled `what`."""
     frames, before, after, truth = examples(transfer, prompt, split)
-    title = f"{transfer.source.name}: {'validation' if split == 'val' else split} samples"
-    return contact_sheet(frames, before, after, truth, title=title, names=("black border", "prompted"))
+    title, names = f"{transfer.source.name}: {what}", ("black border", "prompted")
+    return contact_sheet(frames, before, after, truth, title=title, names=names)
 
 
 INPUTS = (*CONTROLS, "prompt", "png")
