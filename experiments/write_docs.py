@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image, ImageDraw, ImageFont
+
 from datamodules.prepare.catalogue import PUBLISHED as PUBLISHED_DATA
 from datamodules.registry import load_datamodule
-from experiments.ask import ask_candidates, build_inputs
 from experiments.cli import parse_options, run_command
 from experiments.report.numbers import method_order, with_interval
 from experiments.tracking.keys import keys_table
@@ -99,12 +100,18 @@ ANSWERS = 2 * LINE + TILE + GAP
 
 def picture_samples() -> list[tuple[Any, Any]]:
     """(row, 64 x 64 PIL scene) of the first test samples of emoji_recognition by id."""
-    from PIL import Image
-
     data = load_datamodule("emoji_recognition")
     rows = data.rows("test")[:SAMPLES]
     pixels = (data.original("test", place).permute(1, 2, 0).numpy() for place in range(SAMPLES))
     return [(row, Image.fromarray(scene)) for row, scene in zip(rows, pixels, strict=True)]
+
+
+def picture_inputs(scene: Any) -> tuple[list[str], Any]:
+    """Names and frames of a scene: the full picture, in a black border, with the learned frame."""
+    from experiments.run.asking import build_inputs
+    from lightning_modules.prompts import Prompt
+
+    return build_inputs(Prompt.load(PROMPT, reading="png"), scene, fit="crop")
 
 
 def picture_answers() -> dict[str, list[list[str]]]:
@@ -113,10 +120,9 @@ def picture_answers() -> dict[str, list[list[str]]]:
     They are what `python -m experiments.ask` stars: the candidate with the highest mean log-likelihood.
     """
     from datamodules.emoji.questions import DOWNSTREAM_NAMES, RECOGNITION
-    from lightning_modules.prompts import Prompt
+    from experiments.run.asking import ask_candidates
 
-    prompt = Prompt.load(PROMPT, reading="png")
-    frames = [build_inputs(prompt, scene, fit="crop")[1] for _, scene in picture_samples()]
+    frames = [picture_inputs(scene)[1] for _, scene in picture_samples()]
     answers: dict[str, list[list[str]]] = {}
     for name in SHOWN:
         mllm = load_mllm(name)
@@ -137,8 +143,6 @@ def answers_text() -> str:
 
 def draw_picture() -> None:
     """docs/frame.png: each scene in full, in a black border and in the learned frame; three models' answers below."""
-    from PIL import Image, ImageDraw, ImageFont
-
     samples, answers = picture_samples(), picture_answers()
     width, height = MARGIN + SAMPLES * (3 * (TILE + GAP) + GAP), TILE + (2 + len(SHOWN)) * LINE + 2 * GAP
     sheet, font = Image.new("RGB", (width, height), "white"), ImageFont.load_default(18)
@@ -154,13 +158,10 @@ def draw_picture() -> None:
 
 def _draw_scene(sheet: Any, font: Any, left: int, scene: Any, truth: str, answers: Sequence[Sequence[str]]) -> None:
     """One scene's three pictures side by side, each with a line for every model's answer."""
-    from PIL import ImageDraw
-
     from lightning_modules.drawing import RIGHT, WRONG, magnify
-    from lightning_modules.prompts import Prompt
 
     draw = ImageDraw.Draw(sheet)
-    names, frames = build_inputs(Prompt.load(PROMPT, reading="png"), scene, fit="crop")
+    names, frames = picture_inputs(scene)
     for column, (name, frame) in enumerate(zip(names, frames, strict=True)):
         x = left + column * (TILE + GAP)
         draw.text((x, LINE), name.replace("prompted", "learned frame"), "black", font)
