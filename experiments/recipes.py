@@ -11,7 +11,7 @@ import yaml  # type: ignore[import-untyped]  # comes with OmegaConf
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.cli import list_options, suggest
+from experiments.cli import list_options, unknown
 from experiments.schema import GROUPS, OFFICIAL, PRESETS, Experiment
 
 FOLDER = Path(__file__).parent / "recipes"
@@ -21,11 +21,13 @@ SHARED_BY_PAD_METHODS = ("lr", "momentum", "optimizer", "schedule", "warmup_step
 
 def list_recipes() -> dict[str, str]:
     """name -> the first comment line of the recipe."""
-    return {path.stem: _header(path) for path in sorted(FOLDER.glob("*.yaml"))}
+    return first_lines(FOLDER)
 
 
-def _header(path: Path) -> str:
-    return path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ").strip()
+def first_lines(folder: Path) -> dict[str, str]:
+    """name -> the first line of every YAML file of a folder, a comment, without its mark."""
+    files = {path.stem: path.read_text("utf-8") for path in sorted(folder.glob("*.yaml"))}
+    return {name: text.splitlines()[0].lstrip("# ").strip() for name, text in files.items()}
 
 
 def load_experiment(pairs: Sequence[tuple[str, str]]) -> DictConfig:
@@ -53,8 +55,7 @@ def load_experiment(pairs: Sequence[tuple[str, str]]) -> DictConfig:
 def _read_recipe(name: str) -> DictConfig | ListConfig:
     path = FOLDER / f"{name}.yaml"
     if not path.is_file():
-        known = list(list_recipes())
-        raise ValueError(f"Unknown recipe '{name}'.{suggest(name, known)} Available: {', '.join(known)}.")
+        raise unknown("recipe", name, list(list_recipes()))
     return OmegaConf.load(path)
 
 
@@ -120,8 +121,7 @@ def resolve(config: DictConfig) -> DictConfig:
         group, leaf = key.split(".")
         if OmegaConf.is_missing(config[group], leaf):
             raise ValueError(f"The recipe has no {key}. Add `{key}: ...` or give {key}=NAME.")
-    preset = PRESETS[config.method.name]
-    for key, value in preset.items():
+    for key, value in PRESETS[config.method.name].items():
         group = config.prompt if key == "init" else config.method
         if group[key] is None:
             group[key] = value

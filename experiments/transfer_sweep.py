@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -68,14 +68,18 @@ def main(argv: Sequence[str]) -> int:
     if own.jobs < 0:
         raise ValueError(f"Expected jobs=N, a whole number, got jobs={own.jobs}.")
     own.out = os.path.expanduser(own.out or f"runs/sweeps/{own.sweep}")
-    commands: dict[str, Callable[..., int]] = {"status": _status, "report": _report}
-    if own.action in commands:
+    if own.action in ("status", "report"):
         if others:
-            raise ValueError(
-                f"{own.action} reads what is in out=DIR; got {'='.join(others[0])} beside it. Leave it out."
-            )
-        return commands[own.action](own)
-    return _plan(own, others) if own.action == "plan" else _run(own, others, again=own.action == "retry")
+            given = "=".join(others[0])
+            raise ValueError(f"{own.action} reads what is in out=DIR; got {given} beside it. Leave it out.")
+        folder = SweepFolder(own.out)
+        cells, _ = folder.read_plan()
+        return _status(folder, cells) if own.action == "status" else _finish(folder, cells)
+    if own.action == "plan":
+        from experiments.sweep.plan import print_plan
+
+        return print_plan(load_sweep(own.sweep, others), vars(own))
+    return _run(own, others, again=own.action == "retry")
 
 
 # ---- run -------------------------------------------------------------------------------------------------------------
@@ -146,14 +150,7 @@ def _explain_results(folder: SweepFolder, cell: SweepCell) -> None:
 
 
 # ---- looking ---------------------------------------------------------------------------------------------------------
-def _report(own: Options) -> int:
-    folder = SweepFolder(own.out)
-    return _finish(folder, folder.read_plan()[0])
-
-
-def _status(own: Options) -> int:
-    folder = SweepFolder(own.out)
-    cells, _ = folder.read_plan()
+def _status(folder: SweepFolder, cells: Sequence[SweepCell]) -> int:
     states = folder.states()
     print("\n".join(Display(folder, cells).lines(states)))
     for cell in cells:
@@ -161,12 +158,6 @@ def _status(own: Options) -> int:
             print(f"failed  {cell.label}: {states[cell.id]['error']}\n        {folder.logs / cell.folder}.log")
     print(f"{clock(sum(states.seconds(cells)))} of computing so far.")
     return 0
-
-
-def _plan(own: Options, others: list[tuple[str, str]]) -> int:
-    from experiments.sweep.plan import print_plan
-
-    return print_plan(load_sweep(own.sweep, others), vars(own))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from datamodules.prepare.catalogue import PUBLISHED as PUBLISHED_DATA
 from datamodules.registry import load_datamodule
-from experiments.cli import parse_options, run_command
+from experiments.cli import markdown, parse_options, run_command
 from experiments.report.numbers import method_order, with_interval
 from experiments.tracking.keys import keys_table
 from lightning_modules.atomic import replace_file
@@ -186,19 +186,16 @@ def key_tables() -> str:
 
 def models_table() -> str:
     """Every published model with its two commands."""
-    lines = [
-        "| name | what | parameters | GiB as source / target | check the files | train on it |",
-        "|---|---|---|---|---|---|",
-    ]
+    rows = []
     for name in PUBLISHED:
         sizes, entry = PUBLISHED_SIZES[name], get_entry(name)
         source = source_need(sizes, 16, "bfloat16", clip=True).total / 2**30
         target = target_need(sizes, 32, "bfloat16").total / 2**30
-        lines.append(
-            f"| `{name}` | {entry.description} | {sizes.parameters / 1e6:,.1f} M | {source:.0f} / {target:.0f} "
-            f"| `python -m model_zoo check {name} weights=weights` | `make train EXP=cifar10_{name}` |"
-        )
-    return "\n".join(lines)
+        numbers = (f"{sizes.parameters / 1e6:,.1f} M", f"{source:.0f} / {target:.0f}")
+        commands = (f"`python -m model_zoo check {name} weights=weights`", f"`make train EXP=cifar10_{name}`")
+        rows.append((f"`{name}`", entry.description, *numbers, *commands))
+    header = ["name", "what", "parameters", "GiB as source / target", "check the files", "train on it"]
+    return markdown(header, rows).strip()
 
 
 def files_table() -> str:
@@ -209,11 +206,11 @@ def files_table() -> str:
         for item in known.files:
             items[item.path] = item
             users.setdefault(item.path, []).append(name)
-    lines = ["| below `weights/` | what | published | licence | needed by |", "|---|---|---|---|---|"]
+    rows = []
     for path, item in items.items():
-        folder = "/" if item.holds else ""
-        lines.append(f"| `{path}{folder}` | {item.what} | {item.source} | {item.licence} | {', '.join(users[path])} |")
-    return "\n".join(lines)
+        place = f"`{path}{'/' if item.holds else ''}`"
+        rows.append((place, item.what, str(item.source), item.licence, ", ".join(users[path])))
+    return markdown(["below `weights/`", "what", "published", "licence", "needed by"], rows).strip()
 
 
 CHOSEN = ("svhn", "eurosat", "oxford_pets", "dtd")
@@ -222,16 +219,14 @@ CHOSEN = ("svhn", "eurosat", "oxford_pets", "dtd")
 
 def data_table() -> str:
     """The ten data sets and CIFAR-10-C: task, size, licence, where from, and the command that gets them."""
-    lines = ["| name | task | what | to get | licence | publisher | command |", "|---|---|---|---|---|---|---|"]
+    rows = []
     for name, known in PUBLISHED_DATA.items():
         size = sum(max(archive.size or 0 for archive in part) for part in known.parts())
         amount = f"{size / 1e9:.1f} GB" if size > 1e9 else f"{size / 1e6:.0f} MB" if size else "by hand"
         mark = " (our choice)" if name in CHOSEN else ""
-        lines.append(
-            f"| `{name}`{mark} | {known.task} | {known.what} | {amount} | {known.licence} | {known.homepage} "
-            f"| `python -m datamodules prepare {name}` |"
-        )
-    return "\n".join(lines)
+        facts = (known.task, known.what, amount, known.licence, known.homepage)
+        rows.append((f"`{name}`{mark}", *facts, f"`python -m datamodules prepare {name}`"))
+    return markdown(["name", "task", "what", "to get", "licence", "publisher", "command"], rows).strip()
 
 
 # ---- writing them ----------------------------------------------------------------------------------------------------

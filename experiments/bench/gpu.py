@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +18,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.bench.models import ARCHITECTURES, MEDIUM, Inputs, Size, bench_inputs, bench_names, build_bench_model
-from experiments.bench.timing import first_layers
+from experiments.bench.timing import first_layers, seconds
 from lightning_modules.atomic import replace_file
 from lightning_modules.losses import fca_loss
 
@@ -124,10 +123,7 @@ def gpu_row(
 
 def _gpu_seconds(call: Callable[[], Any]) -> float:
     torch.cuda.synchronize()
-    start = time.perf_counter()
-    call()
-    torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return seconds(lambda: (call(), torch.cuda.synchronize()))
 
 
 def flops(call: Callable[[], Any]) -> int:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from experiments.cli import markdown
 from experiments.report.gain_curves import curve_rows
 from experiments.report.load import Material, run_material, sweep_material
 from experiments.report.markdown import report_markdown
 from experiments.report.page import page
 from experiments.report.verdict import verdicts
 from experiments.run.folder import run_roles, run_scores
-from experiments.run.summary import markdown, show_records
+from experiments.run.summary import show_records
 from lightning_modules.atomic import replace_file
 from lightning_modules.records import read_rows
 

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from datamodules.registry import load_datamodule
+from experiments.cli import markdown
 from experiments.run.build import control_store
 from experiments.run.preflight import report_left_out
-from experiments.run.summary import markdown, show_records
+from experiments.run.summary import show_records
 from lightning_modules.answer_scoring import Answers, answer_metrics, generate_inputs
 from lightning_modules.artefact import read_manifest
 from lightning_modules.atomic import replace_file

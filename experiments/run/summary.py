@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
+from experiments.cli import markdown
 from experiments.run.folder import RunFolder
 from experiments.run.preflight import left_out_text
 from experiments.tracking.run import draw_prompt, draw_samples
@@ -40,11 +41,6 @@ def model_rows(metric: str, records: Mapping[str, Mapping[str, Scores]], roles: 
         gains = [gain_text(paired_gain(metric, prompted, of_input[c])) if c in of_input else "-" for c in CONTROLS]
         rows.append([f"{name} ({roles[name]})", str(len(prompted.ids)), *cells, *gains])
     return rows
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows]) + "\n"
 
 
 def write_summary(config: DictConfig, folder: RunFolder, callback: Any, prompt: Prompt) -> dict:

@@ -6,6 +6,7 @@ import re
 from functools import cache
 from typing import NamedTuple, get_args, get_type_hints
 
+from experiments.cli import markdown
 from experiments.schema import Method
 from lightning_modules.vocabulary import CONTROLS
 
@@ -105,5 +106,5 @@ def matching_key(name: str, of: str = "run") -> Key | None:
 
 def keys_table(of: str) -> str:
     """The keys of a `run` or a `sweep` as a Markdown table, for docs/logging.md."""
-    lines = ["| key | when | what |", "|---|---|---|"]
-    return "\n".join(lines + [f"| `{key.pattern}` | {key.when} | {key.meaning} |" for key in KEYS if key.of == of])
+    rows = [(f"`{key.pattern}`", key.when, key.meaning) for key in KEYS if key.of == of]
+    return markdown(["key", "when", "what"], rows)

@@ -104,10 +104,9 @@ def log_results(trainer: L.Trainer, callback: Any, folder: Path, *, samples: boo
 
 def final_pictures(folder: Path, *, samples: bool) -> dict[str, Image.Image]:
     """The run's pictures by key, as `summary.draw_pictures` left them."""
-    names = {"pictures/prompt": "prompt.png"} | ({"pictures/examples": "examples.png"} if samples else {})
-    found = {key: folder / "pictures" / name for key, name in names.items()}
     pictures = {}
-    for key, path in found.items():
+    for key in ("pictures/prompt", "pictures/examples") if samples else ("pictures/prompt",):
+        path = folder / f"{key}.png"
         if path.is_file():
             with Image.open(path) as picture:
                 pictures[key] = picture.convert("RGB")

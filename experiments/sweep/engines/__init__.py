@@ -6,7 +6,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from experiments.cli import suggest
+from experiments.cli import unknown
 
 ENGINES = {
     "local": "experiments.sweep.engines.local:run_local",
@@ -29,7 +29,7 @@ def load_engine(name: str) -> Engine:
         ValueError: no such engine, or its package is not installed; says how to install it.
     """
     if name not in ENGINES:
-        raise ValueError(f"Unknown engine '{name}'.{suggest(name, list(ENGINES))} Available: {', '.join(ENGINES)}.")
+        raise unknown("engine", name, list(ENGINES))
     module, function = ENGINES[name].split(":")
     try:
         if name in NEEDS:
