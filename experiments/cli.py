@@ -79,10 +79,6 @@ class Option(NamedTuple):
     meaning: str
 
     @property
-    def optional(self) -> bool:
-        return NoneType in get_args(self.hint)
-
-    @property
     def is_text(self) -> bool:
         return all(part is str or get_origin(part) is Literal for part in alternatives(self.hint))
 

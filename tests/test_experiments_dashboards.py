@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 from support.recorded_run import offline, rank_environment, record_run, tiny_sweep
-from support.wandb_records import logged_keys
+from support.wandb_records import logged_keys, matching_key
 
 from experiments.dashboards import as_json, main
-from experiments.tracking.keys import KEYS, matching_key
+from experiments.tracking.keys import KEYS
 from experiments.tracking.sweep import log_sweep
 
 ROOT = Path(__file__).parent.parent

@@ -60,6 +60,7 @@ def test_the_recipes_are_listed(capsys):
         (["runn"], "Unknown action 'runn'. Did you mean 'run'\\? Available: run, plan, status, retry, report"),
         (["run", "plan"], "got 'plan'"),
         (["jobs=two"], "Expected jobs=N, a whole number, got jobs=two"),
+        (["gpus=half"], "Expected a number for gpus, got 'half'"),
         (["jobs=-1"], "Expected jobs=N, a whole number, got jobs=-1"),
         (["sweep=embeddedd"], "Unknown sweep 'embeddedd'. Did you mean 'embedded'"),
         (["engine=rey"], "Unknown engine 'rey'. Did you mean 'ray'"),

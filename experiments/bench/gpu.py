@@ -122,8 +122,12 @@ def gpu_row(
 
 
 def _gpu_seconds(call: Callable[[], Any]) -> float:
+    def finished() -> None:
+        call()
+        torch.cuda.synchronize()
+
     torch.cuda.synchronize()
-    return seconds(lambda: (call(), torch.cuda.synchronize()))
+    return seconds(finished)
 
 
 def flops(call: Callable[[], Any]) -> int:

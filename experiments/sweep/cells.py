@@ -42,11 +42,9 @@ class SweepCell(NamedTuple):
         """Name of its run folder below OUT/cells."""
         return f"{self.label}-{self.id[:8]}" if self.id else self.label
 
-    def as_dict(self) -> dict[str, Any]:
-        return self._asdict() | {"words": [list(pair) for pair in self.words]}
-
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> SweepCell:
+        """A cell as JSON gives it back, which knows lists only."""
         return cls(**{**row, "words": tuple((key, value) for key, value in row["words"])})
 
 

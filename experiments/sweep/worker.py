@@ -69,7 +69,7 @@ def take(folder: SweepFolder, leases: Leases, cells: list[SweepCell], *, prefer:
     waiting = [cell for cell in cells if states.of(cell) == "waiting"]
     for cell in sorted(waiting, key=lambda cell: cell.source != prefer):
         if leases.take(cell.id, label=cell.label, started=round(time.time(), 1)):
-            if folder.state_of(cell) != "waiting":  # it ended while we looked
+            if folder.states().of(cell) != "waiting":  # it ended while we looked
                 leases.give_up()
                 continue
             return cell

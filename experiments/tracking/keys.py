@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from functools import cache
-from typing import NamedTuple, get_args, get_type_hints
+from typing import NamedTuple
 
 from experiments.cli import markdown
-from experiments.schema import Method
-from lightning_modules.vocabulary import CONTROLS
+from lightning_modules.vocabulary import TASK_METRICS
 
 STEP = "trainer/global_step"  # the x axis of everything a run logs: updates made, the same after a resume
-PLACES = {
-    "<mllm>": "[a-z0-9_]+",
-    "<metric>": "top1|top5|accuracy|mae|auroc|precision|recall|f1|yes_ratio",
-    "<control>": "|".join(CONTROLS),
-    "<method>": "|".join(get_args(get_type_hints(Method)["name"])),
-}
-PLACES["<pair>"] = f"(?:{PLACES['<method>']})-(?:{PLACES['<method>']})"
+# What stands for <metric>: those of all tasks.
+METRICS = "|".join(dict.fromkeys(metric for metrics in TASK_METRICS.values() for metric in metrics))
 
 
 class Key(NamedTuple):
@@ -28,12 +20,6 @@ class Key(NamedTuple):
     kind: str
     when: str
     meaning: str
-
-    @property
-    def regex(self) -> str:
-        """The pattern as a regular expression, anchored by the caller."""
-        parts = re.split(r"(<\w+>)", self.pattern)
-        return "".join(f"(?:{PLACES[part]})" if part in PLACES else re.escape(part) for part in parts)
 
 
 UPDATE, VALIDATION, END = "each update", "each validation epoch", "once, at the end"
@@ -90,18 +76,6 @@ KEYS: tuple[Key, ...] = (
     Key("table/alarms", "sweep", "table", END, "negative transfer: every alarm with its interval"),
     Key("report/page", "sweep", "page", END, "report.html, the whole report"),
 )
-
-
-@cache
-def _compiled(of: str) -> list[tuple[re.Pattern, Key]]:
-    # A key with fewer places is the more particular one: mean_select is no model.
-    keys = sorted((key for key in KEYS if key.of == of), key=lambda key: key.pattern.count("<"))
-    return [(re.compile(key.regex), key) for key in keys]
-
-
-def matching_key(name: str, of: str = "run") -> Key | None:
-    """The documented key a logged name belongs to; None where nothing documents it."""
-    return next((key for pattern, key in _compiled(of) if pattern.fullmatch(name)), None)
 
 
 def keys_table(of: str) -> str:

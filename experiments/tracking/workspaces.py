@@ -11,7 +11,7 @@ from typing import Any
 import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 
-from experiments.tracking.keys import PLACES, STEP
+from experiments.tracking.keys import METRICS, STEP
 from lightning_modules.vocabulary import CONTROLS, METHODS
 
 WORDS = {"full": "the full image", "black": "a black border", "constant": "the best constant", "replicate": "replicate"}
@@ -45,7 +45,7 @@ def build_workspaces(entity: str, project: str, sweep: str = "") -> dict[str, An
 
 def run_sections() -> list[Any]:
     gains = [_lines_of(f"Gain over {WORDS[c]}", f"val/gain/{c}/.+") for c in CONTROLS]
-    scores = _lines_of("Score with the prompt", f"val/({PLACES['<metric>']})/.+")
+    scores = _lines_of("Score with the prompt", f"val/({METRICS})/.+")
     pictures = [_pictures(f"pictures/{name}") for name in ("prompt", "samples", "examples")]
     return [
         _section("Gain over controls", gains, 2),
@@ -59,7 +59,7 @@ def run_sections() -> list[Any]:
 
 
 def sweep_sections() -> list[Any]:
-    of_methods = {c: [f"sweep/gain/{c}/{method}" for method in METHODS] for c in CONTROLS}
+    of_methods: dict[str, Any] = {c: [f"sweep/gain/{c}/{method}" for method in METHODS] for c in CONTROLS}
     gains = [wr.BarPlot(title=f"Over {WORDS[c]}", metrics=keys) for c, keys in of_methods.items()]
     compared = [_lines_of(f"Gain over {WORDS[c]}, by method", f"val/gain/{c}/.+", by="method.name") for c in CONTROLS]
     differences = wr.BarPlot(title="Difference, paired", metrics=[f"sweep/difference/{pair}" for pair in PAIRS])
