@@ -93,6 +93,15 @@ def _read_words(pairs: Sequence[tuple[str, str]]) -> DictConfig:
     return words
 
 
+def as_yaml(value: Any, *, comma: str = ",") -> str:
+    """A plain value or a list of them as a word that `_read_words` reads back."""
+    if isinstance(value, list | ListConfig):
+        return f"[{comma.join(as_yaml(part, comma=comma) for part in value)}]"
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    return str(value)
+
+
 def _switch_method(config: DictConfig, name: str | None) -> None:
     """Another method than the recipe's starts from that method's own values, not from the recipe's."""
     if name is None or name == config.method.name or name not in PRESETS:

@@ -9,9 +9,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig
 
-from experiments.recipes import load_experiment
+from experiments.recipes import as_yaml, load_experiment
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES, TEXTS = ("model_zoo", "datamodules", "lightning_modules"), (".py", ".json", ".yaml")
@@ -85,15 +85,7 @@ def cell_words(sweep: DictConfig, source: str, data: Any, method: Any, seed: int
     more = (sweep.words, sweep.source_words.get(source, {}), method.words, data.words)
     for words in (*more, data.methods.get(method.name, {})):
         own |= dict(words)
-    return [(key, _as_word(value)) for key, value in own.items()]
-
-
-def _as_word(value: Any) -> str:
-    if isinstance(value, list | ListConfig):
-        return f"[{','.join(map(str, value))}]"
-    if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false", None: "null"}[value]
-    return str(value)
+    return [(key, as_yaml(value)) for key, value in own.items()]
 
 
 def resolved(cell: SweepCell) -> DictConfig:
