@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from experiments.cli import parse_options, run_command
+from lightning_modules.atomic import replace_file
 
 if TYPE_CHECKING:
     from lightning_modules.prompts import Prompt
@@ -65,7 +66,6 @@ def main(argv: Sequence[str]) -> int:
 def put_on(prompt: Prompt, source: Path, target: Path, *, fit: str) -> bool:
     """Write the prompted picture; False, with the reason on stderr, when `source` cannot be read."""
     from lightning_modules.apply_prompt import load_picture
-    from lightning_modules.atomic import replace_file
 
     try:
         photo = load_picture(source)

@@ -9,7 +9,7 @@ import inspect
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from itertools import groupby, zip_longest
 from pathlib import Path
@@ -38,6 +38,11 @@ def suggest(word: str, known: Sequence[str]) -> str:
     return f" Did you mean '{close[0]}'?" if close else ""
 
 
+def unknown(what: str, word: str, known: Sequence[str]) -> ValueError:
+    """`Unknown recipe 'x'. Did you mean 'y'? Available: y, z.`, to be raised."""
+    return ValueError(f"Unknown {what} '{word}'.{suggest(word, known)} Available: {', '.join(known)}.")
+
+
 def parse_words(argv: Sequence[str], *, flags: Sequence[str] = (), bare: str = "") -> Words:
     """Split `argv` into flags and pairs; one word may stand alone and is the value of the key `bare`.
 
@@ -48,8 +53,7 @@ def parse_words(argv: Sequence[str], *, flags: Sequence[str] = (), bare: str = "
     for word in argv:
         if word.startswith("-"):
             if word not in flags:
-                known = ", ".join(flags)
-                raise ValueError(f"Unknown option '{word}'.{suggest(word, flags)} Available: {known}.")
+                raise unknown("option", word, flags)
             seen.add(word)
         elif "=" in word:
             key, value = word.split("=", 1)
@@ -73,10 +77,6 @@ class Option(NamedTuple):
     hint: Any
     default: Any
     meaning: str
-
-    @property
-    def optional(self) -> bool:
-        return NoneType in get_args(self.hint)
 
     @property
     def is_text(self) -> bool:
@@ -152,7 +152,7 @@ def parse_options(
         if key in known:
             values[known[key].field] = convert(key, word, known[key].hint)
         elif others is None:
-            raise ValueError(f"Unknown key '{key}'.{suggest(key, list(known))} Available: {', '.join(known)}.")
+            raise unknown("key", key, list(known))
         else:
             others.append((key, word))
     missing = [f"{key}=..." for key, option in known.items() if values[option.field] is MISSING]
@@ -174,8 +174,7 @@ def convert(key: str, word: str, hint: Any) -> Any:
         return tuple(convert(key, part, get_args(kind)[0]) for part in word.split(",") if part)
     if get_origin(kind) is Literal:
         if word not in get_args(kind):
-            close, known = suggest(word, get_args(kind)), ", ".join(filter(None, get_args(kind)))
-            raise ValueError(f"Unknown {key} '{word}'.{close} Available: {known}.")
+            raise unknown(key, word, [*filter(None, get_args(kind))])
     elif kind is bool:
         if word.lower() not in ("true", "false", "1", "0"):
             raise ValueError(f"Expected {key}=true or {key}=false, got '{word}'.")
@@ -238,6 +237,12 @@ def type_name(hint: Any) -> str:
         else:
             names.append(TYPES.get(part, part.__name__.lower()))
     return " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table, all columns to the left."""
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([f"| {' | '.join(header)} |", "|" + "---|" * len(header), *lines]) + "\n"
 
 
 def as_word(value: Any) -> str:

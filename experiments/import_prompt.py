@@ -92,9 +92,7 @@ def read_perturbation(path: Path, key: str) -> Tensor:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        refused = re.search(
-            r"GLOBAL ([\w.]+)", str(error)
-        )  # torch's own advice to try without weights_only is left out
+        refused = re.search(r"GLOBAL ([\w.]+)", str(error))  # torch's advice to try without weights_only is left out
         what = f"it asks for '{refused.group(1)}'" if refused else "its contents are no plain tensors"
         raise ValueError(
             f"'{path}' was refused: {what}. Expected a torch checkpoint of tensors only; nothing in it was run."

@@ -11,7 +11,7 @@ import yaml  # type: ignore[import-untyped]  # comes with OmegaConf
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.cli import list_options, suggest
+from experiments.cli import list_options, unknown
 from experiments.schema import GROUPS, OFFICIAL, PRESETS, Experiment
 
 FOLDER = Path(__file__).parent / "recipes"
@@ -21,11 +21,13 @@ SHARED_BY_PAD_METHODS = ("lr", "momentum", "optimizer", "schedule", "warmup_step
 
 def list_recipes() -> dict[str, str]:
     """name -> the first comment line of the recipe."""
-    return {path.stem: _header(path) for path in sorted(FOLDER.glob("*.yaml"))}
+    return first_lines(FOLDER)
 
 
-def _header(path: Path) -> str:
-    return path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ").strip()
+def first_lines(folder: Path) -> dict[str, str]:
+    """name -> the first line of every YAML file of a folder, a comment, without its mark."""
+    files = {path.stem: path.read_text("utf-8") for path in sorted(folder.glob("*.yaml"))}
+    return {name: text.splitlines()[0].lstrip("# ").strip() for name, text in files.items()}
 
 
 def load_experiment(pairs: Sequence[tuple[str, str]]) -> DictConfig:
@@ -53,8 +55,7 @@ def load_experiment(pairs: Sequence[tuple[str, str]]) -> DictConfig:
 def _read_recipe(name: str) -> DictConfig | ListConfig:
     path = FOLDER / f"{name}.yaml"
     if not path.is_file():
-        known = list(list_recipes())
-        raise ValueError(f"Unknown recipe '{name}'.{suggest(name, known)} Available: {', '.join(known)}.")
+        raise unknown("recipe", name, list(list_recipes()))
     return OmegaConf.load(path)
 
 
@@ -92,6 +93,15 @@ def _read_words(pairs: Sequence[tuple[str, str]]) -> DictConfig:
     return words
 
 
+def as_yaml(value: Any, *, comma: str = ",") -> str:
+    """A plain value or a list of them as a word that `_read_words` reads back."""
+    if isinstance(value, list | ListConfig):
+        return f"[{comma.join(as_yaml(part, comma=comma) for part in value)}]"
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    return str(value)
+
+
 def _switch_method(config: DictConfig, name: str | None) -> None:
     """Another method than the recipe's starts from that method's own values, not from the recipe's."""
     if name is None or name == config.method.name or name not in PRESETS:
@@ -120,8 +130,7 @@ def resolve(config: DictConfig) -> DictConfig:
         group, leaf = key.split(".")
         if OmegaConf.is_missing(config[group], leaf):
             raise ValueError(f"The recipe has no {key}. Add `{key}: ...` or give {key}=NAME.")
-    preset = PRESETS[config.method.name]
-    for key, value in preset.items():
+    for key, value in PRESETS[config.method.name].items():
         group = config.prompt if key == "init" else config.method
         if group[key] is None:
             group[key] = value

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.cli import HELP, help_text, parse_words, run_command
+from experiments.recipes import list_recipes, load_experiment
 from experiments.schema import Experiment
 
 FLAGS = (*HELP, "--list", "--dry-run")
@@ -34,8 +35,6 @@ def main(argv: Sequence[str]) -> int:
     resumed = [value for key, value in words.pairs if key == "resume" and value not in ("null", "")]
     if resumed:
         return _resume(resumed[-1], [pair for pair in words.pairs if pair[0] not in ("resume", "exp")])
-    from experiments.recipes import load_experiment
-
     config = load_experiment(words.pairs)
     if "--dry-run" in words.flags:
         from experiments.run.memory_plan import print_plan
@@ -48,8 +47,6 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _list() -> int:
-    from experiments.recipes import list_recipes
-
     recipes = list_recipes()
     width = max(map(len, recipes))
     print("\n".join(f"{name:{width}}  {header}" for name, header in recipes.items()))

@@ -5,11 +5,19 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal, cast
+from typing import Literal
+
+from omegaconf import DictConfig
 
 from experiments.cli import parse_options, run_command
+from experiments.run.folder import plain_config
+from experiments.sweep.cells import SweepCell, build_cells, resolved
+from experiments.sweep.display import Display, clock
+from experiments.sweep.engines import SweepStopped, load_engine
+from experiments.sweep.folder import SweepFolder
+from experiments.sweep.recipe import list_sweeps, load_sweep
 
 
 @dataclass
@@ -55,35 +63,31 @@ def main(argv: Sequence[str]) -> int:
     if own is None:
         return 0
     if "--list" in argv:
-        return _list()
+        print("\n".join(f"{name:16}  {header}" for name, header in list_sweeps().items()))
+        return 0
     if own.jobs < 0:
         raise ValueError(f"Expected jobs=N, a whole number, got jobs={own.jobs}.")
     own.out = os.path.expanduser(own.out or f"runs/sweeps/{own.sweep}")
-    commands: dict[str, Callable[..., int]] = {"status": _status, "report": _report}
-    if own.action in commands:
+    if own.action in ("status", "report"):
         if others:
-            raise ValueError(
-                f"{own.action} reads what is in out=DIR; got {'='.join(others[0])} beside it. Leave it out."
-            )
-        return commands[own.action](own)
-    return _plan(own, others) if own.action == "plan" else _run(own, others, again=own.action == "retry")
+            given = "=".join(others[0])
+            raise ValueError(f"{own.action} reads what is in out=DIR; got {given} beside it. Leave it out.")
+        folder = SweepFolder(own.out)
+        cells, _ = folder.read_plan()
+        return _status(folder, cells) if own.action == "status" else _finish(folder, cells)
+    if own.action == "plan":
+        from experiments.sweep.plan import print_plan
 
-
-def _list() -> int:
-    from experiments.sweep.recipe import list_sweeps
-
-    print("\n".join(f"{name:16}  {header}" for name, header in list_sweeps().items()))
-    return 0
+        return print_plan(load_sweep(own.sweep, others), vars(own))
+    return _run(own, others, again=own.action == "retry")
 
 
 # ---- run -------------------------------------------------------------------------------------------------------------
 def _run(own: Options, others: list[tuple[str, str]], *, again: bool) -> int:
-    from experiments.sweep.display import Display
-    from experiments.sweep.engines import SweepStopped, load_engine
-
     engine = load_engine(own.engine)
     sweep, cells = _identified(own, others)
-    folder, plan = _open(own, sweep, cells)
+    folder = SweepFolder(own.out, create=sweep.sweep)
+    plan = folder.write_plan(cells, plain_config(sweep))
     if again:
         print(f"{len(folder.ask_again(cells))} failed cells are asked for again.")
     before = folder.states().counts(cells)
@@ -100,25 +104,15 @@ def _run(own: Options, others: list[tuple[str, str]], *, again: bool) -> int:
     return _finish(folder, cells)
 
 
-def _identified(own: Options, others: list[tuple[str, str]]) -> tuple[Any, list[Any]]:
+def _identified(own: Options, others: list[tuple[str, str]]) -> tuple[DictConfig, list[SweepCell]]:
     """The recipe and its cells with ids. Raises FileNotFoundError listing all that is missing."""
-    from experiments.sweep.cells import build_cells, identified
-    from experiments.sweep.recipe import load_sweep
+    from experiments.sweep.identity import identified
 
     sweep = load_sweep(own.sweep, others)
     cells, missing = identified(build_cells(sweep))
     if missing:
         raise FileNotFoundError("\n".join([*missing, "See docs/models.md and docs/data.md. Nothing was started."]))
     return sweep, cells
-
-
-def _open(own: Options, sweep: Any, cells: list[Any]) -> tuple[Any, str]:
-    from omegaconf import OmegaConf
-
-    from experiments.sweep.folder import SweepFolder
-
-    folder = SweepFolder(own.out, create=sweep.sweep)
-    return folder, folder.write_plan(cells, cast(dict[str, Any], OmegaConf.to_container(sweep, resolve=True)))
 
 
 def _again(own: Options, others: list[tuple[str, str]]) -> str:
@@ -129,7 +123,7 @@ def _again(own: Options, others: list[tuple[str, str]]) -> str:
     return " ".join(["python -m experiments.transfer_sweep", *words])
 
 
-def _finish(folder: Any, cells: Sequence[Any]) -> int:
+def _finish(folder: SweepFolder, cells: Sequence[SweepCell]) -> int:
     """Matrix, statistics and report of all that is finished; 1 where a cell failed."""
     from experiments.sweep.collect import collect
 
@@ -142,11 +136,10 @@ def _finish(folder: Any, cells: Sequence[Any]) -> int:
     return 1 if status["failed"] else 0
 
 
-def _explain_results(folder: Any, cell: Any) -> None:
+def _explain_results(folder: SweepFolder, cell: SweepCell) -> None:
     """Statistics and report, and the sweep's own W&B run where its cells log to W&B."""
     from experiments.report.command import announce, report_sweep
     from experiments.statistics import write_statistics
-    from experiments.sweep.cells import resolved
     from experiments.tracking.sweep import log_sweep
 
     write_statistics(folder.path)
@@ -157,19 +150,7 @@ def _explain_results(folder: Any, cell: Any) -> None:
 
 
 # ---- looking ---------------------------------------------------------------------------------------------------------
-def _report(own: Options) -> int:
-    from experiments.sweep.folder import SweepFolder
-
-    folder = SweepFolder(own.out)
-    return _finish(folder, folder.read_plan()[0])
-
-
-def _status(own: Options) -> int:
-    from experiments.sweep.display import Display, clock
-    from experiments.sweep.folder import SweepFolder
-
-    folder = SweepFolder(own.out)
-    cells, _ = folder.read_plan()
+def _status(folder: SweepFolder, cells: Sequence[SweepCell]) -> int:
     states = folder.states()
     print("\n".join(Display(folder, cells).lines(states)))
     for cell in cells:
@@ -177,13 +158,6 @@ def _status(own: Options) -> int:
             print(f"failed  {cell.label}: {states[cell.id]['error']}\n        {folder.logs / cell.folder}.log")
     print(f"{clock(sum(states.seconds(cells)))} of computing so far.")
     return 0
-
-
-def _plan(own: Options, others: list[tuple[str, str]]) -> int:
-    from experiments.sweep.plan import print_plan
-    from experiments.sweep.recipe import load_sweep
-
-    return print_plan(load_sweep(own.sweep, others), vars(own))
 
 
 if __name__ == "__main__":

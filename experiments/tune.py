@@ -53,7 +53,6 @@ def main(argv: Sequence[str]) -> int:
     options = parse_options(Options, argv, others=others)
     if options is None:
         return 0
-
     exp = options.exp
     data = options.data or load_experiment([("exp", exp)]).data.name
     out = options.out or Path(f"runs/tune/{exp}-{data}")
@@ -83,14 +82,13 @@ def trial_cells(
     data: another data set than the recipe's, or "". others: further words for every trial.
     """
     cells = []
-    for method, rates in GRID.items():
-        for lr in rates:
-            for length in epochs:
-                words = [("exp", exp), ("method", method), ("seed", str(seed)), *([("data", data)] if data else [])]
-                words += [("method.lr", lr), ("train.epochs", length), ("log.wandb", "off"), ("log.progress", "false")]
-                words += [("targets.select", "[]"), ("targets.heldout", "[]"), ("data.n_test", "0")]
-                words += [("prompt.init", "zero")] if method == "vp" else []
-                cells.append(NamedRun(f"{method}_lr{lr}_ep{length}", [*words, *others]))
+    settings = [(method, lr, length) for method, rates in GRID.items() for lr in rates for length in epochs]
+    for method, lr, length in settings:
+        words = [("exp", exp), ("method", method), ("seed", str(seed)), *([("data", data)] if data else [])]
+        words += [("method.lr", lr), ("train.epochs", length), ("log.wandb", "off"), ("log.progress", "false")]
+        words += [("targets.select", "[]"), ("targets.heldout", "[]"), ("data.n_test", "0")]
+        words += [("prompt.init", "zero")] if method == "vp" else []
+        cells.append(NamedRun(f"{method}_lr{lr}_ep{length}", [*words, *others]))
     return cells
 
 

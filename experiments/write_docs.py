@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image, ImageDraw, ImageFont
+
 from datamodules.prepare.catalogue import PUBLISHED as PUBLISHED_DATA
 from datamodules.registry import load_datamodule
-from experiments.ask import ask_candidates, build_inputs
-from experiments.cli import parse_options, run_command
+from experiments.cli import markdown, parse_options, run_command
 from experiments.report.numbers import method_order, with_interval
 from experiments.tracking.keys import keys_table
 from lightning_modules.atomic import replace_file
@@ -99,12 +100,18 @@ ANSWERS = 2 * LINE + TILE + GAP
 
 def picture_samples() -> list[tuple[Any, Any]]:
     """(row, 64 x 64 PIL scene) of the first test samples of emoji_recognition by id."""
-    from PIL import Image
-
     data = load_datamodule("emoji_recognition")
     rows = data.rows("test")[:SAMPLES]
     pixels = (data.original("test", place).permute(1, 2, 0).numpy() for place in range(SAMPLES))
     return [(row, Image.fromarray(scene)) for row, scene in zip(rows, pixels, strict=True)]
+
+
+def picture_inputs(scene: Any) -> tuple[list[str], Any]:
+    """Names and frames of a scene: the full picture, in a black border, with the learned frame."""
+    from experiments.run.asking import build_inputs
+    from lightning_modules.prompts import Prompt
+
+    return build_inputs(Prompt.load(PROMPT, reading="png"), scene, fit="crop")
 
 
 def picture_answers() -> dict[str, list[list[str]]]:
@@ -113,10 +120,9 @@ def picture_answers() -> dict[str, list[list[str]]]:
     They are what `python -m experiments.ask` stars: the candidate with the highest mean log-likelihood.
     """
     from datamodules.emoji.questions import DOWNSTREAM_NAMES, RECOGNITION
-    from lightning_modules.prompts import Prompt
+    from experiments.run.asking import ask_candidates
 
-    prompt = Prompt.load(PROMPT, reading="png")
-    frames = [build_inputs(prompt, scene, fit="crop")[1] for _, scene in picture_samples()]
+    frames = [picture_inputs(scene)[1] for _, scene in picture_samples()]
     answers: dict[str, list[list[str]]] = {}
     for name in SHOWN:
         mllm = load_mllm(name)
@@ -137,8 +143,6 @@ def answers_text() -> str:
 
 def draw_picture() -> None:
     """docs/frame.png: each scene in full, in a black border and in the learned frame; three models' answers below."""
-    from PIL import Image, ImageDraw, ImageFont
-
     samples, answers = picture_samples(), picture_answers()
     width, height = MARGIN + SAMPLES * (3 * (TILE + GAP) + GAP), TILE + (2 + len(SHOWN)) * LINE + 2 * GAP
     sheet, font = Image.new("RGB", (width, height), "white"), ImageFont.load_default(18)
@@ -154,13 +158,10 @@ def draw_picture() -> None:
 
 def _draw_scene(sheet: Any, font: Any, left: int, scene: Any, truth: str, answers: Sequence[Sequence[str]]) -> None:
     """One scene's three pictures side by side, each with a line for every model's answer."""
-    from PIL import ImageDraw
-
     from lightning_modules.drawing import RIGHT, WRONG, magnify
-    from lightning_modules.prompts import Prompt
 
     draw = ImageDraw.Draw(sheet)
-    names, frames = build_inputs(Prompt.load(PROMPT, reading="png"), scene, fit="crop")
+    names, frames = picture_inputs(scene)
     for column, (name, frame) in enumerate(zip(names, frames, strict=True)):
         x = left + column * (TILE + GAP)
         draw.text((x, LINE), name.replace("prompted", "learned frame"), "black", font)
@@ -185,19 +186,16 @@ def key_tables() -> str:
 
 def models_table() -> str:
     """Every published model with its two commands."""
-    lines = [
-        "| name | what | parameters | GiB as source / target | check the files | train on it |",
-        "|---|---|---|---|---|---|",
-    ]
+    rows = []
     for name in PUBLISHED:
         sizes, entry = PUBLISHED_SIZES[name], get_entry(name)
         source = source_need(sizes, 16, "bfloat16", clip=True).total / 2**30
         target = target_need(sizes, 32, "bfloat16").total / 2**30
-        lines.append(
-            f"| `{name}` | {entry.description} | {sizes.parameters / 1e6:,.1f} M | {source:.0f} / {target:.0f} "
-            f"| `python -m model_zoo check {name} weights=weights` | `make train EXP=cifar10_{name}` |"
-        )
-    return "\n".join(lines)
+        numbers = (f"{sizes.parameters / 1e6:,.1f} M", f"{source:.0f} / {target:.0f}")
+        commands = (f"`python -m model_zoo check {name} weights=weights`", f"`make train EXP=cifar10_{name}`")
+        rows.append((f"`{name}`", entry.description, *numbers, *commands))
+    header = ["name", "what", "parameters", "GiB as source / target", "check the files", "train on it"]
+    return markdown(header, rows).strip()
 
 
 def files_table() -> str:
@@ -208,11 +206,11 @@ def files_table() -> str:
         for item in known.files:
             items[item.path] = item
             users.setdefault(item.path, []).append(name)
-    lines = ["| below `weights/` | what | published | licence | needed by |", "|---|---|---|---|---|"]
+    rows = []
     for path, item in items.items():
-        folder = "/" if item.holds else ""
-        lines.append(f"| `{path}{folder}` | {item.what} | {item.source} | {item.licence} | {', '.join(users[path])} |")
-    return "\n".join(lines)
+        place = f"`{path}{'/' if item.holds else ''}`"
+        rows.append((place, item.what, str(item.source), item.licence, ", ".join(users[path])))
+    return markdown(["below `weights/`", "what", "published", "licence", "needed by"], rows).strip()
 
 
 CHOSEN = ("svhn", "eurosat", "oxford_pets", "dtd")
@@ -221,16 +219,14 @@ CHOSEN = ("svhn", "eurosat", "oxford_pets", "dtd")
 
 def data_table() -> str:
     """The ten data sets and CIFAR-10-C: task, size, licence, where from, and the command that gets them."""
-    lines = ["| name | task | what | to get | licence | publisher | command |", "|---|---|---|---|---|---|---|"]
+    rows = []
     for name, known in PUBLISHED_DATA.items():
         size = sum(max(archive.size or 0 for archive in part) for part in known.parts())
         amount = f"{size / 1e9:.1f} GB" if size > 1e9 else f"{size / 1e6:.0f} MB" if size else "by hand"
         mark = " (our choice)" if name in CHOSEN else ""
-        lines.append(
-            f"| `{name}`{mark} | {known.task} | {known.what} | {amount} | {known.licence} | {known.homepage} "
-            f"| `python -m datamodules prepare {name}` |"
-        )
-    return "\n".join(lines)
+        facts = (known.task, known.what, amount, known.licence, known.homepage)
+        rows.append((f"`{name}`{mark}", *facts, f"`python -m datamodules prepare {name}`"))
+    return markdown(["name", "task", "what", "to get", "licence", "publisher", "command"], rows).strip()
 
 
 # ---- writing them ----------------------------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 
 from experiments.bench import __main__ as bench
-from experiments.bench.__main__ import bench_text
 from experiments.bench.gpu import NO_GPU, device_peak, flops, gpu_calls, llm_tokens
 from experiments.bench.measure import FIELDS, TOLERANCE, measure, rank_group, train_group
 from experiments.bench.models import (
@@ -25,6 +24,7 @@ from experiments.bench.models import (
 )
 from experiments.bench.naive import fresh_cache, naive_scores
 from experiments.bench.peak_memory import rss_row
+from experiments.bench.table import bench_text
 from experiments.bench.tasks import PATHS
 from model_zoo.cache_argument import cache_argument, cache_of
 
@@ -115,7 +115,7 @@ def test_a_naive_side_that_computes_something_else_is_not_timed():
 
 @pytest.mark.slow
 def test_a_whole_run_has_every_row_and_every_field(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("experiments.bench.peak_memory.rss_row", lambda name, **_: RSS | {"architecture": name})
+    monkeypatch.setattr("experiments.bench.command.rss_row", lambda name, **_: RSS | {"architecture": name})
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     out = tmp_path / "new" / "bench.json"
     assert bench.main([f"out={out}", "repeats=1", "batch=2"], size="MICRO") == 0
@@ -149,7 +149,7 @@ def check_row(row):
 
 @pytest.mark.parametrize("only", ["train_plain", "instructblip"])
 def test_only_leaves_the_rest_out(only, tmp_path, monkeypatch):
-    monkeypatch.setattr("experiments.bench.peak_memory.rss_row", lambda name, **_: RSS | {"architecture": name})
+    monkeypatch.setattr("experiments.bench.command.rss_row", lambda name, **_: RSS | {"architecture": name})
     out = tmp_path / "bench.json"
     bench.main([f"out={out}", "repeats=1", f"only={only}"], size="MICRO")
     result = json.loads(out.read_text())
@@ -229,7 +229,9 @@ for name in BLOCKED: sys.modules[name] = None
 from experiments.bench import __main__ as bench
 from experiments.bench.gpu import flops, gpu_calls
 from experiments.bench.models import ARCHITECTURES, MICRO, bench_inputs, build_bench_model
-bench.check(bench.Options(repeats=1, only="gpu"))
+import torch
+torch.cuda.is_available = lambda: False
+bench.main(["only=gpu"])
 model = build_bench_model("instructblip", MICRO)
 print(*[path for path, _, call in gpu_calls(model, bench_inputs(2, MICRO), MICRO) if flops(call) > 0])
 """
@@ -238,7 +240,7 @@ print(*[path for path, _, call in gpu_calls(model, bench_inputs(2, MICRO), MICRO
     root = Path(__file__).resolve().parent.parent
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.split() == ["rank", "rank", "train_fca"]
+    assert done.stdout.splitlines() == [NO_GPU, "rank rank train_fca"]
 
 
 def test_every_gpu_pass_runs_for_every_architecture(model):

@@ -145,8 +145,8 @@ def help_of(name: str, capsys) -> str:
 def test_every_option_is_in_the_help_with_its_type_default_and_meaning(name, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     text = help_of(name, capsys)
-    module = importlib.import_module({"experiments.report": "experiments.report.command"}.get(name, name))
-    if name in ("experiments.bench", "experiments.embedded_zoo"):
+    module = importlib.import_module(name)
+    if name in ("experiments.bench", "experiments.embedded_zoo", "experiments.report"):
         module = importlib.import_module(f"{name}.__main__")
     kind = Experiment if module is train else module.Options
     rows = shown_rows(text)

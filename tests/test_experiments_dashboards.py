@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 from support.recorded_run import offline, rank_environment, record_run, tiny_sweep
-from support.wandb_records import logged_keys
+from support.wandb_records import logged_keys, matching_key
 
 from experiments.dashboards import as_json, main
-from experiments.tracking import log_sweep
-from experiments.tracking.keys import KEYS, matching_key
+from experiments.tracking.keys import KEYS
+from experiments.tracking.sweep import log_sweep
 
 ROOT = Path(__file__).parent.parent
 pytestmark = [
@@ -113,13 +113,13 @@ def test_show_prints_both_workspaces_without_login(capsys, monkeypatch):
 
 
 def test_push_without_a_login_is_one_message_with_what_to_do(monkeypatch):
-    monkeypatch.setattr("experiments.tracking.session.logged_in", lambda: False)
+    monkeypatch.setattr("experiments.dashboards.logged_in", lambda: False)
     with pytest.raises(ValueError, match=r"Not logged in to W&B, so nothing was pushed.*wandb login"):
         main(["push"])
 
 
 def test_push_that_the_server_refuses_is_one_message(monkeypatch):
-    monkeypatch.setattr("experiments.tracking.session.logged_in", lambda: True)
+    monkeypatch.setattr("experiments.dashboards.logged_in", lambda: True)
 
     def refuse(self):
         raise RuntimeError("permission denied")
@@ -137,7 +137,7 @@ def test_push_saves_both_workspaces_and_prints_where(monkeypatch, capsys):
         self._internal_name = f"view{len(saved)}"
         return self
 
-    monkeypatch.setattr("experiments.tracking.session.logged_in", lambda: True)
+    monkeypatch.setattr("experiments.dashboards.logged_in", lambda: True)
     monkeypatch.setattr("wandb_workspaces.workspaces.Workspace.save", save)
     monkeypatch.setattr("wandb_workspaces.workspaces.Workspace.url", property(lambda self: self._internal_name))
     assert main(["push", "entity=me", "sweep=night"]) == 0

@@ -13,8 +13,8 @@ import pytest
 from support.sweep_files import METHODS, MODELS, write_sweep
 
 from experiments.report import tables
+from experiments.report.__main__ import main
 from experiments.report.charts import new_axes, scatter, to_svg
-from experiments.report.command import main
 from experiments.report.gain_curves import average_curves, drift_rows, gain_points
 from experiments.report.markdown import result_section
 from experiments.report.sections.examples import lead, regressions

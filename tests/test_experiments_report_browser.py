@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from support.sweep_files import write_sweep
 
-from experiments.report.command import main
+from experiments.report.__main__ import main
 
 CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
 WIDTHS, SCHEMES = (1280, 390), ("light", "dark")

@@ -29,7 +29,8 @@ def free(monkeypatch: pytest.MonkeyPatch):
 
     def set_free(gibibytes: float | None) -> None:
         found = Room(None if gibibytes is None else int(gibibytes * GIB), "of RAM")
-        monkeypatch.setattr(room, "free_ram", lambda: found)
+        for module in (room, plan):  # `free_room` asks its own
+            monkeypatch.setattr(module, "free_ram", lambda: found)
 
     return set_free
 
@@ -113,7 +114,7 @@ def test_every_remedy_lowers_the_plan() -> None:
 def test_a_gpu_run_also_needs_host_memory_while_loading(free, monkeypatch) -> None:
     free(10)
     monkeypatch.setattr(plan, "device_of", lambda config: "cuda")
-    monkeypatch.setattr(room, "free_room", lambda device: Room(80 * GIB, "on a card"))
+    monkeypatch.setattr(plan, "free_room", lambda device: Room(80 * GIB, "on a card"))
     with pytest.raises(NotEnoughMemoryError, match=r"passes \d+\.\d GiB through RAM, but 10\.0 GiB are free of RAM"):
         check_memory(RunParts(config()))
 
@@ -121,7 +122,7 @@ def test_a_gpu_run_also_needs_host_memory_while_loading(free, monkeypatch) -> No
 def test_a_gpu_that_is_too_small_is_named(free, monkeypatch) -> None:
     free(200)
     monkeypatch.setattr(plan, "device_of", lambda config: "cuda")
-    monkeypatch.setattr(room, "free_room", lambda device: Room(12 * GIB, "on a card"))
+    monkeypatch.setattr(plan, "free_room", lambda device: Room(12 * GIB, "on a card"))
     with pytest.raises(NotEnoughMemoryError, match=r"12\.0 GiB are free on a card\. It would fit .*source\.quant=8bit"):
         check_memory(RunParts(config()))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from experiments.sweep import cells as module
-from experiments.sweep.cells import Fingerprints, SweepCell, build_cells, cell_id, cell_words, code_version, resolved
+from experiments.sweep import identity
+from experiments.sweep.cells import SweepCell, build_cells, cell_words, code_version, resolved
+from experiments.sweep.identity import Fingerprints, cell_id
 from experiments.sweep.recipe import FOLDER, list_sweeps, load_sweep
 
 SMALL = [("sources", "embedded_minigpt4"), ("methods", "tvp"), ("seeds", "0")]
@@ -98,7 +101,7 @@ def test_weights_data_and_code_are_part_of_the_id(monkeypatch):
             return super().data(config) | {"test": "other"}
 
     assert one(known=OtherWeights()) != known and one(known=OtherData()) != known
-    monkeypatch.setattr(module, "code_version", lambda: "other")
+    monkeypatch.setattr(identity, "code_version", lambda: "other")
     assert one() != known
 
 
@@ -130,7 +133,7 @@ def test_every_source_is_read_in_its_own_weights_folder(monkeypatch):
 
 
 def test_what_is_missing_is_asked_again_for_other_weights_folders(monkeypatch):
-    monkeypatch.setattr("experiments.run.preflight.missing_things", lambda parts: [parts.config.sources[1].weights])
+    monkeypatch.setattr(identity, "missing_things", lambda parts: [parts.config.sources[1].weights])
     known = Fingerprints()
     assert [known.missing(ensemble("one", folder)) for folder in ("two", "three", "two")] == [
         ["two"],
@@ -181,7 +184,8 @@ def test_words_of_the_sweep_give_way_to_the_source_the_method_and_the_data():
 
 def test_a_cell_survives_the_plan_file():
     (cell,) = build_cells(load_sweep("embedded_smoke", SMALL))
-    assert SweepCell.from_dict(cell._replace(id="0" * 16).as_dict()) == cell._replace(id="0" * 16)
+    named = cell._replace(id="0" * 16)
+    assert SweepCell.from_dict(json.loads(json.dumps(named._asdict()))) == named
 
 
 @pytest.mark.parametrize(
@@ -210,7 +214,7 @@ def test_a_misspelt_word_names_the_cell_and_the_key():
 def test_missing_weights_and_data_are_listed_once_each(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     cells = build_cells(load_sweep("paper", [("sources", "blip2"), ("data", "cifar10"), ("seeds", "0")]))
-    cells, missing = module.identified(cells)
+    cells, missing = identity.identified(cells)
     assert not any(cell.id for cell in cells)
     text = "\n".join(missing)
     assert text.count("No blip2 weights") == 1 and text.count("No cifar10 data") == 1 and "No CLIP weights" in text

@@ -29,7 +29,7 @@ def in_process(folder, plan, options, watch):
 def sweep(tmp_path, monkeypatch):
     """The command on stand-in cells: nothing is trained, everything else is real."""
     monkeypatch.setattr(many, "ensure_run", sweep_runs.fake_ensure_run)
-    monkeypatch.setattr(engines, "load_engine", lambda name: in_process)
+    monkeypatch.setattr(transfer_sweep, "load_engine", lambda name: in_process)
     monkeypatch.setattr(transfer_sweep, "_explain_results", lambda folder, sweep: None)
     real = transfer_sweep._identified
     monkeypatch.setattr(transfer_sweep, "_identified", lambda own, others: (_recipe(own, others), CELLS))
@@ -60,6 +60,7 @@ def test_the_recipes_are_listed(capsys):
         (["runn"], "Unknown action 'runn'. Did you mean 'run'\\? Available: run, plan, status, retry, report"),
         (["run", "plan"], "got 'plan'"),
         (["jobs=two"], "Expected jobs=N, a whole number, got jobs=two"),
+        (["gpus=half"], "Expected a number for gpus, got 'half'"),
         (["jobs=-1"], "Expected jobs=N, a whole number, got jobs=-1"),
         (["sweep=embeddedd"], "Unknown sweep 'embeddedd'. Did you mean 'embedded'"),
         (["engine=rey"], "Unknown engine 'rey'. Did you mean 'ray'"),
@@ -130,7 +131,7 @@ def test_ctrl_c_prints_the_command_that_goes_on(sweep, capsys, monkeypatch):
     def stopped(folder, plan, options, watch):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(engines, "load_engine", lambda name: stopped)
+    monkeypatch.setattr(transfer_sweep, "load_engine", lambda name: stopped)
     with pytest.raises(KeyboardInterrupt):
         transfer_sweep.main(["sweep=embedded_smoke", f"out={out}", "jobs=2", "train.epochs=1"])
     said = capsys.readouterr().err
@@ -145,7 +146,7 @@ def test_workers_that_cannot_start_are_a_message_of_the_command(sweep, monkeypat
     def dying(folder, plan, options, watch):
         raise engines.SweepStopped("Workers die before they take a cell")
 
-    monkeypatch.setattr(engines, "load_engine", lambda name: dying)
+    monkeypatch.setattr(transfer_sweep, "load_engine", lambda name: dying)
     with pytest.raises(ValueError, match="Workers die before they take a cell"):
         transfer_sweep.main(["sweep=embedded_smoke", f"out={out}"])
 
@@ -156,7 +157,7 @@ def test_a_fault_of_an_engine_keeps_its_traceback(sweep, monkeypatch):
     def faulty(folder, plan, options, watch):
         raise RuntimeError("CUDA error")
 
-    monkeypatch.setattr(engines, "load_engine", lambda name: faulty)
+    monkeypatch.setattr(transfer_sweep, "load_engine", lambda name: faulty)
     with pytest.raises(RuntimeError, match="CUDA error"):
         transfer_sweep.main(["sweep=embedded_smoke", f"out={out}"])
 

@@ -89,15 +89,15 @@ def test_states_merge_the_ledgers_of_all_processes(folder):
 
 
 def test_a_cell_has_ended_when_it_finished_or_failed(folder):
-    assert folder.state_of(A) == "waiting" and not folder.ended([A, B])
+    assert folder.states().of(A) == "waiting" and not folder.ended([A, B])
     folder.record(A, "finished", seconds=2.0)
     assert folder.ended([A]) and not folder.ended([A, B])
     folder.record(B, "failed", error="y")
-    assert folder.ended([A, B]) and (folder.state_of(A), folder.state_of(B)) == ("finished", "failed")
+    assert folder.ended([A, B]) and (folder.states().of(A), folder.states().of(B)) == ("finished", "failed")
     states = folder.states()
     assert states.counts([A, B]) == {"finished": 1, "failed": 1} and states.seconds([A, B]) == [2.0]
     folder.ask_again([A, B])
-    assert folder.state_of(B) == "waiting" and not folder.ended([A, B])
+    assert folder.states().of(B) == "waiting" and not folder.ended([A, B])
 
 
 def test_only_failed_cells_are_asked_for_again_and_may_fail_again(folder):

@@ -23,7 +23,7 @@ from experiments.sweep.engines.local import run_local
 from experiments.sweep.folder import SweepFolder
 from experiments.sweep.leases import process_mark, read_leases
 
-OPTIONS = {"jobs": "0", "gpus": "1", "address": "", "slurm": ""}
+OPTIONS = {"jobs": "0", "gpus": 1, "address": "", "slurm": ""}
 TESTS = str(Path(__file__).parent)
 
 
@@ -200,10 +200,10 @@ def test_a_start_that_failed_leaves_no_process_behind_and_says_so(monkeypatch):
     assert len(ended) == ray_cluster.ATTEMPTS
 
 
-@pytest.mark.parametrize("text", ["1.5", "-1", "half"])
-def test_shares_of_a_gpu_are_checked(text):
-    with pytest.raises(ValueError, match=rf"share of one GPU \(0.5\) or a whole number of them, got gpus={text}"):
-        engines.worker_gpus(text)
+@pytest.mark.parametrize("gpus", [1.5, -1])
+def test_shares_of_a_gpu_are_checked(gpus):
+    with pytest.raises(ValueError, match=rf"share of one GPU \(0.5\) or a whole number of them, got gpus={gpus}"):
+        engines.worker_gpus(gpus)
 
 
 def test_a_missing_extra_is_named(monkeypatch):

@@ -19,7 +19,7 @@ from experiments.sweep.engines.slurm_options import gpu_parameters, read_options
 from experiments.sweep.folder import SweepFolder
 from experiments.sweep.leases import process_mark, read_leases
 
-OPTIONS = {"jobs": "1", "gpus": "1", "address": "", "slurm": "cluster=local,timeout_min=60"}
+OPTIONS = {"jobs": "1", "gpus": 1, "address": "", "slurm": "cluster=local,timeout_min=60"}
 
 
 # ---- parameters ------------------------------------------------------------------------------------------------------
@@ -99,7 +99,7 @@ def test_workers_are_one_array_and_ctrl_c_cancels_it(commands):
     def interrupt():
         raise KeyboardInterrupt
 
-    options = {"jobs": "2", "gpus": "1", "slurm": "partition=fast,timeout_min=90"}
+    options = {"jobs": "2", "gpus": 1, "slurm": "partition=fast,timeout_min=90"}
     with pytest.raises(KeyboardInterrupt):
         slurm.run_slurm(folder, plan, options, interrupt)
     script = (commands / "script").read_text()

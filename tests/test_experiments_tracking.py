@@ -15,12 +15,11 @@ import pytest
 from support.recorded_run import offline, rank_environment, tiny_sweep
 from support.wandb_records import history, logged_keys, records
 
-from experiments.tracking import log_sweep
 from experiments.tracking.heat_map import colours, heat_maps
 from experiments.tracking.logger import WandbRun, closing, last_step, sessions, summary
 from experiments.tracking.loggers import build_loggers, shows_samples
 from experiments.tracking.session import stable_id, wandb_mode
-from experiments.tracking.sweep import numbers, sweep_group, tables
+from experiments.tracking.sweep import log_sweep, numbers, sweep_group, tables
 
 ROOT = Path(__file__).parent.parent
 

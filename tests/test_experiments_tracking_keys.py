@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.wandb_records import PLACES, matching_key
 
-from experiments.tracking.keys import KEYS, PLACES, keys_table, matching_key
+from experiments.tracking.keys import KEYS, keys_table
 from experiments.tracking.session import public
 from lightning_modules.vocabulary import TASK_METRICS
 

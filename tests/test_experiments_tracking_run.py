@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 from support.recorded_run import RUN_WORDS, offline, rank_environment
-from support.wandb_records import history, logged_keys, records
+from support.wandb_records import history, logged_keys, matching_key, records
 
-from experiments.tracking.keys import KEYS, matching_key
+from experiments.tracking.keys import KEYS
 from experiments.tracking.logger import sessions, summary
 from lightning_modules.vocabulary import CONTROLS
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from datamodules.prepare import disk
 from experiments.evaluate import main as evaluate
-from experiments.report.command import main as report
+from experiments.report.__main__ import main as report
 from experiments.run.folder import read_status
 from experiments.train import main
 from lightning_modules.artefact import read_manifest

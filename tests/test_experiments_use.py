@@ -10,9 +10,9 @@ import torch
 from PIL import Image, ImageOps
 from support.tiny_models import tiny_mllm
 
-import model_zoo.registry
 from experiments import apply, ask, import_prompt
 from experiments.cli import list_options
+from experiments.run.asking import build_inputs, pil_to_tensor
 from lightning_modules.prompts import Prompt, build_prompt
 
 ROOT = Path(__file__).parents[1]
@@ -146,7 +146,7 @@ def test_apply_says_what_is_missing_and_creates_nothing(artefact, tmp_path):
 @pytest.fixture
 def tiny(monkeypatch):
     model = tiny_mllm("minigpt4")
-    monkeypatch.setattr(model_zoo.registry, "load_mllm", lambda name, **_: model)
+    monkeypatch.setattr("experiments.run.asking.load_mllm", lambda name, **_: model)
     return model
 
 
@@ -161,8 +161,8 @@ def test_ask_shows_the_models_own_answers_before_and_after(artefact, tmp_path, t
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "minigpt4: what is it?"
     assert [line[:16].strip() for line in lines[1:4]] == ["full picture", "black border", "prompted"]
-    _, frames = ask.build_inputs(prompt, photo, fit="crop")
-    assert torch.equal(frames[2], ask.pil_to_tensor(prompt(photo))) and frames.shape == (3, 3, 32, 32)
+    _, frames = build_inputs(prompt, photo, fit="crop")
+    assert torch.equal(frames[2], pil_to_tensor(prompt(photo))) and frames.shape == (3, 3, 32, 32)
     assert not frames[1][:, :4].any() and torch.equal(frames[1][:, 4:28, 4:28], frames[2][:, 4:28, 4:28])
     answers = tiny.generate(frames, ["what is it?"] * 3, style="vqa", max_new_tokens=4, num_beams=1)
     assert [line[16:] for line in lines[1:4]] == answers
@@ -173,7 +173,7 @@ def test_ask_with_candidates_prints_scores_and_marks_the_choice(artefact, tmp_pa
     assert ask.main(asking(artefact, tmp_path, "candidates=cat, dog,a red car")) == 0
     lines = capsys.readouterr().out.splitlines()
     prompt, photo = Prompt.load(artefact, reading="png"), Image.open(tmp_path / "photo.png")
-    _, frames = ask.build_inputs(prompt, photo, fit="crop")
+    _, frames = build_inputs(prompt, photo, fit="crop")
     scores = tiny.score(frames, ["what is it?"] * 3, ["cat", "dog", "a red car"])
     printed = [[float(cell.rstrip("*")) for cell in line[18:].split()] for line in lines[2:5]]
     torch.testing.assert_close(torch.tensor(printed).T, scores, atol=6e-4, rtol=0)
@@ -184,7 +184,7 @@ def test_ask_with_candidates_prints_scores_and_marks_the_choice(artefact, tmp_pa
 
 def test_ask_about_an_overlay_has_no_black_border_and_an_unbounded_png_is_noted(tmp_path, tiny, capsys):
     overlay = build_prompt("overlay", frame=32, pad=4, bounds="image")
-    names, frames = ask.build_inputs(overlay, Image.new("RGB", (9, 9)), fit="crop")
+    names, frames = build_inputs(overlay, Image.new("RGB", (9, 9)), fit="crop")
     assert names == ["full picture", "prompted"] and len(frames) == 2
     unbounded = build_prompt("pad", frame=32, pad=4, bounds="unbounded")
     unbounded.init_("normal")

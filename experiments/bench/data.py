@@ -14,7 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from datamodules.class_names import class_names
+from datamodules.registry import load_datamodule
 from experiments.cli import parse_options, run_command
 
 
@@ -88,7 +92,6 @@ def _sets(root: Path, n: int) -> Iterator[tuple[str, dict]]:
 
 
 def _write_svhn(root: Path, n: int) -> dict:
-    import numpy as np
     from scipy.io import savemat
 
     (root / "svhn").mkdir()
@@ -118,9 +121,6 @@ def _write_photos(root: Path, n: int) -> str:
 
 def _save(path: Path, seed: int, width: int, height: int) -> None:
     """A JPEG with shapes and some texture, of about the bytes a photograph has."""
-    import numpy as np
-    from PIL import Image
-
     generator = np.random.default_rng(seed)
     coarse = Image.fromarray(generator.integers(0, 256, (6, 8, 3), dtype=np.uint8))
     pixels = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), dtype=int)
@@ -130,8 +130,6 @@ def _save(path: Path, seed: int, width: int, height: int) -> None:
 
 
 def _measure(label: str, kwargs: dict, options: Options) -> dict:
-    from datamodules.registry import load_datamodule
-
     workers, loaders = options.workers, []
     for cache in (False, True):
         data = load_datamodule(**kwargs, image_size=options.size, workers=workers, cache=cache)

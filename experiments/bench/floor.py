@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from experiments.bench.models import QUESTION, Inputs, Size
-from experiments.bench.naive import IGNORED, padded_targets, prefix_embeds, whole_row
+from experiments.bench.models import Inputs, Size
+from experiments.bench.naive import IGNORED, padded_targets, prefix_embeds, see, whole_row
 from model_zoo.base import CLIP_MEAN, CLIP_STD, MLLM
 
 
@@ -22,18 +22,14 @@ def rank_floor(model: Any, frames: Tensor) -> Callable[[], Tensor]:
 
     def run() -> Tensor:
         with torch.inference_mode():
-            visual = model.encode_image(frames, [QUESTION] * len(frames)).tokens
-            prefix = prefix_embeds(model, visual, ranking=True)
+            prefix = prefix_embeds(model, see(model, frames), ranking=True)
             if model.name == "blip2_t5":
-                return model.llm(inputs_embeds=prefix, decoder_input_ids=_start(model, prefix), use_cache=False).logits
+                start = torch.full((len(prefix), 1), model.llm.config.decoder_start_token_id, device=prefix.device)
+                return model.llm(inputs_embeds=prefix, decoder_input_ids=start, use_cache=False).logits
             row = whole_row(model, prefix, prefix.shape[1])
             return model.llm.lm_head(model.llm.model(**row, use_cache=False).last_hidden_state[:, -1])
 
     return run
-
-
-def _start(model: Any, prefix: Tensor) -> Tensor:
-    return torch.full((len(prefix), 1), model.llm.config.decoder_start_token_id, device=prefix.device)
 
 
 def answer_loss_floor(model: Any, visual: Tensor, targets: Tensor) -> Tensor:
@@ -60,22 +56,19 @@ class FloorStep:
         self, model: MLLM, clip: Any, size: Size, delta: Tensor, batch: Inputs, *, fca: float, tse: float, cached: bool
     ) -> None:
         self.model, self.clip, self.fca, self.tse, self.cached = model, clip, fca, tse, cached
-        self.batch, self.clean = batch, F.pad(batch.images, [size.pad] * 4)
+        self.clean = F.pad(batch.images, [size.pad] * 4)
         self.delta = delta.clone().requires_grad_()
         self.targets = padded_targets(model, batch.answers, delta.device)
-        self.reference: Any = self._encode(self.clean).detach() if cached else None
+        self.reference: Any = see(model, self.clean).detach() if cached else None
         self.captions: Any = clip.text_features(batch.captions) if tse else None
-
-    def _encode(self, frames: Tensor) -> Tensor:
-        return self.model.encode_image(frames, self.batch.questions).tokens
 
     def __call__(self) -> None:
         self.delta.grad = None
         frames = self.clean + self.delta
-        visual = self._encode(frames)
+        visual = see(self.model, frames)
         loss = answer_loss_floor(self.model, visual, self.targets)
         if self.fca:
-            reference = self.reference if self.cached else self._encode(self.clean)
+            reference = self.reference if self.cached else see(self.model, self.clean)
             loss = loss + self.fca * (visual - reference).norm(dim=-1).mean()
         if self.tse:
             mean, std = (frames.new_tensor(value).view(1, 3, 1, 1) for value in (CLIP_MEAN, CLIP_STD))

@@ -5,10 +5,11 @@ Imports nothing beyond torch, transformers and our own modules, so that a bare m
 
 from __future__ import annotations
 
+import json
 import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.bench.models import ARCHITECTURES, MEDIUM, Inputs, Size, bench_inputs, bench_names, build_bench_model
-from experiments.bench.timing import first_layers
+from experiments.bench.timing import first_layers, seconds
+from lightning_modules.atomic import replace_file
 from lightning_modules.losses import fca_loss
 
 NO_GPU = "no GPU"
@@ -32,6 +34,33 @@ PUBLISHED_SHAPES: dict[str, Size] = {
     "blip2_opt": SEVEN_B._replace(vocab=50272),
     "visualglm": SEVEN_B._replace(llm=(4096, 28, 32, 11008), vocab=130528),
 }
+
+
+def run_gpu(out: Path | None, *, batch: int, repeats: int) -> dict[str, Any] | None:
+    """Measure, print and save the GPU variant; None and "no GPU" without one."""
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)  # now, not after the work
+    if not torch.cuda.is_available():
+        print(NO_GPU)
+        return None
+    rows = []
+    for row in gpu_rows(batch=batch, repeats=repeats):
+        rows.append(row)
+        print(gpu_line(row), flush=True)
+    result = report(torch.cuda.get_device_name(), rows)
+    save(out, result)
+    return result
+
+
+def report(device: str, rows: list[dict], **extra: Any) -> dict[str, Any]:
+    """The whole result: {device, threads, torch, rows} and what was measured beside."""
+    return {"device": device, "threads": torch.get_num_threads(), "torch": torch.__version__, "rows": rows, **extra}
+
+
+def save(out: Path | None, result: dict[str, Any]) -> None:
+    """Write the JSON, completely or not at all."""
+    if out:
+        replace_file(out, (json.dumps(result, indent=1) + "\n").encode())
 
 
 def gpu_rows(*, batch: int = 0, repeats: int = 5) -> Iterator[dict[str, Any]]:
@@ -93,11 +122,12 @@ def gpu_row(
 
 
 def _gpu_seconds(call: Callable[[], Any]) -> float:
+    def finished() -> None:
+        call()
+        torch.cuda.synchronize()
+
     torch.cuda.synchronize()
-    start = time.perf_counter()
-    call()
-    torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return seconds(finished)
 
 
 def flops(call: Callable[[], Any]) -> int:

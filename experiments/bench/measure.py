@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch.nn.functional as F
 
+from experiments.bench import models as bench_models
 from experiments.bench.models import MEDIUM, Size, bench_inputs, bench_names, build_bench_clip, build_bench_model
 from experiments.bench.tasks import PATHS, Task, rank_task, start_delta, train_task
 from experiments.bench.timing import Side, counted, paired, seconds
@@ -70,6 +71,15 @@ def train_group(model: Any, clip: Any, paths: Sequence[str], batch: int, size: S
         twin = tasks[-1].naive if tasks and path == f"{tasks[-1].path}_cached" else None
         tasks.append(train_task(model, clip, size, inputs, delta, path, folder, twin))
     return tasks
+
+
+def run_once(architecture: str, side: str, batch: int, candidates: int, size: str) -> None:
+    """One pass of a side (`prefix` or `packed`) over a random model; `size` names one of `bench_models`."""
+    numbers = getattr(bench_models, size)
+    model, inputs = build_bench_model(architecture, numbers), bench_inputs(batch, numbers)
+    frames = F.pad(inputs.images, [numbers.pad] * 4)
+    task = rank_task(model, frames, inputs.questions, bench_names(candidates))
+    (task.floor if side == "prefix" else task.ours)()
 
 
 def measure(model: Any, tasks: Sequence[Task], repeats: int) -> Iterator[dict[str, Any]]:

@@ -85,7 +85,8 @@ def naive_scores(model: MLLM, frames: Tensor, candidates: Sequence[str]) -> Tens
     return torch.stack(rank(model, frames, [text_ids(model, text) for text in candidates]), dim=1)
 
 
-def _see(model: MLLM, frames: Tensor) -> Tensor:
+def see(model: MLLM, frames: Tensor) -> Tensor:
+    """Visual tokens (B, T, D) of frames (B, 3, S, S), each with the question."""
     return model.encode_image(frames, [QUESTION] * len(frames)).tokens
 
 
@@ -98,7 +99,7 @@ def _mean_logp(logits: Tensor, ids: Sequence[int], *, unread: int = 1) -> Tensor
 
 
 def _rank_cached(model: Any, frames: Tensor, rows: list[list[int]]) -> list[Tensor]:
-    embeds = prefix_embeds(model, _see(model, frames), ranking=True)
+    embeds = prefix_embeds(model, see(model, frames), ranking=True)
     prefix = model.llm(inputs_embeds=embeds, use_cache=True)
     scores = []
     for ids in rows:
@@ -116,7 +117,7 @@ def fresh_cache(cache: Any) -> Any:
 
 
 def _rank_t5(model: Any, frames: Tensor, rows: list[list[int]]) -> list[Tensor]:
-    embeds = prefix_embeds(model, _see(model, frames), ranking=True)
+    embeds = prefix_embeds(model, see(model, frames), ranking=True)
     mask, start = torch.ones(embeds.shape[:2], device=embeds.device), model.llm.config.decoder_start_token_id
     scores = []
     for ids in rows:
@@ -129,7 +130,7 @@ def _rank_t5(model: Any, frames: Tensor, rows: list[list[int]]) -> list[Tensor]:
 def _rank_whole(model: Any, frames: Tensor, rows: list[list[int]]) -> list[Tensor]:
     scores = []
     for ids in rows:
-        prefix = prefix_embeds(model, _see(model, frames), ranking=True)
+        prefix = prefix_embeds(model, see(model, frames), ranking=True)
         embeds = torch.cat([prefix, id_embeds(model, ids, prefix)], dim=1)
         output = model.llm(**whole_row(model, embeds, prefix.shape[1]))
         scores.append(_mean_logp(output.logits, ids))
@@ -178,12 +179,12 @@ class NaiveStep:
     def gradient(self) -> tuple[Tensor, Tensor]:
         """(loss (), mean over the batch of dloss/d(prompted frame) (3, frame, frame))."""
         clean = F.pad(self.batch.images, [self.size.pad] * 4)
-        reference: Any = _see(self.model, clean) if self.fca else None  # nothing asks for a graph
+        reference: Any = see(self.model, clean) if self.fca else None  # nothing asks for a graph
         noise = self.delta.repeat(len(clean), 1, 1, 1).requires_grad_()
         prompted = clean + noise
-        loss = naive_loss(self.model, _see(self.model, prompted), self.batch.answers)
+        loss = naive_loss(self.model, see(self.model, prompted), self.batch.answers)
         if self.fca:
-            loss = loss + self.fca * (_see(self.model, prompted) - reference).norm(dim=-1).mean()
+            loss = loss + self.fca * (see(self.model, prompted) - reference).norm(dim=-1).mean()
         if self.tse:
             loss = loss - self.tse * self._similarity(prompted)
         loss.backward()

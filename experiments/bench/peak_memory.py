@@ -39,29 +39,11 @@ def main(argv: Sequence[str]) -> int:
     options = parse_options(Options, argv)
     if options is None:
         return 0
+    from experiments.bench.measure import run_once
+
     run_once(**vars(options))
     print(peak_bytes())
     return 0
-
-
-def run_once(architecture: str, side: str, batch: int, candidates: int, size: str) -> None:
-    """One pass of a side over a random model; `size` names one of `bench_models`."""
-    import torch.nn.functional as F
-
-    from experiments.bench import models as bench_models
-    from experiments.bench.floor import rank_floor
-    from experiments.bench.tasks import rank_task
-
-    numbers = getattr(bench_models, size)
-    model, inputs = (
-        bench_models.build_bench_model(architecture, numbers),
-        bench_models.bench_inputs(batch, numbers),
-    )
-    frames = F.pad(inputs.images, [numbers.pad] * 4)
-    if side == "prefix":
-        rank_floor(model, frames)()
-    else:
-        rank_task(model, frames, inputs.questions, bench_models.bench_names(candidates)).ours()
 
 
 def peak_bytes() -> int:

@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from model_zoo.weights.writing import new_file
 
@@ -20,8 +22,6 @@ def fit(
 
     Returns the mean loss of the last tenth.
     """
-    from tqdm import tqdm
-
     parameters = [p for p in parameters if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.98), weight_decay=0.02)
     warm = max(1, steps // 20)
@@ -45,8 +45,6 @@ def fit(
 
 def save_weights(path: Path, tensors: dict[str, Tensor], metadata: dict[str, object]) -> None:
     """Write float16 safetensors with string metadata, atomically: a reader sees the old file or the whole new one."""
-    from safetensors.torch import save_file
-
     half = {k: (t.half() if t.is_floating_point() else t).contiguous().cpu() for k, t in tensors.items()}
     with new_file(path) as draft:
         save_file(half, draft, {k: str(v) for k, v in metadata.items()})

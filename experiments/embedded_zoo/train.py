@@ -21,7 +21,7 @@ from datamodules.emoji import questions as emoji
 from datamodules.emoji import scenes
 from datamodules.emoji.art import NAMES
 from datamodules.emoji.scenes import Scenes, World
-from experiments.cli import suggest
+from experiments.cli import unknown
 from experiments.embedded_zoo import lessons
 from experiments.embedded_zoo.clip import Choice, train_clip
 from experiments.embedded_zoo.fit import files_sha256, save_weights
@@ -201,8 +201,7 @@ def train_zoo(name: str, *, out: Path | None, steps_scale: float, third_style: b
     if name == "tokenizer":
         return train_tokenizer(*tokenizer_texts(), job.out / "tokenizer.json", VOCABULARY)
     if name != "all" and name not in towers + models:
-        known = ["all", "tokenizer", *towers, *models]
-        raise ValueError(f"Unknown name '{name}'.{suggest(name, known)} Available: {', '.join(known)}.")
+        raise unknown("name", name, ["all", "tokenizer", *towers, *models])
     torch.set_num_threads(threads)
     for each in towers + models if name == "all" else [name]:
         if each == "clip":

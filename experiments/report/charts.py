@@ -8,8 +8,11 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
+import matplotlib
 import numpy as np
 from markupsafe import Markup
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from experiments.report.gain_curves import Average, Point
 from experiments.report.numbers import change, with_interval
@@ -96,8 +99,6 @@ def _marks(axes: Any, place: int, x: Sequence[float], y: Any, *, gid: str, size:
 
 
 def _curve_axes(axes: Any, limits: tuple[float, float]) -> None:
-    from matplotlib.ticker import MaxNLocator
-
     axes.axhline(0, color=INK, linewidth=1, zorder=1)
     axes.set_ylim(*limits)
     axes.set_xlabel("epoch")
@@ -194,9 +195,6 @@ def swatch(place: int, mark: bool = True) -> Markup:
 
 def new_axes(width: float, height: float) -> tuple[Any, Any]:
     """(figure, axes) of width x height CSS pixels, in the page's colours. Not thread-safe: rc settings are global."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
     colours = {key: INK for key in ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")}
     with matplotlib.rc_context(RC | colours | {"grid.color": GRID}):
         figure = Figure(figsize=(width / 72, height / 72), dpi=72, layout="constrained")
@@ -211,8 +209,6 @@ def to_svg(figure: Any, *, name: str, label: str, titles: Mapping[str, Sequence[
         label: what the chart shows, for those who do not see it.
         titles: gid of an artist -> a text for each of its marks, in the order they were drawn; shown on hover.
     """
-    import matplotlib
-
     buffer = io.StringIO()
     with matplotlib.rc_context(RC):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from experiments.cli import suggest
 from experiments.report.gain_curves import Point, drift_rows, gain_points
 from experiments.report.numbers import main_method
 from experiments.report.settings import read_config
 from experiments.run.folder import CONFIG, read_status
+from experiments.statistics import analyse, write_statistics
+from experiments.sweep.samples import TransferRecord, read_samples, run_records
+from lightning_modules.prompts import Prompt
 from lightning_modules.records import read_rows
-
-if TYPE_CHECKING:
-    from experiments.sweep.samples import TransferRecord
 
 SCHEMA = 1
 
@@ -98,9 +98,6 @@ def sweep_material(folder: Path, *, control: str, method: str, examples: int) ->
 
 def run_material(folder: Path, *, control: str, method: str, examples: int) -> Material:
     """A single finished run as a sweep of one cell."""
-    from experiments.statistics import analyse
-    from experiments.sweep.samples import run_records
-
     row = next(row for row in read_rows(folder / "results.jsonl") if row["split"] == "test")
     cell = cell_of(row)
     statistics = checked(analyse(run_records(folder, *cell)), folder / CONFIG)
@@ -112,9 +109,8 @@ def run_material(folder: Path, *, control: str, method: str, examples: int) -> M
 def _chosen(statistics: dict, method: str, control: str) -> tuple[str, str]:
     """(method, control), both among those of the statistics."""
     methods = {cell["method"] for cell in statistics["cells"]}
-    return _known("method", method or main_method(statistics), methods), _known(
-        "control", control, statistics["controls"]
-    )
+    chosen = _known("method", method or main_method(statistics), methods)
+    return chosen, _known("control", control, statistics["controls"])
 
 
 # ---- statistics ----------------------------------------------------------------------------------------------------
@@ -132,8 +128,6 @@ def read_statistics(folder: Path) -> dict[str, Any]:
         )
     newest = max((sample.stat().st_mtime for sample in samples), default=0.0)
     if not path.is_file() or path.stat().st_mtime < newest:
-        from experiments.statistics import write_statistics
-
         write_statistics(folder)
     try:
         content = json.loads(path.read_text())
@@ -180,7 +174,8 @@ def run_folders(folder: Path) -> dict[str, Path]:
 
     Several arise when code or data changed between two sweeps into the same folder.
     """
-    planned = set(_planned(folder))
+    cells = latest_plan(folder).get("cells", [])
+    planned = {f"{cell.get('label')}-{str(cell.get('id'))[:8]}" for cell in cells}
     best: dict[str, tuple[tuple, Path]] = {}
     for path in sorted((folder / "cells").glob("*-????????")):
         status = read_status(path)
@@ -201,12 +196,6 @@ def latest_plan(folder: Path) -> dict[str, Any]:
     return plan if isinstance(plan, dict) else {}
 
 
-def _planned(folder: Path) -> Iterator[str]:
-    """Names of the run folders of the latest plan."""
-    for cell in latest_plan(folder).get("cells", []):
-        yield f"{cell.get('label')}-{str(cell.get('id'))[:8]}"
-
-
 def read_run(cell: CellKey, folder: Path, page: Path, statistics: dict) -> Run:
     """Everything small the page needs of a run; what is missing or damaged is empty."""
     rows = [row for row in read_rows(folder / "results.jsonl") if "split" in row and "metric" in row]
@@ -219,8 +208,6 @@ def read_run(cell: CellKey, folder: Path, page: Path, statistics: dict) -> Run:
 
 def read_prompt(run: Run) -> Any:
     """The run's prompt, or None where there is none that can be read."""
-    from lightning_modules.prompts import Prompt
-
     try:
         return Prompt.load(run.folder / "prompt")
     except (OSError, ValueError):
@@ -229,8 +216,6 @@ def read_prompt(run: Run) -> Any:
 
 def read_records(material: Material, cell: CellKey) -> list[TransferRecord]:
     """Per-sample records of one prompt, from samples/ or the run's own scores; none where they are damaged."""
-    from experiments.sweep.samples import read_samples, run_records
-
     path = material.folder / "samples" / f"{cell.label}.parquet"
     try:
         if path.is_file():

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from omegaconf import OmegaConf
 
+from experiments.recipes import as_yaml
 from experiments.run.folder import CONFIG
 
 LEFT_OUT = ("out", "resume")  # where a run lies says nothing about what it is
@@ -45,10 +46,4 @@ def common(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def as_text(config: Mapping[str, Any]) -> str:
     """One `key: value` a line, as words a command takes."""
-    return "\n".join(f"{key}: {_plain(value)}" for key, value in config.items())
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false", None: "null"}[value]
-    return f"[{', '.join(map(_plain, value))}]" if isinstance(value, list) else str(value)
+    return "\n".join(f"{key}: {as_yaml(value, comma=', ')}" for key, value in config.items())

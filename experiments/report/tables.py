@@ -25,9 +25,10 @@ def headline(statistics: Mapping, over: str = "targets", data: str = "") -> Text
     """Average gain of every method over every control; `data` "" is the mean over data sets."""
     entries = [e for e in statistics["methods"] if e["over"] == over and e["data"] == data]
     cells = {(e["method"], e["control"]): e for e in entries}
-    rows = []
-    for method in method_order(method for method, _ in cells):
-        rows.append([method, *_gains([cells.get((method, control)) for control in statistics["controls"]])])
+    rows = [
+        [method, *_gains([cells.get((method, control)) for control in statistics["controls"]])]
+        for method in method_order(method for method, _ in cells)
+    ]
     what = {"targets": "targets the prompt was not learned on", "source": "the source itself"}[over]
     of = f"data set {data}" if data else "mean over data sets"
     return TextTable(
@@ -130,19 +131,14 @@ def _range(numbers: set[int]) -> str:
 def shared(statistics: Mapping) -> TextTable:
     """Average target gain by what source and target have in common."""
     cells = {(e["method"], e["shared"], e["control"]): e for e in statistics["shared"]}
-    keys = sorted(
-        {(m, s) for m, s, _ in cells}, key=lambda key: (method_order(m for m, *_ in cells).index(key[0]), key)
-    )
-    rows = []
-    for method, tag in keys:
-        own = [cells.get((method, tag, control)) for control in statistics["controls"]]
-        rows.append([f"{method}, {tag}", *_gains(own)])
+    rows = [
+        [f"{method}, {tag}", *_gains([cells.get((method, tag, control)) for control in statistics["controls"]])]
+        for method in method_order(method for method, *_ in cells)
+        for tag in sorted({tag for of, tag, _ in cells if of == method})
+    ]
     header = ["method, source and target share", *(f"over {CONTROL_NAMES[c]}" for c in statistics["controls"]), "from"]
-    return TextTable(
-        f"Average target gain in points, mean over data sets; {interval_kind(statistics['shared'])}; n: test images.",
-        header,
-        rows,
-    )
+    over = interval_kind(statistics["shared"])
+    return TextTable(f"Average target gain in points, mean over data sets; {over}; n: test images.", header, rows)
 
 
 def missing(statistics: Mapping) -> TextTable:

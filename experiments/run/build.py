@@ -33,6 +33,9 @@ from lightning_modules.transfer_callback import TransferCallback
 from lightning_modules.tvp import TVPModule
 from model_zoo.registry import load_clip
 
+# Keys of `data` and `method` that the data set and the module take under the same names.
+DATA_KEYS = ("root", "image_size", "n_train", "workers", "split_seed", "val", "official", "augment")
+METHOD_KEYS = ("fca", "tse", "fca_relative", "optimizer", "lr", "momentum", "schedule", "warmup_steps")
 # Which only some data sets have: given where they are set, `half=false` too.
 OPTIONAL_DATA_KEYS = ("shots", "names", "corruption", "cache", "max_corrupt", "half", "task")
 
@@ -42,17 +45,10 @@ def build_datamodule(config: DictConfig) -> Any:
     data, train = config.data, config.train
     datamodule = load_datamodule(
         data.name,
-        root=data.root,
-        image_size=data.image_size,
         batch_size=train.batch_size * train.accumulate,
         eval_batch_size=train.eval_batch_size,
-        n_train=data.n_train,
-        workers=data.workers,
         seed=config.seed,
-        split_seed=data.split_seed,
-        val=data.val,
-        official=data.official,
-        augment=data.augment,
+        **{key: data[key] for key in DATA_KEYS},
         **{key: data[key] for key in OPTIONAL_DATA_KEYS if data[key] or (key == "half" and data[key] is False)},
     )
     datamodule.n_val, datamodule.n_test = config.targets.n, data.n_test
@@ -117,6 +113,12 @@ class RunParts:
         return key
 
 
+def used_splits(config: DictConfig) -> dict[str, int | None]:
+    """Split -> how many of its rows a run uses (None: all); without test where data.n_test=0 leaves it unread."""
+    sizes = {"train": None, "val": config.targets.n, "test": config.data.n_test}
+    return {split: n for split, n in sizes.items() if n != 0}
+
+
 def build_module(parts: RunParts, steps_per_epoch: int) -> TVPModule:
     """TVPModule with an initialised prompt; frozen models are loaded later, by `configure_model`."""
     config, method, geometry = parts.config, parts.config.method, parts.config.prompt
@@ -129,18 +131,11 @@ def build_module(parts: RunParts, steps_per_epoch: int) -> TVPModule:
         lambda: [load_source(spec) for spec in parts.sources],
         lambda: load_clip(method.clip, weights=config.source.weights),
         clean_features=build_clean_features(parts),
-        fca=method.fca,
-        tse=method.tse,
-        fca_relative=method.fca_relative,
-        optimizer=method.optimizer,
-        lr=method.lr,
-        momentum=method.momentum,
-        schedule=method.schedule,
-        warmup_steps=method.warmup_steps,
         sources_reduction=method.sources,
         accumulate=config.train.accumulate,
         total_epochs=epochs,
         total_steps=steps,
+        **{key: method[key] for key in METHOD_KEYS},
     )
 
 

@@ -14,6 +14,7 @@ from experiments.run.build import RunParts
 from lightning_modules.evaluation import ModelSpec
 from model_zoo.listing import gib
 from model_zoo.memory.activations import USUAL
+from model_zoo.memory.free import free_ram, free_room
 from model_zoo.memory.need import CUDA_CONTEXT, FRAGMENTATION, Need, overhead, source_need, target_need
 from model_zoo.memory.sizes import PUBLISHED_SIZES, Sizes, sizes_of
 from model_zoo.registry import canonical, dry_load, get_entry, missing_clip, missing_files
@@ -22,6 +23,7 @@ ASSUMED = (
     f"{USUAL.text} text, {USUAL.answer} answer and {USUAL.candidates} candidate tokens an image; "
     f"{FRAGMENTATION:.0%} lost by the allocator; a GPU's driver takes {gib(CUDA_CONTEXT)}"
 )
+BFLOAT16 = "source.dtype=bfloat16 targets.dtype=bfloat16"
 
 
 class NotEnoughMemoryError(ValueError):
@@ -58,8 +60,6 @@ def check_memory(parts: RunParts, *, resumed: bool = False) -> None:
 
 def shortage(config: DictConfig, plan: Plan) -> str:
     """What does not fit, with numbers and what to change; empty when all fits or the system does not say."""
-    from model_zoo.memory.free import free_ram, free_room
-
     device, room, ram = device_of(config), free_room(device_of(config)), free_ram()
     needed = plan.device if device == "cuda" else plan.device * config.train.devices
     if room.free is not None and needed > room.free:
@@ -71,8 +71,7 @@ def shortage(config: DictConfig, plan: Plan) -> str:
     if device == "cuda" and ram.free is not None and plan.host > ram.free:
         return (
             f"Loading passes {gib(plan.host)} through RAM, but {gib(ram.free)} are free {ram.where}. Use "
-            "source.dtype=bfloat16 targets.dtype=bfloat16, fewer train.devices, or a larger machine. "
-            "train.memory_check=warn tries anyway."
+            f"{BFLOAT16}, fewer train.devices, or a larger machine. train.memory_check=warn tries anyway."
         )
     return ""
 
@@ -80,33 +79,27 @@ def shortage(config: DictConfig, plan: Plan) -> str:
 def _ways_out(config: DictConfig, free: int) -> str:
     """Changes in the order of their cost to the result, each on top of those before, until the run would fit."""
     changes, words = cast(DictConfig, OmegaConf.create(OmegaConf.to_container(config))), []
-    for word, change in _changes(config):
-        changes = cast(DictConfig, OmegaConf.merge(changes, OmegaConf.from_dotlist(change)))
+    for change in _changes(config):
+        changes = cast(DictConfig, OmegaConf.merge(changes, OmegaConf.from_dotlist(change.split())))
         total = memory_plan(RunParts(changes)).device
-        words.append(f"{word} ({gib(total)})")
+        words.append(f"{change} ({gib(total)})")
         if total <= free:
             return f"It would fit with {', then '.join(words)}."
     return f"Even {', then '.join(words)} would not fit: use a larger device or a smaller model."
 
 
-def _changes(config: DictConfig) -> list[tuple[str, list[str]]]:
-    train, choices = config.train, []
-    if config.targets.residency == "keep" and config.targets.names:
-        choices.append(("targets.residency=sequential", ["targets.residency=sequential"]))
-    if not train.checkpointing and config.method.name != "none":
-        choices.append(("train.checkpointing=true", ["train.checkpointing=true"]))
-    if train.batch_size > 1 and config.method.name != "none":
-        more = f"train.batch_size=1 train.accumulate={train.accumulate * train.batch_size}"
-        choices.append((more, more.split()))
-    if train.eval_batch_size > 4:
-        choices.append(("train.eval_batch_size=4", ["train.eval_batch_size=4"]))
-    if "float32" in (config.source.dtype, config.targets.dtype) and not config.sources:
-        half = "source.dtype=bfloat16 targets.dtype=bfloat16"
-        choices.append((half, half.split()))
-    if device_of(config) == "cuda" and not config.sources:
-        quant = "source.quant=8bit targets.quant=8bit"
-        choices.append((quant, quant.split()))
-    return choices
+def _changes(config: DictConfig) -> list[str]:
+    train, learns, alone = config.train, config.method.name != "none", not config.sources
+    one_image = f"train.batch_size=1 train.accumulate={train.accumulate * train.batch_size}"
+    changes = (
+        ("targets.residency=sequential", config.targets.residency == "keep" and config.targets.names),
+        ("train.checkpointing=true", learns and not train.checkpointing),
+        (one_image, learns and train.batch_size > 1),
+        ("train.eval_batch_size=4", train.eval_batch_size > 4),
+        (BFLOAT16, alone and "float32" in (config.source.dtype, config.targets.dtype)),
+        ("source.quant=8bit targets.quant=8bit", alone and device_of(config) == "cuda"),
+    )
+    return [change for change, helps in changes if helps]
 
 
 def memory_plan(parts: RunParts) -> Plan:
@@ -118,13 +111,12 @@ def memory_plan(parts: RunParts) -> Plan:
     resident, training = _training([need for _, need in sources], config, device)
     scoring = _scoring([_own_scoring(parts, device), *(need for _, need in targets)], resident, config, device)
     host = config.train.devices * max([resident, *(need.weights for _, need in targets)])
+    peak = max(training, scoring)
     lines.append(f"assumed  {ASSUMED}")
-    lines.append(
-        f"peak     {gib(max(training, scoring))} on {device} (training {gib(training)}, scoring {gib(scoring)})"
-    )
+    lines.append(f"peak     {gib(peak)} on {device} (training {gib(training)}, scoring {gib(scoring)})")
     if device == "cuda":
         lines.append(f"loading  {gib(host)} of RAM for a while")
-    return Plan(max(training, scoring), host, lines)
+    return Plan(peak, host, lines)
 
 
 def _training(needs: Sequence[Need], config: DictConfig, device: str) -> tuple[int, int]:
@@ -175,7 +167,6 @@ def planned_sizes(name: str, weights: str) -> Sizes:
     """Sizes of a published model: read off its files where they are complete, else the published numbers."""
     if missing_files(name, weights):
         return PUBLISHED_SIZES[canonical(name)]
-
     return sizes_of(dry_load(name, Path(weights)))
 
 
@@ -187,7 +178,6 @@ def device_of(config: DictConfig) -> str:
     """`cuda` or `cpu`, as Lightning will choose."""
     if config.train.accelerator not in ("auto", "gpu", "cuda"):
         return "cpu"
-
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -215,15 +205,12 @@ def print_plan(config: DictConfig) -> int:
         for line in missing_files(spec.name, spec.weights):
             print(f"         MISSING {line}")
     plan = memory_plan(parts)
-    print("\n".join(["", "# Memory, planned", *plan.lines, *_verdict(config, plan), "", "# Data"]))
+    problem = shortage(config, plan)
+    verdict = [f"DOES NOT FIT: {problem}"] if problem else []
+    print("\n".join(["", "# Memory, planned", *plan.lines, *verdict, "", "# Data"]))
     _print_rest(parts)
     print("\nDry run: nothing was loaded or created.")
     return 0
-
-
-def _verdict(config: DictConfig, plan: Plan) -> list[str]:
-    problem = shortage(config, plan)
-    return [f"DOES NOT FIT: {problem}"] if problem else []
 
 
 def _print_rest(parts: RunParts) -> None:

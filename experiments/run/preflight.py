@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.run.build import RunParts
+from experiments.run.build import RunParts, used_splits
 from lightning_modules.atomic import replace_file
 from model_zoo.registry import missing_clip, missing_files
 
@@ -18,13 +18,11 @@ def read_images(parts: RunParts, folder: Path | None) -> None:
     It is the fingerprints that read the images, which are needed later anyway. folder: where `left_out.json` goes;
     None on all ranks but the first.
     """
-    config, datamodule = parts.config, parts.datamodule
-    sizes = {"train": None, "val": config.targets.n, "test": config.data.n_test}
-    used = [split for split, n in sizes.items() if n != 0]
-    for split in used:
-        datamodule.fingerprint(split, sizes[split])
+    used = used_splits(parts.config)
+    for split, n in used.items():
+        parts.datamodule.fingerprint(split, n)
     if folder is not None:
-        report_left_out(datamodule, used, folder)
+        report_left_out(parts.datamodule, list(used), folder)
 
 
 def report_left_out(datamodule: Any, splits: Sequence[str], folder: Path | None) -> None:

@@ -13,12 +13,7 @@ import lightning as L
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.recipes import resolve
-from experiments.run.build import (
-    RunParts,
-    build_callback,
-    build_module,
-    build_trainer,
-)
+from experiments.run.build import RunParts, build_callback, build_module, build_trainer
 from experiments.run.folder import RunFolder, create_run_folder, open_run_folder, read_status
 from experiments.run.memory_plan import check_memory
 from experiments.run.preflight import read_images, require_everything
@@ -86,7 +81,8 @@ def _guarded(parts: RunParts, folder: RunFolder) -> Path:
             folder.write_status("interrupted")
             print(f"\nInterrupted; results so far are kept. Continue with resume={folder.path}")
             raise KeyboardInterrupt from None
-        _try_status(folder, error)
+        with suppress(OSError):  # a full disk must not hide the error that is being reported
+            folder.write_status("failed", error=f"{type(error).__name__}: {error}")
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise OSError(
                 error.errno,
@@ -104,11 +100,6 @@ def _is_interrupt(error: BaseException | None) -> bool:
     while error is not None and not isinstance(error, KeyboardInterrupt | SystemExit):
         error = error.__cause__ or error.__context__
     return error is not None
-
-
-def _try_status(folder: RunFolder, error: BaseException) -> None:
-    with suppress(OSError):  # a full disk must not hide the error that is being reported
-        folder.write_status("failed", error=f"{type(error).__name__}: {error}")
 
 
 def execute(parts: RunParts, folder: RunFolder) -> None:

@@ -9,11 +9,14 @@ from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
 
+from experiments.cli import markdown
 from experiments.run.folder import RunFolder
 from experiments.run.preflight import left_out_text
+from experiments.tracking.run import draw_prompt, draw_samples
 from lightning_modules.atomic import replace_file
-from lightning_modules.drawing import contact_sheet, examples, magnify
 from lightning_modules.metrics import Estimate, Scores, estimate, paired_gain
 from lightning_modules.prompts import Prompt
 from lightning_modules.vocabulary import CONTROLS, INPUT_NAMES, METHODS
@@ -38,11 +41,6 @@ def model_rows(metric: str, records: Mapping[str, Mapping[str, Scores]], roles: 
         gains = [gain_text(paired_gain(metric, prompted, of_input[c])) if c in of_input else "-" for c in CONTROLS]
         rows.append([f"{name} ({roles[name]})", str(len(prompted.ids)), *cells, *gains])
     return rows
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows]) + "\n"
 
 
 def write_summary(config: DictConfig, folder: RunFolder, callback: Any, prompt: Prompt) -> dict:
@@ -96,18 +94,14 @@ def group_rows(metric: str, records: Mapping[str, Mapping[str, Scores]]) -> list
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Tables for people, one model a row: the scores, then the gains; in a narrow terminal two gains at a time."""
-    from rich.console import Console
-    from rich.table import Table
-
     console = Console(width=None if Console().is_terminal else 160)
     cut, most = 2 + len(INPUT_NAMES), len(CONTROLS) if console.width >= 110 else 2
     gains = [[0, *range(at, min(at + most, len(header)))] for at in range(cut, len(header), most)]
     for columns in ([*range(cut)], *gains):
         table = Table(title=title if 1 in columns else None, title_justify="left")
         for column in columns:
-            table.add_column(
-                header[column], justify="right" if column else "left", no_wrap=column == 0 or column >= cut
-            )
+            justify: Any = "right" if column else "left"
+            table.add_column(header[column], justify=justify, no_wrap=column == 0 or column >= cut)
         for row in rows:
             table.add_row(*(row[column] for column in columns))
         console.print(table)
@@ -146,9 +140,5 @@ def draw_pictures(folder: RunFolder, callback: Any, prompt: Prompt) -> None:
     """The border magnified, and a contact sheet of prompted test examples with the source's answers."""
     pictures = folder.path / "pictures"
     pictures.mkdir(exist_ok=True)
-    magnify(prompt.delta.detach().cpu(), 512, signed=prompt.kind == "overlay").save(pictures / "prompt.png")
-    frames, before, after, truth = examples(callback, prompt)
-    sheet = contact_sheet(
-        frames, before, after, truth, title=f"{callback.source.name}: test examples", names=("black border", "prompted")
-    )
-    sheet.save(pictures / "examples.png")
+    draw_prompt(prompt).save(pictures / "prompt.png")
+    draw_samples(callback, prompt, "test", "test examples").save(pictures / "examples.png")

@@ -1,31 +1,24 @@
-"""The cells of a sweep: one trained prompt each, named by everything that can change its result."""
+"""The cells of a sweep, one trained prompt each, and the version of the code that computes them."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig
 
-from experiments.recipes import load_experiment
-from model_zoo.registry import clip_fingerprint
+from experiments.recipes import as_yaml, load_experiment
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = ("model_zoo", "datamodules", "lightning_modules")
+SOURCES, TEXTS = ("model_zoo", "datamodules", "lightning_modules"), (".py", ".json", ".yaml")
 # What lies there and cannot change a score: getting data, listing and checking files, planning memory.
 NO_SOURCES = (
     *("datamodules/prepare/", "datamodules/__main__.py"),
     *("model_zoo/__main__.py", "model_zoo/listing.py", "model_zoo/check.py", "model_zoo/memory/"),
-)
-# Words that change where and how fast a cell is computed, never what comes out. Weights and data are in by fingerprint.
-VOLATILE = (
-    *("out", "resume", "log", "source.weights", "data.root", "data.workers", "data.cache", "targets.residency"),
-    "train.memory_check",
 )
 
 
@@ -33,7 +26,7 @@ class SweepCell(NamedTuple):
     """One prompt to train and score.
 
     label: names it to people. words: the `key=value` words of its run. id: names everything that can change its result
-    (see `cell_id`); empty while it is not known, or weights or data are missing.
+    (see `identity.cell_id`); empty while it is not known, or weights or data are missing.
     """
 
     label: str
@@ -49,11 +42,9 @@ class SweepCell(NamedTuple):
         """Name of its run folder below OUT/cells."""
         return f"{self.label}-{self.id[:8]}" if self.id else self.label
 
-    def as_dict(self) -> dict[str, Any]:
-        return self._asdict() | {"words": [list(pair) for pair in self.words]}
-
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> SweepCell:
+        """A cell as JSON gives it back, which knows lists only."""
         return cls(**{**row, "words": tuple((key, value) for key, value in row["words"])})
 
 
@@ -94,32 +85,7 @@ def cell_words(sweep: DictConfig, source: str, data: Any, method: Any, seed: int
     more = (sweep.words, sweep.source_words.get(source, {}), method.words, data.words)
     for words in (*more, data.methods.get(method.name, {})):
         own |= dict(words)
-    return [(key, _as_word(value)) for key, value in own.items()]
-
-
-def _as_word(value: Any) -> str:
-    if isinstance(value, list | ListConfig):
-        return f"[{','.join(map(str, value))}]"
-    if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false", None: "null"}[value]
-    return str(value)
-
-
-# ---- identity --------------------------------------------------------------------------------------------------------
-def identified(cells: Sequence[SweepCell]) -> tuple[list[SweepCell], list[str]]:
-    """Cells with their ids, and a block of text for everything that is missing.
-
-    Raises:
-        ValueError: a cell's words make no valid run; names the cell.
-    """
-    known = Fingerprints()
-    result, missing = [], []
-    for cell in cells:
-        config = resolved(cell)
-        blocks = known.missing(config)
-        missing += blocks
-        result.append(cell if blocks else cell._replace(id=cell_id(config, known)))
-    return result, list(dict.fromkeys(missing))
+    return [(key, as_yaml(value)) for key, value in own.items()]
 
 
 def resolved(cell: SweepCell) -> DictConfig:
@@ -130,28 +96,6 @@ def resolved(cell: SweepCell) -> DictConfig:
         raise ValueError(f"Cell {cell.label}: {error}") from None
 
 
-def cell_id(config: DictConfig, known: Fingerprints) -> str:
-    """First 16 hex digits of sha256 over the resolved configuration, the code, the weights and the data."""
-    identity = {
-        "config": settled(config),
-        "code": code_version(),
-        "weights": known.weights(config),
-        "data": known.data(config),
-    }
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def settled(config: DictConfig) -> dict[str, Any]:
-    """The resolved configuration without what is `VOLATILE`."""
-    plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
-    for key in VOLATILE:
-        group, _, leaf = key.rpartition(".")
-        (plain[group] if group else plain).pop(leaf)
-    for source in plain["sources"]:
-        source.pop("weights")
-    return plain
-
-
 @cache
 def code_version() -> str:
     """sha256 over the sources of the three packages that decide a result; a commit that touches none changes nothing.
@@ -160,7 +104,8 @@ def code_version() -> str:
     own fingerprints.
     """
     digest = hashlib.sha256()
-    for path in _files(ROOT / name for name in SOURCES):
+    files = [path for name in SOURCES for path in (ROOT / name).rglob("*") if path.suffix in TEXTS and path.is_file()]
+    for path in sorted(files):
         name = path.relative_to(ROOT).as_posix()
         if name.startswith(NO_SOURCES):
             continue
@@ -169,60 +114,3 @@ def code_version() -> str:
         digest.update(f"{name}\0".encode())
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:16]
-
-
-def _files(folders: Iterable[Path]) -> list[Path]:
-    return sorted(p for f in folders for p in f.rglob("*") if p.suffix in (".py", ".json", ".yaml") and p.is_file())
-
-
-class Fingerprints:
-    """Reads once what the cells of a sweep share: which files are missing, hashes of weights and of data."""
-
-    def __init__(self) -> None:
-        self._known: dict[tuple, Any] = {}
-
-    def _once(self, key: tuple, read: Callable[[], Any]) -> Any:
-        if key not in self._known:
-            self._known[key] = read()
-        return self._known[key]
-
-    def missing(self, config: DictConfig) -> list[str]:
-        """Blocks of text for missing weights and data of one cell."""
-        from experiments.run.build import RunParts
-        from experiments.run.preflight import missing_things
-
-        parts = RunParts(config)
-        clip = (config.method.clip, config.source.weights) if config.method.tse else None
-        models = tuple((spec.name, spec.weights) for spec in parts.models)
-        return self._once(("missing", models, clip, _data_key(config)), lambda: missing_things(parts))
-
-    def weights(self, config: DictConfig) -> dict[str, str]:
-        """mllm (and `clip`, where TSE needs it) -> fingerprint, each read in the folder it is loaded from."""
-        from experiments.run.build import RunParts
-
-        found = {m.name: self._once((m.name, m.weights), m.fingerprint) for m in RunParts(config).models}
-        if config.method.tse:
-            clip, folder = config.method.clip, config.source.weights
-            found["clip"] = self._once(("clip", clip, folder), lambda: clip_fingerprint(clip, folder))
-        return found
-
-    def data(self, config: DictConfig) -> dict[str, str]:
-        """split -> fingerprint of its rows and pictures."""
-        return self._once(("data", _data_key(config)), lambda: _data_fingerprints(config))
-
-
-def _data_fingerprints(config: DictConfig) -> dict[str, str]:
-    from experiments.run.build import build_datamodule
-
-    datamodule = build_datamodule(config)
-    datamodule.setup()
-    sizes = {"train": None, "val": config.targets.n, "test": config.data.n_test}
-    return {split: datamodule.fingerprint(split, n) for split, n in sizes.items() if n != 0}
-
-
-def _data_key(config: DictConfig) -> str:
-    """What decides which rows and pictures are read, and where from; their size in pixels does not."""
-    data = {
-        key: value for key, value in config.data.items() if key not in ("image_size", "workers", "cache", "augment")
-    }
-    return json.dumps([data, config.targets.n], sort_keys=True)

@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
+from rich.console import Console
+from rich.live import Live
+
 from experiments.sweep.cells import SweepCell
 from experiments.sweep.folder import States, SweepFolder
 from experiments.sweep.leases import Leases, read_leases
@@ -22,8 +25,6 @@ class Display:
     """
 
     def __init__(self, folder: SweepFolder, cells: Sequence[SweepCell]) -> None:
-        from rich.console import Console
-
         self.folder, self.cells, self.console = folder, list(cells), Console()
         self.live: Any = None
         self.seen = {key for key, row in folder.states().items() if row["state"] != "waiting"}
@@ -31,8 +32,6 @@ class Display:
 
     def __enter__(self) -> Display:
         if self.console.is_terminal:
-            from rich.live import Live
-
             self.live = Live(console=self.console, refresh_per_second=4, transient=True)
             self.live.__enter__()
         return self

@@ -102,7 +102,7 @@ class SweepFolder:
     def write_plan(self, cells: Sequence[SweepCell], recipe: dict[str, Any]) -> str:
         """Keep the identified cells of a recipe; its digest names the plan to workers on any host."""
         plan = {"sweep": recipe["sweep"], "label": recipe["label"], "code": code_version(), "recipe": recipe}
-        plan["cells"] = [cell.as_dict() for cell in cells]
+        plan["cells"] = [cell._asdict() for cell in cells]
         text = json.dumps(plan, indent=1, sort_keys=True) + "\n"
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         replace_file(self.path / "plans" / f"{digest}.json", text.encode())
@@ -167,10 +167,6 @@ class SweepFolder:
         for cell in failed:
             self.record(cell, "waiting", attempt=states[cell.id]["attempt"] + 1)
         return failed
-
-    def state_of(self, cell: SweepCell) -> str:
-        """`waiting`, `failed` or `finished`, as it stands now."""
-        return self.states().of(cell)
 
     def ended(self, cells: Iterable[SweepCell]) -> bool:
         """Whether every cell has finished or failed."""

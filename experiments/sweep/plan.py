@@ -11,10 +11,15 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
 
-from experiments.sweep.cells import SweepCell, build_cells, identified, resolved
+from experiments.run.build import RunParts, build_datamodule, run_length
+from experiments.run.memory_plan import memory_plan
+from experiments.sweep.cells import SweepCell, build_cells, resolved
 from experiments.sweep.display import clock
 from experiments.sweep.folder import MARKER, States, SweepFolder
+from experiments.sweep.identity import identified
 from experiments.sweep.slots import local_slots
 from lightning_modules.vocabulary import SPLITS
 from model_zoo.registry import get_entry
@@ -28,12 +33,6 @@ HOW = {
 
 def print_plan(sweep: DictConfig, own: dict[str, Any]) -> int:
     """One line for each source, data set and method: its seeds by state, predicted time of one and memory."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from experiments.run.build import RunParts
-    from experiments.run.memory_plan import memory_plan
-
     cells, missing = identified(build_cells(sweep))
     states = SweepFolder(own["out"]).states() if (Path(own["out"]) / MARKER).is_file() else States()
     table = Table(title=f"{sweep.sweep}: {len(cells)} cells", title_justify="left")
@@ -58,7 +57,6 @@ def print_plan(sweep: DictConfig, own: dict[str, Any]) -> int:
 def _total(costs: list[Cost], jobs: int) -> str:
     if not costs:
         return "Nothing is left to do."
-
     slots = jobs or len(local_slots(0, len(costs)))
     seconds = sum(cost.seconds for cost in costs)
     how = "; ".join(HOW[kind] for kind in HOW if kind in {cost.how for cost in costs})
@@ -98,8 +96,6 @@ def predicted(cell: SweepCell, config: DictConfig, cells: Sequence[SweepCell], s
 
 def counted(config: DictConfig) -> Cost:
     """Updates and scored rows times what one takes."""
-    from experiments.run.build import build_datamodule, run_length, validation_interval
-
     # How many rows there are: counted where the data is here, else as it was published.
     datamodule = build_datamodule(config)
     missing = bool(datamodule.missing())

@@ -10,7 +10,8 @@ from typing import Any, cast
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.cli import suggest
+from experiments.cli import suggest, unknown
+from experiments.recipes import first_lines
 from model_zoo.registry import get_entry
 
 FOLDER = Path(__file__).resolve().parents[1] / "sweeps"
@@ -64,7 +65,7 @@ class Sweep:
 
 def list_sweeps() -> dict[str, str]:
     """name -> first comment line."""
-    return {p.stem: p.read_text("utf-8").splitlines()[0].lstrip("# ").strip() for p in sorted(FOLDER.glob("*.yaml"))}
+    return first_lines(FOLDER)
 
 
 def load_sweep(name: str, overrides: Sequence[tuple[str, str]] = ()) -> DictConfig:
@@ -75,8 +76,7 @@ def load_sweep(name: str, overrides: Sequence[tuple[str, str]] = ()) -> DictConf
     """
     path = FOLDER / f"{name}.yaml"
     if not path.is_file():
-        known = list(list_sweeps())
-        raise ValueError(f"Unknown sweep '{name}'.{suggest(name, known)} Available: {', '.join(known)}.")
+        raise unknown("sweep", name, list(list_sweeps()))
     try:
         sweep = cast("DictConfig", OmegaConf.merge(OmegaConf.structured(Sweep), OmegaConf.load(path)))
     except OmegaConfBaseException as error:

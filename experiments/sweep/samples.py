@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from experiments.run.folder import RESULTS, run_roles, run_scores
 from lightning_modules.atomic import replace_file
@@ -60,9 +62,6 @@ def write_samples(path: Path, records: Sequence[TransferRecord]) -> None:
     Columns: target, input, id, group, label (index of the right candidate), prediction, scores (log-likelihood of each
     candidate, -inf past a row's last). What is constant in the file is in its schema's metadata, as JSON under `cell`.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     first = records[0]
     if len({record.prompt for record in records}) != 1:
         raise ValueError("One file of samples holds one prompt; got records of several.")
@@ -96,9 +95,6 @@ def read_samples(path: Path) -> list[TransferRecord]:
     Raises:
         ValueError: the file is damaged or no file of samples.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
         table = pq.read_table(path)
         cell = json.loads(table.schema.metadata[b"cell"])

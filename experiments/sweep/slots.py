@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 
+import torch
+
 from experiments.sweep.worker import THREADS
+from model_zoo.memory.free import free_room
 
 GIB_PER_CPU_SLOT = 2
 
@@ -20,8 +23,6 @@ def local_slots(jobs: int, cells: int) -> list[dict[str, str]]:
 
 def visible_gpus() -> list[str]:
     """What CUDA_VISIBLE_DEVICES may be set to, one GPU at a time."""
-    import torch
-
     if not torch.cuda.is_available():
         return []
     named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
@@ -29,8 +30,6 @@ def visible_gpus() -> list[str]:
 
 
 def _cpu_slots() -> int:
-    from model_zoo.memory.free import free_room
-
     cores, free = usable_cores(), free_room("cpu").free
     return max(1, cores if free is None else min(cores, free // (GIB_PER_CPU_SLOT << 30)))
 

@@ -37,6 +37,8 @@ def work(out: Path, plan: str, name: str, *, stop: Callable[[], bool] = lambda: 
         ValueError: this host's sources are not those the plan was made with.
         OSError: the disk is full.
     """
+    import torch  # after the program has said what a signal does to it
+
     folder = SweepFolder(out)
     cells, made = folder.read_plan(plan)
     if made["code"] != code_version():
@@ -44,7 +46,7 @@ def work(out: Path, plan: str, name: str, *, stop: Callable[[], bool] = lambda: 
             f"This host's sources (code {code_version()}) are not those the sweep was planned with ({made['code']}). "
             "Bring both to the same version, then start the sweep again: changed code makes new cells."
         )
-    one_thread()
+    torch.set_num_threads(1)  # sums in one order whatever the machine; GPUs are not concerned
     leases, done, source = Leases(folder.leases, name), 0, kept_source()
     while not stop() and not (limit and done >= limit):
         cell = take(folder, leases, cells, prefer=source)
@@ -61,20 +63,13 @@ def work(out: Path, plan: str, name: str, *, stop: Callable[[], bool] = lambda: 
     return done
 
 
-def one_thread() -> None:
-    """Sums in one order whatever the machine; GPUs are not concerned."""
-    import torch
-
-    torch.set_num_threads(1)
-
-
 def take(folder: SweepFolder, leases: Leases, cells: list[SweepCell], *, prefer: str) -> SweepCell | None:
     """The first free cell, of the source that is already loaded if there is one; None while others hold all."""
     states = folder.states()
     waiting = [cell for cell in cells if states.of(cell) == "waiting"]
     for cell in sorted(waiting, key=lambda cell: cell.source != prefer):
         if leases.take(cell.id, label=cell.label, started=round(time.time(), 1)):
-            if folder.state_of(cell) != "waiting":  # it ended while we looked
+            if folder.states().of(cell) != "waiting":  # it ended while we looked
                 leases.give_up()
                 continue
             return cell

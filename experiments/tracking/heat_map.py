@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from PIL import Image
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from PIL import Image
 
 GAIN, LOSS = ("#5b9fdc", "#1f5f9e"), ("#f0a04b", "#9a5511")  # on light and on dark; apart for the colour-blind too
 CONTROL = "black"  # the control that costs nothing: what a prompt adds to a frame with an empty border
@@ -45,9 +46,6 @@ def heat_maps(pairs: Iterable[Mapping[str, Any]]) -> dict[str, Image.Image]:
 
 def heat_map(points: np.ndarray, sources: list[str], targets: list[str], limit: float, title: str) -> Image.Image:
     """points: (sources, targets), NaN where nothing was scored. limit: the points at which a colour is full."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     column = max(0.9, 0.1 * max(map(len, targets)))  # inches, so that names of targets stand side by side
     size = (max(6.0, 0.5 + 0.1 * max(map(len, sources)) + column * len(targets)), 1.2 + 0.45 * len(sources))
     canvas = FigureCanvasAgg(Figure(figsize=size, dpi=100, layout="constrained"))
@@ -61,13 +59,9 @@ def heat_map(points: np.ndarray, sources: list[str], targets: list[str], limit: 
         value = points[row, place]
         axes.text(place, row, "–" if np.isnan(value) else f"{value:+.1f}", ha="center", va="center")
     canvas.draw()
-    from PIL import Image
-
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
 def colours() -> Any:
     """From a full loss over white to a full gain."""
-    from matplotlib.colors import LinearSegmentedColormap
-
     return LinearSegmentedColormap.from_list("gain", [LOSS[0], "white", GAIN[0]], N=257)  # an odd number: 0 is white

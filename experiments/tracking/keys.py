@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
-from functools import cache
-from typing import NamedTuple, get_args, get_type_hints
+from typing import NamedTuple
 
-from experiments.schema import Method
-from lightning_modules.vocabulary import CONTROLS
+from experiments.cli import markdown
+from lightning_modules.vocabulary import TASK_METRICS
 
 STEP = "trainer/global_step"  # the x axis of everything a run logs: updates made, the same after a resume
-PLACES = {
-    "<mllm>": "[a-z0-9_]+",
-    "<metric>": "top1|top5|accuracy|mae|auroc|precision|recall|f1|yes_ratio",
-    "<control>": "|".join(CONTROLS),
-    "<method>": "|".join(get_args(get_type_hints(Method)["name"])),
-}
-PLACES["<pair>"] = f"(?:{PLACES['<method>']})-(?:{PLACES['<method>']})"
+# What stands for <metric>: those of all tasks.
+METRICS = "|".join(dict.fromkeys(metric for metrics in TASK_METRICS.values() for metric in metrics))
 
 
 class Key(NamedTuple):
@@ -29,14 +21,9 @@ class Key(NamedTuple):
     when: str
     meaning: str
 
-    @property
-    def regex(self) -> str:
-        """The pattern as a regular expression, anchored by the caller."""
-        parts = re.split(r"(<\w+>)", self.pattern)
-        return "".join(f"(?:{PLACES[part]})" if part in PLACES else re.escape(part) for part in parts)
-
 
 UPDATE, VALIDATION, END = "each update", "each validation epoch", "once, at the end"
+HEAT_MAP = "gain over the black border, source x target, a data set and method"
 SCORED = (
     ("loss", "answer loss of the source on the split, nats per token"),
     ("<metric>/<mllm>", "score of this model with the prompt; the task's metrics (docs/method.md#data-sets)"),
@@ -44,25 +31,28 @@ SCORED = (
     ("gain/<control>/mean_select", "mean of that gain over the targets that may steer"),
     ("drift/<mllm>", "FCA distance of this model's features, prompted against the black border"),
 )
-
-
-def _train_keys() -> Iterable[Key]:
-    meanings = {
-        "loss": "task + method.fca * fca + method.tse * tse",
-        "task": "answer loss, nats per token over the global batch",
-        "fca": "feature distance of prompted and clean frame, mean over samples, before its weight",
-        "tse": "minus the scaled CLIP cosine of frame and caption, mean over samples, before its weight",
-        "grad_norm": "L2 norm of the whole-frame gradient, before it is normalised",
-        "prompt_norm": "L2 norm of delta after the update",
-        "lr": "learning rate of the next update",
-    }
-    return (Key(f"train/{name}", "run", "number", UPDATE, meaning) for name, meaning in meanings.items())
-
+TRAINED = (
+    ("loss", "task + method.fca * fca + method.tse * tse"),
+    ("task", "answer loss, nats per token over the global batch"),
+    ("fca", "feature distance of prompted and clean frame, mean over samples, before its weight"),
+    ("tse", "minus the scaled CLIP cosine of frame and caption, mean over samples, before its weight"),
+    ("grad_norm", "L2 norm of the whole-frame gradient, before it is normalised"),
+    ("prompt_norm", "L2 norm of delta after the update"),
+    ("lr", "learning rate of the next update"),
+)
+COMPARED = (
+    ("gain/<control>/<method>", "the average gain over targets"),
+    ("gain_low/<control>/<method>", "lower 95 % bound of the average gain over targets"),
+    ("gain_high/<control>/<method>", "upper bound of the average gain over targets"),
+    ("difference/<pair>", "difference of two methods of the prompted scores, paired"),
+    ("difference_low/<pair>", "lower 95 % bound of the difference of the prompted scores, paired"),
+    ("difference_high/<pair>", "upper bound of the difference of the prompted scores, paired"),
+)
 
 KEYS: tuple[Key, ...] = (
     Key(STEP, "run", "number", "with every row", "updates made so far: the x axis"),
     Key("epoch", "run", "number", "with every row", "epoch, from 0"),
-    *_train_keys(),
+    *(Key(f"train/{name}", "run", "number", UPDATE, meaning) for name, meaning in TRAINED),
     *(Key(f"val/{name}", "run", "number", VALIDATION, meaning) for name, meaning in SCORED),
     *(Key(f"test/{name}", "run", "number", END, meaning) for name, meaning in SCORED),
     Key("pictures/prompt", "run", "picture", f"{VALIDATION} and at the end", "the prompt, magnified"),
@@ -72,22 +62,7 @@ KEYS: tuple[Key, ...] = (
     Key("sweep/cells", "sweep", "number", END, "cells of the sweep"),
     Key("sweep/missing", "sweep", "number", END, "cells that failed or were not run"),
     Key("sweep/alarms", "sweep", "number", END, "pairs with negative transfer, over all controls"),
-    *(
-        Key(f"sweep/{name}/<control>/<method>", "sweep", "number", END, f"{words} average gain over targets")
-        for name, words in (
-            ("gain", "the"),
-            ("gain_low", "lower 95 % bound of the"),
-            ("gain_high", "upper bound of the"),
-        )
-    ),
-    *(
-        Key(f"sweep/{name}/<pair>", "sweep", "number", END, f"{words} of the prompted scores, paired")
-        for name, words in (
-            ("difference", "difference of two methods"),
-            ("difference_low", "lower 95 % bound of the difference"),
-            ("difference_high", "upper bound of the difference"),
-        )
-    ),
+    *(Key(f"sweep/{name}", "sweep", "number", END, meaning) for name, meaning in COMPARED),
     Key(
         "pictures/heatmap",
         "sweep",
@@ -103,19 +78,7 @@ KEYS: tuple[Key, ...] = (
 )
 
 
-@cache
-def _compiled(of: str) -> list[tuple[re.Pattern, Key]]:
-    # A key with fewer places is the more particular one: mean_select is no model.
-    keys = sorted((key for key in KEYS if key.of == of), key=lambda key: key.pattern.count("<"))
-    return [(re.compile(key.regex), key) for key in keys]
-
-
-def matching_key(name: str, of: str = "run") -> Key | None:
-    """The documented key a logged name belongs to; None where nothing documents it."""
-    return next((key for pattern, key in _compiled(of) if pattern.fullmatch(name)), None)
-
-
 def keys_table(of: str) -> str:
     """The keys of a `run` or a `sweep` as a Markdown table, for docs/logging.md."""
-    lines = ["| key | when | what |", "|---|---|---|"]
-    return "\n".join(lines + [f"| `{key.pattern}` | {key.when} | {key.meaning} |" for key in KEYS if key.of == of])
+    rows = [(f"`{key.pattern}`", key.when, key.meaning) for key in KEYS if key.of == of]
+    return markdown(["key", "when", "what"], rows)

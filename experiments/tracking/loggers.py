@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch import loggers
 from omegaconf import DictConfig, OmegaConf
 
+from experiments.tracking.logger import WandbRun
 from experiments.tracking.session import public, wandb_mode
 
 DRAWN_HERE = "emoji_"  # data sets whose pictures this code draws: showing them gives nothing away
@@ -14,10 +16,6 @@ DRAWN_HERE = "emoji_"  # data sets whose pictures this code draws: showing them 
 
 def build_loggers(config: DictConfig, folder: Path) -> list[Any]:
     """CSV, TensorBoard and W&B; W&B is offline unless the user is logged in or asks for online."""
-    from lightning.pytorch import loggers
-
-    from experiments.tracking.logger import WandbRun
-
     log = config.log
     made: list[Any] = []
     if log.csv:
@@ -36,12 +34,12 @@ def public_config(config: DictConfig) -> dict[str, Any]:
     return public(OmegaConf.to_container(config, resolve=True))
 
 
-def shows_samples(config: DictConfig, loggers: list[Any]) -> bool:
+def shows_samples(config: DictConfig, made: list[Any]) -> bool:
     """Whether pictures of prompted samples are logged: `log.samples`, or where unset, wherever no image of a data set
     leaves this machine by it: offline runs, and pictures drawn here."""
     if config.log.samples is not None:
         return bool(config.log.samples)
-    online = any(getattr(logger, "mode", None) == "online" for logger in loggers)
+    online = any(getattr(logger, "mode", None) == "online" for logger in made)
     return not online or config.data.name.startswith(DRAWN_HERE)
 
 

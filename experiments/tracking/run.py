@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 
 from experiments.tracking.logger import WandbRun, wandb_runs
+from experiments.tracking.session import quiet_wandb
 from lightning_modules.artefact import read_manifest
 from lightning_modules.drawing import contact_sheet, examples, magnify
 from lightning_modules.metrics import estimate, paired_gain
@@ -44,7 +45,7 @@ class PictureCallback(L.Callback):
             prompt = cast(Prompt, pl_module.prompt)
             pictures = {"pictures/prompt": draw_prompt(prompt)}
             if self.samples:
-                pictures["pictures/samples"] = draw_samples(self.transfer, prompt)
+                pictures["pictures/samples"] = draw_samples(self.transfer, prompt, "val", "validation samples")
             log_pictures(takers, pictures, trainer.global_step)
 
 
@@ -64,20 +65,20 @@ def log_pictures(loggers: list[Any], pictures: dict[str, Image.Image], step: int
 
 
 def _wandb_images(pictures: dict[str, Image.Image]) -> dict[str, Any]:
-    import wandb
-
+    wandb = quiet_wandb()
     return {key: wandb.Image(picture) for key, picture in pictures.items()}
 
 
 def draw_prompt(prompt: Prompt) -> Image.Image:
+    """The border, or the whole overlay, magnified."""
     return magnify(prompt.delta.detach().cpu(), SIZE, signed=prompt.kind == "overlay")
 
 
-def draw_samples(transfer: Any, prompt: Prompt, split: str = "val") -> Image.Image:
-    """The first samples of the split as the source sees them, with its answers before and after."""
+def draw_samples(transfer: Any, prompt: Prompt, split: str, what: str) -> Image.Image:
+    """The first samples of the split as the source sees them, with its answers before and after; titled `what`."""
     frames, before, after, truth = examples(transfer, prompt, split)
-    title = f"{transfer.source.name}: {'validation' if split == 'val' else split} samples"
-    return contact_sheet(frames, before, after, truth, title=title, names=("black border", "prompted"))
+    title, names = f"{transfer.source.name}: {what}", ("black border", "prompted")
+    return contact_sheet(frames, before, after, truth, title=title, names=names)
 
 
 INPUTS = (*CONTROLS, "prompt", "png")
@@ -103,10 +104,9 @@ def log_results(trainer: L.Trainer, callback: Any, folder: Path, *, samples: boo
 
 def final_pictures(folder: Path, *, samples: bool) -> dict[str, Image.Image]:
     """The run's pictures by key, as `summary.draw_pictures` left them."""
-    names = {"pictures/prompt": "prompt.png"} | ({"pictures/examples": "examples.png"} if samples else {})
-    found = {key: folder / "pictures" / name for key, name in names.items()}
     pictures = {}
-    for key, path in found.items():
+    for key in ("pictures/prompt", "pictures/examples") if samples else ("pictures/prompt",):
+        path = folder / f"{key}.png"
         if path.is_file():
             with Image.open(path) as picture:
                 pictures[key] = picture.convert("RGB")
@@ -136,9 +136,7 @@ def target_table(callback: Any) -> tuple[list[str], list[list[Any]]]:
 
 
 def _wandb_table(columns: list[str], rows: list[list[Any]]) -> dict[str, Any]:
-    import wandb
-
-    return {"table/targets": wandb.Table(columns=[*columns], data=rows)}
+    return {"table/targets": quiet_wandb().Table(columns=[*columns], data=rows)}
 
 
 def log_prompt(run: Any, folder: Path, config: Mapping[str, Any]) -> None:
@@ -148,18 +146,15 @@ def log_prompt(run: Any, folder: Path, config: Mapping[str, Any]) -> None:
     a server the same things are inputs of the run, as artifacts that hold the fingerprint alone: no weight and no
     image leaves this machine.
     """
-    import wandb
-
+    wandb = quiet_wandb()
     manifest = read_manifest(folder)
     lineage = {key: manifest[key] for key in LINEAGE if key in manifest}
-    artifact = wandb.Artifact(
-        prompt_name(run.id), type="prompt", metadata=lineage | {"config": dict(config), "run": run.id}
-    )
+    made = lineage | {"config": dict(config), "run": run.id}
+    artifact = wandb.Artifact(prompt_name(run.id), type="prompt", metadata=made)
     for path in sorted(folder.iterdir()):
         artifact.add_file(str(path), name=path.name, policy="immutable")
     if not run.offline:
-        made_from = list(zip(manifest["source"], manifest["source_fingerprints"], strict=True))
-        for name, fingerprint in made_from:
+        for name, fingerprint in zip(manifest["source"], manifest["source_fingerprints"], strict=True):
             run.use_artifact(_fingerprint_artifact(name, "model", fingerprint))
         run.use_artifact(_fingerprint_artifact(manifest["data"], "dataset", manifest["train_data_fingerprint"]))
     run.log_artifact(artifact, aliases=["latest", "chosen"])
@@ -171,9 +166,7 @@ def prompt_name(run_id: str) -> str:
 
 
 def _fingerprint_artifact(name: str, kind: str, fingerprint: str) -> Any:
-    import wandb
-
-    artifact = wandb.Artifact(name, type=kind, metadata={"fingerprint": fingerprint})
+    artifact = quiet_wandb().Artifact(name, type=kind, metadata={"fingerprint": fingerprint})
     with artifact.new_file("fingerprint.txt") as file:
         file.write(f"{fingerprint}\n")
     return artifact

@@ -8,8 +8,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from experiments.tracking.heat_map import heat_maps
-from experiments.tracking.session import wandb_mode
+from experiments.tracking.logger import WandbRun, closing
+from experiments.tracking.run import prompt_name
+from experiments.tracking.session import quiet_wandb, wandb_mode
 from lightning_modules.vocabulary import CONTROLS
 
 ENDS = {"": "value", "_low": "low", "_high": "high"}  # end of a key -> field of statistics.json
@@ -29,8 +33,6 @@ def log_sweep(out: Path, *, project: str, mode: str) -> None:
     mode = wandb_mode(mode)
     if mode == "off":
         return
-    from experiments.tracking.logger import WandbRun, closing
-
     out = Path(out)
     group = sweep_group(out)
     config = {"sweep": _read_json(out / "sweep.json").get("sweep", out.resolve().name)}
@@ -42,8 +44,6 @@ def log_sweep(out: Path, *, project: str, mode: str) -> None:
 
 def sweep_group(out: Path) -> str:
     """The group its cells' runs were logged under; the sweep's own name where they have none."""
-    from omegaconf import OmegaConf
-
     for path in sorted((out / "cells").glob("*/config.yaml")):
         group = OmegaConf.select(OmegaConf.load(path), "log.group")
         if group:
@@ -53,8 +53,7 @@ def sweep_group(out: Path) -> str:
 
 def sweep_row(out: Path) -> dict[str, Any]:
     """Everything the sweep logs, by its documented key."""
-    import wandb
-
+    wandb = quiet_wandb()
     statistics, matrix = _read_json(out / "statistics.json"), _matrix(out / "matrix.csv")
     row: dict[str, Any] = dict(numbers(statistics, matrix))
     for key, (columns, data) in tables(statistics, matrix).items():
@@ -138,8 +137,6 @@ def _consume_prompts(run: Any, out: Path) -> None:
     """Declare the cells' prompts as inputs; only a server knows artifacts by name."""
     if run.offline:
         return
-    from experiments.tracking.run import prompt_name
-
     for path in sorted((out / "cells").glob("*/wandb/run_id")):
         try:
             run.use_artifact(f"{prompt_name(path.read_text().strip())}:latest")

@@ -21,7 +21,8 @@ def tiny_sweep(out: Path, methods: str = "none,evp") -> tuple[SweepFolder, list,
     """(folder, cells, digest of the plan) of these methods on one source."""
     from omegaconf import OmegaConf
 
-    from experiments.sweep.cells import build_cells, identified
+    from experiments.sweep.cells import build_cells
+    from experiments.sweep.identity import identified
     from experiments.sweep.recipe import load_sweep
 
     sweep = load_sweep("embedded_smoke", [*TINY.items(), ("methods", methods)])

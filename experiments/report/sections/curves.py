@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from scipy.stats import spearmanr
+
 from experiments.report import charts
 from experiments.report.charts import Key, Panel
 from experiments.report.gain_curves import Average, average_curves, mean_points
@@ -138,8 +140,6 @@ def _mark(cell: CellKey, target: str, drift: float, entry: Mapping) -> tuple[flo
 
 
 def _drift_panel(name: str, data: str, groups: Sequence, relative: bool) -> Panel:
-    from scipy.stats import spearmanr
-
     said = []
     for (_, method), marks in groups:
         others = [mark for mark in marks if not mark[3]]

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from experiments.report.load import CellKey, Group, Material, first_seeds, read_records
 from experiments.report.numbers import TextTable, is_own, p_text, short, with_interval
 from experiments.report.sections.gallery import Gallery
+from experiments.sweep.samples import TransferRecord
 from lightning_modules.vocabulary import CONTROL_NAMES
-
-if TYPE_CHECKING:
-    from experiments.sweep.samples import TransferRecord
 
 WORST_PAIRS, SAMPLES = 3, 6
 
@@ -81,13 +79,8 @@ def regression_table(material: Material, most: int = 10) -> TextTable:
                 kind,
             ]
         )
-    header = ["source → target", "method"]
-    header += [f"over {CONTROL_NAMES[c]}" for c in material.statistics["controls"]] + [
-        "p (Holm, black)",
-        "n × seeds",
-        "data set",
-        "they share",
-    ]
+    overs = [f"over {CONTROL_NAMES[c]}" for c in material.statistics["controls"]]
+    header = ["source → target", "method", *overs, "p (Holm, black)", "n × seeds", "data set", "they share"]
     caption = (
         f"The {most} lowest gains over the black border among learned prompts, in points, mean over seeds; "
         "95 % interval over test images and seeds."

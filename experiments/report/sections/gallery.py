@@ -10,7 +10,9 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from experiments.report.load import Run, read_prompt
+from experiments.run.build import build_datamodule
 from experiments.run.folder import CONFIG
+from lightning_modules.apply_prompt import frame_to_pil
 
 LARGE = 96
 """Frames wider than this are stored with loss (WebP) where they illustrate; a page must stay small."""
@@ -34,69 +36,54 @@ def inline(image: Image.Image, alt: str, *, lossy: bool = False) -> Picture:
     return Picture(f"data:image/{kind};base64,{data}", image.width, image.height, alt)
 
 
-class DataPictures:
-    """The test rows of a data set by id. Where the data are not here, `reason` says why and every picture is absent."""
+class Gallery:
+    """Pictures and answers of all runs, a data set loaded once; where it is not here, `reasons` says why."""
 
-    def __init__(self, run: Run) -> None:
-        self.reason = ""
-        self.places: dict[str, int] = {}
-        self.data: Any = None
-        try:
-            config = OmegaConf.load(run.folder / CONFIG)
-            assert isinstance(config, DictConfig)
-            from experiments.run.build import build_datamodule
+    def __init__(self) -> None:
+        self._data: dict[str, tuple[Any, dict[str, int]]] = {}
+        self._prompts: dict[str, Any] = {}
+        self._reasons: dict[str, str] = {}
 
-            self.data = build_datamodule(config)
-            self.data.setup("test")
-            self.places = {row.id: i for i, row in enumerate(self.data.rows("test"))}
-        except Exception as error:  # absent files, another machine's root, an older configuration: the page goes on
-            self.reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-
-    def answer(self, key: str, index: int) -> str:
+    def answer(self, run: Run, key: str, index: int) -> str:
         """The candidate's words, or its number where the data are not here."""
-        place = self.places.get(key)
-        options = None if place is None else self.data.rows("test")[place].candidates or self.data.candidates
+        data, places = self._of(run)
+        options = (data.rows("test")[places[key]].candidates or data.candidates) if key in places else None
         return str(options[index]) if options and index < len(options) else f"candidate {index}"
 
-    def frame(self, prompt: Any, key: str, alt: str) -> Picture | None:
+    def frame(self, run: Run, key: str, alt: str) -> Picture | None:
         """The prompted frame; None where it cannot be drawn."""
-        from lightning_modules.apply_prompt import frame_to_pil
-
-        place = self.places.get(key)
-        if place is None or prompt is None:
+        data, places = self._of(run)
+        if run.cell.label not in self._prompts:
+            self._prompts[run.cell.label] = read_prompt(run)
+        prompt = self._prompts[run.cell.label]
+        if key not in places or prompt is None:
             return None
         try:
-            image = self.data.with_image_size(prompt.image_size).image("test", place)
+            image = data.with_image_size(prompt.image_size).image("test", places[key])
         except Exception as error:  # one damaged file is no reason to lose the page
-            self.reason = f"{type(error).__name__}: {error}"
+            self._reasons[run.cell.data] = f"{type(error).__name__}: {error}"
             return None
         shown = frame_to_pil(prompt(image[None].float())[0])
         if shown.width > 2 * LARGE:
             shown = shown.resize((2 * LARGE, 2 * LARGE))
         return inline(shown, alt, lossy=True)
 
-
-class Gallery:
-    """Pictures of all runs, a data set loaded once."""
-
-    def __init__(self) -> None:
-        self._by_data: dict[str, DataPictures] = {}
-        self._prompts: dict[str, Any] = {}
-
-    def answer(self, run: Run, key: str, index: int) -> str:
-        return self._of(run).answer(key, index)
-
-    def frame(self, run: Run, key: str, alt: str) -> Picture | None:
-        if run.cell.label not in self._prompts:
-            self._prompts[run.cell.label] = read_prompt(run)
-        return self._of(run).frame(self._prompts[run.cell.label], key, alt)
-
-    def _of(self, run: Run) -> DataPictures:
-        if run.cell.data not in self._by_data:
-            self._by_data[run.cell.data] = DataPictures(run)
-        return self._by_data[run.cell.data]
+    def _of(self, run: Run) -> tuple[Any, dict[str, int]]:
+        """The data set of a run and the place of each test row by id; no place where the data are not here."""
+        name = run.cell.data
+        if name not in self._data:
+            self._data[name] = None, {}
+            try:
+                config = OmegaConf.load(run.folder / CONFIG)
+                assert isinstance(config, DictConfig)
+                data = build_datamodule(config)
+                data.setup("test")
+                self._data[name] = data, {row.id: i for i, row in enumerate(data.rows("test"))}
+            except Exception as error:  # absent files, another machine's root, an older configuration: the page goes on
+                self._reasons[name] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        return self._data[name]
 
     def reasons(self) -> str:
         """Why some data sets' pictures are absent, as a sentence; "" where none is."""
-        said = [f"{name}: {pictures.reason}" for name, pictures in sorted(self._by_data.items()) if pictures.reason]
+        said = [f"{name}: {reason}" for name, reason in sorted(self._reasons.items())]
         return f" Pictures are absent where the data are not here: {'; '.join(said)}." if said else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import matplotlib
 import numpy as np
 from PIL import Image
 
@@ -72,8 +73,6 @@ def as_picture(delta: np.ndarray, signed: bool) -> Image.Image:
 
 def spectrum(delta: np.ndarray) -> Image.Image:
     """Log magnitude of the 2-D Fourier transform, mean over colours, zero frequency in the middle, in 8-bit cividis."""
-    import matplotlib
-
     magnitude = np.fft.fftshift(np.abs(np.fft.fft2(delta.astype(np.float64))), axes=(1, 2)).mean(0)
     log = np.log10(magnitude + 1e-3)
     low, high = np.quantile(log, [0.01, 1.0])

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from experiments.cli import suggest
+from experiments.cli import unknown
 
 ENGINES = {
     "local": "experiments.sweep.engines.local:run_local",
@@ -29,7 +29,7 @@ def load_engine(name: str) -> Engine:
         ValueError: no such engine, or its package is not installed; says how to install it.
     """
     if name not in ENGINES:
-        raise ValueError(f"Unknown engine '{name}'.{suggest(name, list(ENGINES))} Available: {', '.join(ENGINES)}.")
+        raise unknown("engine", name, list(ENGINES))
     module, function = ENGINES[name].split(":")
     try:
         if name in NEEDS:
@@ -42,16 +42,8 @@ def load_engine(name: str) -> Engine:
     return getattr(import_module(module), function)
 
 
-def worker_gpus(text: str) -> float:
-    """`gpus=`: a share of one GPU, or whole ones.
-
-    Raises:
-        ValueError: anything else.
-    """
-    try:
-        gpus = float(text)
-    except ValueError:
-        gpus = -1.0
+def worker_gpus(gpus: float) -> float:
+    """`gpus=`: a share of one GPU, or whole ones. Raises ValueError for anything else."""
     if gpus < 0 or (gpus > 1 and gpus != int(gpus)):
-        raise ValueError(f"Expected gpus= a share of one GPU (0.5) or a whole number of them, got gpus={text}.")
+        raise ValueError(f"Expected gpus= a share of one GPU (0.5) or a whole number of them, got gpus={gpus}.")
     return gpus

@@ -12,6 +12,8 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import ray
+
 from experiments.sweep.cells import ROOT
 from experiments.sweep.folder import SweepFolder
 from experiments.sweep.leases import this_process
@@ -60,8 +62,6 @@ class SweepActor:
         Raises:
             ValueError: this host does not see the driver's folder.
         """
-        import ray
-
         self._check_shared()
         os.chdir(self.home if self.home.is_dir() else ROOT)
         signal.signal(signal.SIGINT, signal.default_int_handler)

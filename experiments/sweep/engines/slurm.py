@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import submitit
+
 from experiments.sweep.engines import SweepStopped, worker_gpus
 from experiments.sweep.engines.pool import PATIENCE, Pool, last_line, python_path, raise_problem
 from experiments.sweep.engines.slurm_options import gpu_parameters, read_options
@@ -43,8 +45,6 @@ def slurm_worker(out: str, plan: str, driver: tuple[int, str | None] | None) -> 
 
     driver: (pid, mark) of the process to die with; None: the job is on its own.
     """
-    import submitit
-
     where = submitit.JobEnvironment()
     for name in (signal.SIGUSR1, signal.SIGUSR2):  # the time limit is near, the job is preempted: as Ctrl-C
         signal.signal(name, signal.default_int_handler)
@@ -151,8 +151,6 @@ class _Jobs(Pool):
 
 
 def _executor(logs: Path, cluster: str, parameters: dict[str, Any]) -> Any:
-    import submitit
-
     try:
         executor = submitit.AutoExecutor(folder=logs, cluster=cluster)
         executor.update_parameters(**parameters)

@@ -6,6 +6,8 @@ import math
 import subprocess
 from typing import Any
 
+import submitit
+
 from experiments.cli import suggest
 
 GENERIC = ("timeout_min", "mem_gb", "cpus_per_task", "gpus_per_node", "name")
@@ -55,8 +57,6 @@ def _words(text: str) -> dict[str, str]:
 
 
 def _known() -> list[str]:
-    import submitit
-
     own = submitit.SlurmExecutor._valid_parameters()
     return sorted({*GENERIC, *own} - {*OURS, *TABLES, "job_name"})
 

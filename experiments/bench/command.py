@@ -1,0 +1,62 @@
+"""What `python -m experiments.bench` does: rows of all that is asked for, on the screen and in a file."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+from experiments.bench import models as bench_models
+from experiments.bench.gpu import report, run_gpu, save
+from experiments.bench.measure import bench_rows
+from experiments.bench.models import ARCHITECTURES
+from experiments.bench.peak_memory import rss_row
+from experiments.bench.table import bench_text, progress_line
+from experiments.bench.tasks import PATHS
+from experiments.cli import suggest
+from lightning_modules.atomic import replace_file
+
+
+def run_bench(out: Path | None, *, batch: int, repeats: int, only: str, size: str) -> None:
+    """Measure, print, and write `out` and its table beside it; the GPU variant too where nothing is left out.
+
+    Raises ValueError where `only` names nothing that there is, before any work.
+    """
+    known = [*ARCHITECTURES, *PATHS, "rss", "gpu"]
+    if only and only not in known:
+        raise ValueError(f"Unknown only='{only}'.{suggest(only, known)} Available: {', '.join(known)}.")
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)  # now, not after the work
+    rows, rss = run_cpu(batch=batch, repeats=repeats, only=only, size=size)
+    extra: dict[str, Any] = {"rss": rss} if rss else {}
+    if not only and (gpu := run_gpu(None, batch=batch, repeats=repeats)):
+        extra["gpu"] = gpu
+    save(out, report(cpu_name(), rows, **extra))
+    if out:
+        replace_file(out.with_suffix(".txt"), bench_text(rows, rss).encode())
+
+
+def run_cpu(*, batch: int, repeats: int, only: str, size: str) -> tuple[list[dict], list[dict]]:
+    """(rows, peak memory) of what `only` asks for; progress on stderr, the table on stdout."""
+    architectures = [only] if only in ARCHITECTURES else ARCHITECTURES
+    paths = [] if only == "rss" else [only] if only in PATHS else list(PATHS)
+    total, rows = len(architectures) * sum(len(PATHS[path]) for path in paths), []
+    numbers: dict[str, Any] = {"batch": batch, "repeats": repeats, "size": getattr(bench_models, size)}
+    for row in bench_rows(architectures, paths, **numbers) if paths else ():
+        rows.append(row)
+        print(progress_line(len(rows), total, row), file=sys.stderr, flush=True)
+    rss = []
+    for architecture in architectures if only not in PATHS else ():
+        rss.append(rss_row(architecture, batch=batch or 4, size=size))
+        print(f"[rss] {architecture:13} {rss[-1]['ratio']:.2f}", file=sys.stderr, flush=True)
+    print(bench_text(rows, rss), end="")
+    return rows, rss
+
+
+def cpu_name() -> str:
+    """The processor's model as Linux names it, else the platform's word for it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"cpu: {models[0] if models else platform.processor() or platform.machine()}"
