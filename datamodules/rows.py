@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ class Row(NamedTuple):
 
     id: unique in its split and the same on every machine. label: index of the answer in the row's candidates.
     caption: text for the TSE loss. group: the sub-test (POPE's `popular`). candidates: None when all rows share a list.
+    unit: names the picture where several rows are about one and it is no file of its own; "": see `RowTables.units`.
     """
 
     id: str
@@ -29,6 +31,7 @@ class Row(NamedTuple):
     caption: str
     group: str = ""
     candidates: list[str] | None = None
+    unit: str = ""
 
 
 class SplitTable(NamedTuple):
@@ -102,6 +105,7 @@ class RowTables(ABC):
         self._whole: dict[str, SplitTable] = {}
         self._tables: dict[str, SplitTable] = {}
         self._left_out: dict[str, list[LeftOut]] = {}
+        self._units: dict[str, dict[str, str]] = {}
 
     # ---- what a data set says -------------------------------------------------------------------------------------
     @abstractmethod
@@ -138,6 +142,22 @@ class RowTables(ABC):
 
     def n(self, split: str) -> int:
         return len(self.rows(split))
+
+    def units(self, split: str) -> dict[str, str]:
+        """Row id -> the picture it is about, over all groups: what is independent, and what intervals resample.
+
+        The row's `unit`, else the file of its image (links are followed: one file under two names is one picture), else
+        the row itself.
+        """
+        if split not in self._units:
+            table = self._table(split)
+            first: dict[str, str] = {}  # file -> its first row, which names the picture the same on every machine
+            self._units[split] = units = {}
+            for row, source in zip(table.rows, table.sources, strict=True):
+                path = None if row.unit else self.image_path(*source)
+                file = row.id if path is None else first.setdefault(os.path.realpath(path), row.id)
+                units[row.id] = row.unit or file
+        return self._units[split]
 
     def left_out(self, split: str) -> list[LeftOut]:
         """The rows that `max_corrupt` let go, in order; none by default."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.feature_cache import FeatureCache
-from lightning_modules.intervals import mean_interval
+from lightning_modules.intervals import mean_draws, mean_interval, percentiles
 from lightning_modules.losses import fca_distances
 from lightning_modules.metrics import Estimate, Scores
 from lightning_modules.prompts import Prompt
@@ -138,10 +138,15 @@ class FeatureDrift(nn.Module):
 
 
 def drift_metrics(record: Scores) -> dict[str, Estimate]:
-    """`drift` and `drift_relative`: means over samples with bootstrap intervals."""
+    """`drift` and `drift_relative`: means over samples with bootstrap intervals, over units if there are any."""
     columns = record.scores.astype(float).T
-    n = len(record.ids)
+    n, units = len(record.ids), record.unit_numbers
+    kind = "bootstrap" if units is None else "bootstrap over units"
+
+    def interval(values: np.ndarray) -> tuple[float, float]:
+        return mean_interval(values) if units is None else percentiles(mean_draws(values, units))
+
     return {
-        metric: Estimate(float(values.mean()), *mean_interval(values), "bootstrap", n)
+        metric: Estimate(float(values.mean()), *interval(values), kind, n)
         for metric, values in zip(DRIFTS, columns, strict=True)
     }
