@@ -169,7 +169,8 @@ def mean_estimate(metric: str, parts: Sequence[tuple[Scores, np.ndarray | None]]
     Groups that ask about the same pictures (POPE's three) are not independent: their units are resampled once for all.
     """
     value, n = float(np.mean([point(metric, *part) for part in parts])), sum(len(scores.ids) for scores, _ in parts)
-    units = unit_numbers([unit for scores, _ in parts for unit in scores.units or scores.ids])
+    names = [unit for scores, _ in parts for unit in scores.units or scores.ids]
+    units = unit_numbers(names) if any(scores.units for scores, _ in parts) else None
     if units is None:
         together = np.mean([draws(metric, *part, seed=i) for i, part in enumerate(parts)], axis=0)
         return Estimate(value, *percentiles(together), "bootstrap", n)

@@ -9,9 +9,10 @@ import numpy as np
 from experiments.statistics.averages import measure
 from experiments.statistics.outcomes import DataSet, PromptKey, prompts_of
 from experiments.statistics.sharing import shared
-from experiments.statistics.significance import bootstrap_p, holm, mcnemar, worse
+from experiments.statistics.significance import bootstrap_p, holm, mcnemar, sign_flip, worse
 from experiments.statistics.two_way import NO_PRIOR, Prior, one_sided, priors, summary
-from lightning_modules.intervals import percentiles, wilson
+from lightning_modules.intervals import percentiles, unit_sums
+from lightning_modules.metrics import PAIRED, PAIRED_UNITS, proportion
 from lightning_modules.vocabulary import CONTROLS
 
 INPUTS = ("png", *CONTROLS)
@@ -40,26 +41,38 @@ def _head(data: DataSet, key: PromptKey) -> dict:
 
 
 def _score(data: DataSet, column: int) -> dict:
-    """Value with Wilson interval, or bootstrap for auroc."""
-    value, kind = float(data.points[column]), "bootstrap" if data.values is None else "wilson"
-    low, high = percentiles(data.draws[:, column]) if data.values is None else wilson(round(value * data.n), data.n)
-    return {"value": value, "low": low, "high": high, "interval": kind}
+    """Value with Wilson interval, or bootstrap for auroc; over units where rows are not independent."""
+    value, of_units = float(data.points[column]), "" if data.units is None else " over units"
+    if data.values is None:
+        low, high = percentiles(data.draws[:, column])
+        return {"value": value, "low": low, "high": high, "interval": f"bootstrap{of_units}"}
+    share = proportion(data.values[:, column].astype(np.float64), data.units)
+    return {"value": value, "low": share.low, "high": share.high, "interval": share.interval}
 
 
 def cell_gain(data: DataSet, prompt: int, control: int) -> dict:
     """Prompted minus control on the same samples: paired bootstrap interval and tests, see `cell_test`."""
     low, high = percentiles(data.draws[:, prompt] - data.draws[:, control])
     value = float(data.points[prompt] - data.points[control])
-    gain = {"value": value, "low": low, "high": high, "interval": "paired-bootstrap", "n": data.n}
+    kind = PAIRED if data.units is None else PAIRED_UNITS
+    gain = {"value": value, "low": low, "high": high, "interval": kind, "n": data.n}
     return gain | cell_test(data, prompt, control)
 
 
 def cell_test(data: DataSet, prompt: int, control: int) -> dict:
-    """Exact McNemar (None for auroc, which has no outcome per sample), two-sided p, and `p_worse` for "it lost"."""
+    """Exact McNemar (None for auroc, which has no outcome per sample), two-sided p, and `p_worse` for "it lost".
+
+    Where several rows are about one image, the sign-flip test on the images' sums takes McNemar's place.
+    """
     if data.values is None:
         value = float(data.points[prompt] - data.points[control])
         p = bootstrap_p(value, data.draws[:, prompt] - data.draws[:, control])
         return {"mcnemar": None, "p": p, "p_worse": one_sided(p, value)}
+    if data.units is not None:
+        moved = data.values[:, prompt].astype(np.int64) - data.values[:, control].astype(np.int64)
+        test = sign_flip(unit_sums(moved, data.units))
+        of_units = {key: test[key] for key in ("gained", "lost", "p")}
+        return {"mcnemar": None, "sign_flip": of_units, "p": test["p"], "p_worse": test["p_worse"]}
     test = mcnemar(data.values[:, prompt], data.values[:, control])
     return {"mcnemar": test, "p": test["p"], "p_worse": worse(test["gained"], test["lost"])}
 
