@@ -115,9 +115,7 @@ def answer_metrics(
     return result
 
 
-def _generated(
-    task: str, answers: Answers, numbers: np.ndarray | None, units: Sequence[str]
-) -> dict[str, Estimate]:
+def _generated(task: str, answers: Answers, numbers: np.ndarray | None, units: Sequence[str]) -> dict[str, Estimate]:
     scores = answers.as_scores()._replace(units=units)
     found = {name: estimate(name, scores) for name in TASK_METRICS[task] if name not in ("top5", "auroc", "mae")}
     known = np.flatnonzero(answers.parsed >= 0)

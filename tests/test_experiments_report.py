@@ -287,7 +287,15 @@ def test_changes_are_signed_and_nothing_is_minus_zero():
 
 
 def test_a_difference_counts_only_when_it_survives_the_correction(statistics):
-    entry = {"methods": ["tvp", "evp"], "data": "", "over": "targets", "value": 0.1, "low": 0.05, "high": 0.15}
+    entry = {
+        "methods": ["tvp", "evp"],
+        "data": "",
+        "over": "targets",
+        "value": 0.1,
+        "low": 0.05,
+        "high": 0.15,
+        "p": 0.005,
+    }
     said = [verdicts(statistics | {"differences": [entry | {"p_holm": p}]})[-1] for p in (0.01, 0.2)]
     assert said[0].endswith("TVP transfers better.") and "does not survive" in said[1]
 

@@ -1,7 +1,7 @@
 """Do 95 % intervals hold the truth where questions share pictures, and where every (source, seed) is its own prompt?
 
 Latent model: row r of picture u is answered right if level + picture_u + row_r + seed + rest > 0, all normal, rest of
-variance 1; the control shares picture and row. Then P(right) = Phi(level / sd of the sum), so that gains are known. Each
+variance 1; the control shares picture and row. Then P(right) = Phi(level / sd of the sum), so gains are known. Each
 property is simulated 1,000 times among the slow tests, and with fewer draws and wider bounds among the quick ones.
 """
 

@@ -28,7 +28,7 @@ def made():
 
 
 def test_the_result_has_the_keys_of_its_schema(made):
-    assert (made["schema"], made["level"], made["alpha"]) == (1, 0.95, 0.05)
+    assert (made["schema"], made["level"], made["alpha"]) == (2, 0.95, 0.05)
     assert made["metrics"] == {"scenes": "top1"}
     assert len(made["cells"]) == 27 and len(made["pairs"]) == 9
     assert set(made["cells"][0]) == CELL

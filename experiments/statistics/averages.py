@@ -9,6 +9,7 @@ the models and data it names; `sources_low` and `sources_high` are about other s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,16 @@ Columns = dict[Pair, dict[int, tuple[int, int]]]
 """Pair -> seed -> the column of interest and the one subtracted from it."""
 
 DIFFERENCES = (("tvp", "evp"), ("tvp", "vp"))
+Contrast = Mapping[str, Any]
+"""methods: the two. over: `targets` or `source`. data: one data set, "" for the mean over all."""
+
+
+def primary_contrast(methods: Sequence[str]) -> dict[str, Any] | None:
+    """The one comparison that a sweep is made for, of the two methods that its recipe names; None where it names none.
+
+    On targets the prompts were not learned on, mean over data sets: what the matrix is there to say.
+    """
+    return {"methods": list(methods), "over": "targets", "data": ""} if methods else None
 
 
 def measure(data: DataSet, plus: np.ndarray, minus: np.ndarray | None, sources: Sequence[str] = ()) -> Measured:
@@ -136,15 +147,23 @@ def shared_rows(data: Mapping[str, DataSet]) -> list[dict]:
     return rows
 
 
-def difference_rows(data: Mapping[str, DataSet]) -> list[dict]:
-    """Paired differences between methods on prompted scores, Holm over all of them."""
-    rows = []
-    for one, other in DIFFERENCES:
+def difference_rows(data: Mapping[str, DataSet], primary: Contrast | None = None) -> list[dict]:
+    """Paired differences between methods on prompted scores, with raw `p` and `p_holm`, adjusted.
+
+    The primary contrast, named beforehand, is tested first and alone: its p is adjusted by nothing. The others come
+    after it, Holm over all of them, and none holds where the primary one does not. Without one, Holm over all.
+    """
+    rows, first = [], tuple(primary["methods"]) if primary else ()
+    for one, other in dict.fromkeys([*([first] if first else []), *DIFFERENCES]):
         for over, keep in SIDES.items():
             for name, part in by_data(columns_of(data, one, keep, other=other)).items():
                 rows.append({"methods": [one, other], "data": name, "over": over} | average(data, part))
-    for row, adjusted in zip(rows, holm([row["p"] for row in rows]), strict=True):
-        row["p_holm"] = adjusted
+    at = next((i for i, row in enumerate(rows) if primary and all(row[key] == primary[key] for key in primary)), None)
+    gate = 0.0 if at is None else rows[at]["p"]
+    for i, (row, adjusted) in enumerate(
+        zip(rows, holm([r["p"] if i != at else None for i, r in enumerate(rows)]), strict=True)
+    ):
+        row |= {"primary": i == at, "p_holm": gate if adjusted is None else max(adjusted, gate)}
     return rows
 
 

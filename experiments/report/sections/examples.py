@@ -75,6 +75,7 @@ def regression_table(material: Material, most: int = 10) -> TextTable:
                 f"{short(pair['source'])} → {short(pair['target'])}",
                 pair["method"],
                 *(with_interval(gain) if gain else "–" for gain in gains),
+                p_text(pair["gains"]["black"]["p"]),
                 p_text(pair["gains"]["black"]["p_holm"]),
                 f"{pair['n']} × {len(pair['seeds'])}",
                 pair["data"],
@@ -83,6 +84,7 @@ def regression_table(material: Material, most: int = 10) -> TextTable:
         )
     header = ["source → target", "method"]
     header += [f"over {CONTROL_NAMES[c]}" for c in material.statistics["controls"]] + [
+        "p (black)",
         "p (Holm, black)",
         "n × seeds",
         "data set",
