@@ -21,7 +21,6 @@ class Row(NamedTuple):
 
     id: unique in its split and the same on every machine. label: index of the answer in the row's candidates.
     caption: text for the TSE loss. group: the sub-test (POPE's `popular`). candidates: None when all rows share a list.
-    unit: names the picture where several rows are about one and it is no file of its own; "": see `RowTables.units`.
     """
 
     id: str
@@ -31,7 +30,6 @@ class Row(NamedTuple):
     caption: str
     group: str = ""
     candidates: list[str] | None = None
-    unit: str = ""
 
 
 class SplitTable(NamedTuple):
@@ -125,6 +123,14 @@ class RowTables(ABC):
         """The file `load_image` decodes, where it is one of its own: it is then checked once (unreadable_images.py)."""
         return None
 
+    def picture(self, split: str, index: int) -> str | None:
+        """What the image of `build_rows(split)[index]` is called, the same for all rows about it; None: of its own.
+
+        The image's file, where it has one; links are followed, so one file under two names is one picture.
+        """
+        path = self.image_path(split, index)
+        return None if path is None else os.path.realpath(path)
+
     def missing(self) -> list[str]:
         """One line per missing file: what it is, where to put it, where it is published."""
         return []
@@ -144,19 +150,17 @@ class RowTables(ABC):
         return len(self.rows(split))
 
     def units(self, split: str) -> dict[str, str]:
-        """Row id -> the picture it is about, over all groups: what is independent, and what intervals resample.
+        """Row id -> its unit, the first row about the same picture over all groups: what intervals resample.
 
-        The row's `unit`, else the file of its image (links are followed: one file under two names is one picture), else
-        the row itself.
+        Questions about one picture are not independent, pictures are.
         """
         if split not in self._units:
             table = self._table(split)
-            first: dict[str, str] = {}  # file -> its first row, which names the picture the same on every machine
+            first: dict[str, str] = {}  # the first row names a picture the same on every machine, a path does not
             self._units[split] = units = {}
             for row, source in zip(table.rows, table.sources, strict=True):
-                path = None if row.unit else self.image_path(*source)
-                file = row.id if path is None else first.setdefault(os.path.realpath(path), row.id)
-                units[row.id] = row.unit or file
+                picture = self.picture(*source)
+                units[row.id] = row.id if picture is None else first.setdefault(picture, row.id)
         return self._units[split]
 
     def left_out(self, split: str) -> list[LeftOut]:
