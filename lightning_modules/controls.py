@@ -9,6 +9,7 @@ import json
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch.nn.functional as F
@@ -98,7 +99,7 @@ class ControlStore:
 def write_scores(path: Path, scores: Scores) -> None:
     """One record as a compressed npz of plain arrays, written atomically."""
     buffer = io.BytesIO()
-    columns = {"ids": np.array(scores.ids), "labels": scores.labels, "scores": scores.scores}
+    columns: dict[str, Any] = {"ids": np.array(scores.ids), "labels": scores.labels, "scores": scores.scores}
     columns |= {"groups": np.array(scores.groups)} | ({"units": np.array(scores.units)} if scores.units else {})
     np.savez_compressed(buffer, **columns)
     replace_file(path, buffer.getvalue(), sync=False)
