@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Sequence
@@ -137,6 +138,7 @@ class RowTables(ABC):
         self._whole: dict[str, SplitTable] = {}
         self._tables: dict[str, SplitTable] = {}
         self._left_out: dict[str, list[LeftOut]] = {}
+        self._units: dict[str, dict[str, str]] = {}
 
     # ---- what a data set says -------------------------------------------------------------------------------------
     @abstractmethod
@@ -156,6 +158,14 @@ class RowTables(ABC):
         """The file `load_image` decodes, where it is one of its own: it is then checked once (unreadable_images.py)."""
         return None
 
+    def picture(self, split: str, index: int) -> str | None:
+        """What the image of `build_rows(split)[index]` is called, the same for all rows about it; None: of its own.
+
+        The image's file, where it has one; links are followed, so one file under two names is one picture.
+        """
+        path = self.image_path(split, index)
+        return None if path is None else os.path.realpath(path)
+
     def missing(self) -> list[str]:
         """One line per missing file: what it is, where to put it, where it is published."""
         return []
@@ -173,6 +183,20 @@ class RowTables(ABC):
 
     def n(self, split: str) -> int:
         return len(self.rows(split))
+
+    def units(self, split: str) -> dict[str, str]:
+        """Row id -> its unit, the first row about the same picture over all groups: what intervals resample.
+
+        Questions about one picture are not independent, pictures are.
+        """
+        if split not in self._units:
+            table = self._table(split)
+            first: dict[str, str] = {}  # the first row names a picture the same on every machine, a path does not
+            self._units[split] = units = {}
+            for row, source in zip(table.rows, table.sources, strict=True):
+                picture = self.picture(*source)
+                units[row.id] = row.id if picture is None else first.setdefault(picture, row.id)
+        return self._units[split]
 
     def left_out(self, split: str) -> list[LeftOut]:
         """The rows that `max_corrupt` let go, in order; none by default."""

@@ -16,8 +16,7 @@ import torch
 
 from lightning_modules.answer_parser import parse_answer
 from lightning_modules.evaluation import ToFrames
-from lightning_modules.intervals import wilson
-from lightning_modules.metrics import Estimate, Scores, estimate, group_places
+from lightning_modules.metrics import Estimate, Scores, estimate, group_places, proportion
 from lightning_modules.vocabulary import TASK_METRICS
 
 STYLES = {"recognition": "infer", "counting": "vqa", "reasoning": "vqa", "hallucination": "vqa"}  # vqa asks for short
@@ -126,24 +125,19 @@ def answer_metrics(
     result = {}
     for group, at in group_places(answers.groups).items():
         some, likely = answers.take(at), likelihood.take(at)
-        own = None if numbers is None else numbers[at]
-        metrics = {f"gen_{name}": value for name, value in _generated(task, some, own).items()}
-        agree = (some.parsed == likely.predictions).sum()
+        own, units = None if numbers is None else numbers[at], likely.unit_numbers
+        metrics = {f"gen_{name}": value for name, value in _generated(task, some, own, likely.units).items()}
         result[group] = metrics | {
-            "unparsable": _share(int((some.parsed < 0).sum()), len(at)),
-            "agreement": _share(int(agree), len(at)),
+            "unparsable": proportion((some.parsed < 0).astype(np.float64), units),
+            "agreement": proportion((some.parsed == likely.predictions).astype(np.float64), units),
         }
     return result
 
 
-def _generated(task: str, answers: Answers, numbers: np.ndarray | None) -> dict[str, Estimate]:
-    scores = answers.as_scores()
+def _generated(task: str, answers: Answers, numbers: np.ndarray | None, units: Sequence[str]) -> dict[str, Estimate]:
+    scores = answers.as_scores()._replace(units=units)
     found = {name: estimate(name, scores) for name in TASK_METRICS[task] if name not in ("top5", "auroc", "mae")}
     known = np.flatnonzero(answers.parsed >= 0)
     if task == "counting" and numbers is not None and len(known):
         found["mae"] = estimate("mae", scores.take(known), numbers[known])
     return found
-
-
-def _share(hits: int, n: int) -> Estimate:
-    return Estimate(hits / n, *wilson(hits, n), "wilson", n)

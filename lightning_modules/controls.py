@@ -9,6 +9,7 @@ import json
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch.nn.functional as F
@@ -97,9 +98,9 @@ class ControlStore:
 def write_scores(path: Path, scores: Scores) -> None:
     """One record as a compressed npz of plain arrays, written atomically."""
     buffer = io.BytesIO()
-    np.savez_compressed(
-        buffer, ids=np.array(scores.ids), labels=scores.labels, scores=scores.scores, groups=np.array(scores.groups)
-    )
+    columns: dict[str, Any] = {"ids": np.array(scores.ids), "labels": scores.labels, "scores": scores.scores}
+    columns |= {"groups": np.array(scores.groups)} | ({"units": np.array(scores.units)} if scores.units else {})
+    np.savez_compressed(buffer, **columns)
     replace_file(path, buffer.getvalue(), sync=False)
 
 
@@ -107,8 +108,8 @@ def read_scores(path: Path) -> Scores:
     """Inverse of `write_scores`; plain arrays only, never pickles."""
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as data:
-            return Scores(
-                [str(i) for i in data["ids"]], data["labels"], data["scores"], [str(g) for g in data["groups"]]
-            )
+            ids, groups = ([str(word) for word in data[name]] for name in ("ids", "groups"))
+            units = [str(word) for word in data["units"]] if "units" in data else ()
+            return Scores(ids, data["labels"], data["scores"], groups, units)
     except zipfile.BadZipFile as error:
         raise ValueError(f"{path} is damaged ({error}). Delete it; it is computed again.") from error

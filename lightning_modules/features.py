@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lightning_modules.feature_cache import FeatureCache
-from lightning_modules.intervals import mean_interval
+from lightning_modules.intervals import mean_draws, mean_interval, percentiles
 from lightning_modules.losses import fca_distances
 from lightning_modules.metrics import Estimate, Scores
 from lightning_modules.prompts import Prompt
@@ -133,9 +134,15 @@ class FeatureDrift(nn.Module):
 
 
 def drift_metrics(record: Scores) -> dict[str, Estimate]:
-    """`drift` and `drift_relative`: means over samples with bootstrap intervals."""
-    columns = zip(DRIFTS, record.scores.astype(float).T, strict=True)
+    """`drift` and `drift_relative`: means over samples with bootstrap intervals, over units if there are any."""
+    columns = record.scores.astype(float).T
+    n, units = len(record.ids), record.unit_numbers
+    kind = "bootstrap" if units is None else "bootstrap over units"
+
+    def interval(values: np.ndarray) -> tuple[float, float]:
+        return mean_interval(values) if units is None else percentiles(mean_draws(values, units))
+
     return {
-        metric: Estimate(float(values.mean()), *mean_interval(values), "bootstrap", len(record.ids))
-        for metric, values in columns
+        metric: Estimate(float(values.mean()), *interval(values), kind, n)
+        for metric, values in zip(DRIFTS, columns, strict=True)
     }

@@ -17,6 +17,63 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def wilson_of_units(values: np.ndarray, units: np.ndarray) -> tuple[float, float]:
+    """Wilson interval of a proportion of rows that depend on each other within units, from (N,) 0/1 values.
+
+    Wilson's formula with the n that as many independent rows would have: p (1 - p) over the variance that the units
+    show, smaller by Student's factor for few units, never above N (Dean and Pagano, Journal of Survey Statistics and
+    Methodology 3, 2015). Where all rows agree nothing is known of that variance, and n is the number of units.
+    """
+    from scipy.stats import norm, t
+    from statsmodels.stats.proportion import proportion_confint
+
+    p, n = float(values.mean()), len(values)
+    count = int(units.max()) + 1
+    variance = float(linearised(values, units).var(ddof=1)) / count if count > 1 else np.inf
+    student = t.isf(0.025, count - 1) / norm.isf(0.025) if count > 1 else 1.0
+    effective = float(count)
+    if 0 < p < 1:
+        effective = min(p * (1 - p) / variance / student**2, n) if variance > 0 else n
+    low, high = proportion_confint(p * effective, effective, method="wilson") if effective > 0 else (0.0, 1.0)
+    return float(low), float(high)
+
+
+def unit_sums(table: np.ndarray, units: np.ndarray) -> np.ndarray:
+    """(N, ...) rows added up by unit: (U, ...). units: (N,) numbers from 0 to U - 1."""
+    sums = np.zeros((int(units.max()) + 1, *table.shape[1:]))
+    np.add.at(sums, units, table)
+    return sums
+
+
+def linearised(values: np.ndarray, units: np.ndarray) -> np.ndarray:
+    """(U, ...) one value a unit, whose mean is that of all rows and whose variance over U is that of this mean.
+
+    A mean over rows is the ratio of two sums over units, the rows' values and their number; this is its first-order
+    expansion (with as many rows in every unit exactly the unit's own mean).
+    """
+    sizes = np.bincount(units).reshape(-1, *[1] * (values.ndim - 1))
+    mean = values.mean(0, dtype=np.float64)
+    return (unit_sums(values, units) - mean * sizes) * (len(sizes) / len(values)) + mean
+
+
+def unit_draws(table: np.ndarray, seed: int = 0) -> np.ndarray:
+    """(RESAMPLES, C) sums over resampled units of a (U, C) table: a bootstrap of whatever follows from such sums."""
+    kinds, counts = np.unique(table, axis=0, return_counts=True)  # units that are alike are one kind, see count_draws
+    return count_draws(counts, seed) @ kinds
+
+
+def mean_draws(values: np.ndarray, units: np.ndarray, seed: int = 0) -> np.ndarray:
+    """(RESAMPLES,) means of the rows of resampled units."""
+    drawn = unit_draws(unit_sums(np.stack([values, np.ones(len(values))], 1), units), seed)
+    return drawn[:, 0] / drawn[:, 1]
+
+
+def unit_index_draws(statistic: Callable[[np.ndarray], float], units: np.ndarray, seed: int = 0) -> np.ndarray:
+    """`index_draws` of units: the statistic is given the positions of all rows of the units drawn."""
+    rows = np.split(np.argsort(units, kind="stable"), np.cumsum(np.bincount(units))[:-1])
+    return index_draws(lambda chosen: statistic(np.concatenate([rows[u] for u in chosen])), len(rows), seed)
+
+
 def mean_interval(values: np.ndarray) -> tuple[float, float]:
     """95 % percentile bootstrap interval of a mean; a point where all values are equal."""
     if len(values) < 2 or np.ptp(values) == 0:

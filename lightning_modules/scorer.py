@@ -136,7 +136,10 @@ class PromptScorer:
         for control in todo:
             if is_rank_zero():  # the joined record is the same on every rank; one of them writes
                 self.store.save(fresh[control], control, **key)
-        return cast(dict[Any, Scores], known | fresh)
+        unit_of = self.datamodule.units(split)  # stored records may be older than units, so all are told here
+        if (split, spec.name) in self.drifts:
+            self.drifts[split, spec.name] = self.drifts[split, spec.name].with_units(unit_of)
+        return {name: scores.with_units(unit_of) for name, scores in cast(dict[Any, Scores], known | fresh).items()}
 
     def _best_colour(self, known: Mapping[Control, Scores]) -> Control:
         return max(known, key=lambda control: self._value(known[control]))

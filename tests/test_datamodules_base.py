@@ -162,3 +162,10 @@ def test_names_are_checked():
         Toy().rows("valid")
     with pytest.raises(ValueError, match=r"Unknown val 'test'\. Expected one of: train, official"):
         Toy(val="test")
+
+
+def test_a_data_set_may_name_the_pictures_of_its_rows_which_are_else_their_own_units():
+    data = Toy(count=4)
+    assert data.units("val") == {row.id: row.id for row in data.rows("val")}
+    data.picture = lambda split, index: f"picture {max(index, 1)}"
+    assert data.units("test") == {"test-0": "test-0", "test-1": "test-0", "test-2": "test-2", "test-3": "test-3"}

@@ -413,3 +413,31 @@ def test_a_label_with_a_point_is_the_number(tmp_path):
     edit_line(path, 5, label=0.5)
     with pytest.raises(ValueError, match=r"train.jsonl' line 5: 'label' is 0.5. Expected 0 or 1"):
         load("hateful_memes", kwargs).rows("train")
+
+
+# ---- units -----------------------------------------------------------------------------------------------------------
+def test_popes_unit_is_the_picture_over_its_three_types(tmp_path):
+    data = load("pope", write_pope(tmp_path))
+    pictures = {}
+    for i, row in enumerate(data.rows("test")):
+        pictures.setdefault(data.image_path("test", i).name, set()).add(data.units("test")[row.id])
+    assert len(pictures) == 4 and data.n("test") == 72
+    assert all(len(units) == 1 for units in pictures.values()) and len(set.union(*pictures.values())) == 4
+
+
+def test_questions_about_one_picture_are_one_unit_also_under_another_name(tmp_path):
+    kwargs = write_vqa_jsonl(tmp_path, files=("train", "val", "test"))
+    (tmp_path / "again.png").symlink_to(tmp_path / "pictures" / "002.png")
+    with open(tmp_path / "test.jsonl", "a") as file:
+        file.write(json.dumps({"image": "again.png", "question": "What?", "answer": "cat", "id": "again"}) + "\n")
+    data = load("vqa_jsonl", kwargs)
+    units = data.units("test")
+    of_two = [row.id for i, row in enumerate(data.rows("test")) if data.image_path("test", i).name == "002.png"]
+    assert len(of_two) == 2 and {units[key] for key in [*of_two, "again"]} == {of_two[0]}
+    assert len(set(units.values())) == (data.n("test") - 1) / 2
+
+
+@pytest.mark.parametrize("name, write", [("clevr", write_clevr), ("hateful_memes", write_hateful_memes)])
+def test_where_a_picture_is_asked_about_once_every_row_is_its_own_unit(tmp_path, name, write):
+    data = load(name, write(tmp_path))
+    assert data.units("test") == {row.id: row.id for row in data.rows("test")}

@@ -16,11 +16,13 @@ from experiments.report import tables
 from experiments.report.__main__ import main
 from experiments.report.charts import new_axes, scatter, to_svg
 from experiments.report.gain_curves import average_curves, drift_rows, gain_points
+from experiments.report.load import read_statistics
 from experiments.report.markdown import result_section
 from experiments.report.sections.examples import lead, regressions
 from experiments.report.sections.prompts import spectrum
 from experiments.report.settings import common, without_path
-from experiments.report.verdict import EMBEDDED, verdicts
+from experiments.report.verdict import EMBEDDED, about, verdicts
+from experiments.statistics import write_statistics
 from lightning_modules.metrics import Scores
 
 FAILED = [f"embedded_llava-emoji_recognition-vp-s{seed}" for seed in range(3)]
@@ -287,7 +289,15 @@ def test_changes_are_signed_and_nothing_is_minus_zero():
 
 
 def test_a_difference_counts_only_when_it_survives_the_correction(statistics):
-    entry = {"methods": ["tvp", "evp"], "data": "", "over": "targets", "value": 0.1, "low": 0.05, "high": 0.15}
+    entry = {
+        "methods": ["tvp", "evp"],
+        "data": "",
+        "over": "targets",
+        "value": 0.1,
+        "low": 0.05,
+        "high": 0.15,
+        "p": 0.005,
+    }
     said = [verdicts(statistics | {"differences": [entry | {"p_holm": p}]})[-1] for p in (0.01, 0.2)]
     assert said[0].endswith("TVP transfers better.") and "does not survive" in said[1]
 
@@ -308,3 +318,38 @@ def test_the_readme_section_has_controls_scores_gains_differences_and_alarms(sta
     mean = sum(p["gains"]["black"]["value"] for p in others) / len(others)
     assert f", {tables.change(mean)}, " in target
     assert len(text) < 12_000
+
+
+def test_no_alarm_comes_with_the_loss_that_would_have_raised_one(statistics):
+    said = next(text for text in verdicts(statistics) if text.startswith("Negative transfer of VP"))
+    silent = [p["gains"]["black"]["smallest_alarm"] for p in statistics["pairs"] if p["method"] == "vp"]
+    assert "no alarm" in said or "had to lose" in said
+    assert re.search(r"had to lose this much to raise one: .*[\d.]+ to [\d.]+ points against the black border", said)
+    assert all(0 < loss < 1 for loss in silent)
+
+
+def test_the_primary_contrast_is_said_first_with_its_raw_p(statistics):
+    shown = statistics["differences"]
+    first = next(e for e in shown if (e["methods"], e["over"], e["data"]) == (["tvp", "vp"], "targets", ""))
+    chosen = [e | {"primary": e is first} for e in shown]
+    table = tables.differences(statistics | {"differences": chosen})
+    assert table.rows[0][0] == "tvp − vp (primary)" and table.rows[0][2] == tables.p_text(first["p"])
+    compared = [t for t in verdicts(statistics | {"differences": chosen}) if "paired" in t]
+    assert compared[0].startswith("TVP − VP") and "tested first" in compared[0] and "adjusted" in compared[1]
+    named = statistics | {"differences": [], "primary": {"methods": ["tvp", "evp"]}}
+    assert verdicts(named)[-1] == "The primary contrast, TVP − EVP, has no results to test."
+
+
+def test_questions_that_share_pictures_are_said_at_the_top(statistics):
+    assert "pictures" not in about(statistics)
+    assert "asks 32 questions about 8 pictures" in about(statistics | {"images": {"emoji_recognition": 8}})
+
+
+def test_statistics_of_an_earlier_version_are_made_anew_where_the_samples_are(small):
+    made = write_statistics(small)
+    old = {key: value for key, value in made.items() if key not in ("images", "speaks_of", "primary")}
+    (small / "statistics.json").write_text(json.dumps(old | {"schema": 1}))
+    assert read_statistics(small) == made
+    (small / "statistics.json").write_text(json.dumps(old | {"schema": 1}))
+    shutil.rmtree(small / "samples")
+    assert read_statistics(small)["schema"] == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -11,17 +13,20 @@ from experiments.statistics.averages import balanced, measure
 from experiments.statistics.outcomes import image_counts, outcomes, weighted_auroc
 from experiments.statistics.pairs import cell_gain
 from experiments.statistics.sharing import shared
-from experiments.statistics.significance import bootstrap_p, holm, mcnemar, worse
+from experiments.statistics.significance import bootstrap_p, holm, mcnemar, sign_flip, worse
 from experiments.statistics.two_way import (  # fmt: skip
-    ImageCovariance,
     Measured,
+    OnImages,
     Prior,
+    VarianceParts,
     agreement,
     half_width,
     mean_of,
+    one_source,
+    over_sources,
     p_value,
     priors,
-    seeds_half_width,
+    satterthwaite,
     summary,
     variance_parts,
 )
@@ -50,6 +55,22 @@ def test_one_sided_mcnemar_asks_whether_it_got_worse():
     assert worse(3, 12) == pytest.approx(binomtest(3, 15, alternative="less").pvalue, rel=1e-9)
     assert worse(3, 12) < 0.05 < worse(12, 3)
     assert worse(0, 0) == 1.0
+
+
+@pytest.mark.parametrize("gained, lost", [(3, 12), (12, 3), (0, 0), (7, 7), (0, 9), (80, 120)])
+def test_the_sign_flip_test_of_single_rows_is_mcnemars(gained, lost):
+    test, exact = sign_flip(np.array([1] * gained + [-1] * lost + [0] * 5)), mcnemar(*outcomes_pair(gained, lost))
+    assert {key: test[key] for key in exact} == pytest.approx(exact)
+    assert test["p_worse"] == pytest.approx(worse(gained, lost))
+
+
+def test_the_sign_flip_test_counts_all_signs_of_the_units_sums():
+    sums = np.array([5, -1, 3, 3, -2, 0, 1])
+    totals = [np.dot(signs, sums) for signs in product((-1, 1), repeat=len(sums))]
+    test = sign_flip(sums)
+    assert test["p"] == pytest.approx(np.mean(np.abs(totals) >= sums.sum()))
+    assert test["p_worse"] == pytest.approx(np.mean(totals <= sums.sum()))
+    assert (test["gained"], test["lost"]) == (4, 2)
 
 
 def test_holm_multiplies_by_what_is_left_and_never_falls():
@@ -122,9 +143,7 @@ def test_covariances_of_draws_give_the_parts_where_samples_have_no_value():
 def test_the_interval_over_seeds_is_students():
     means = np.array([0.5, 0.56, 0.47])
     students = stats.t.interval(0.95, 2, loc=means.mean(), scale=stats.sem(means))
-    half = seeds_half_width(means)
-    assert (means.mean() - half, means.mean() + half) == pytest.approx(students)
-    got = summary(Measured(means, (ImageCovariance(np.zeros((3, 3)), 50),), np.zeros(9)))
+    got = summary(one_source(means, np.zeros((3, 3)), 50, np.zeros(9)))
     assert (got["seeds_low"], got["seeds_high"]) == pytest.approx(students)
     assert (got["low"], got["high"]) == pytest.approx(students)  # images without any variance
 
@@ -138,8 +157,6 @@ def test_half_widths_add_in_quadrature_and_never_fall_below_the_images():
 
 
 def parts_of(seeds: float, images: float, both: float, df: float = 2):
-    from experiments.statistics.two_way import VarianceParts
-
     return VarianceParts(seeds, images, both, df, 99)
 
 
@@ -160,14 +177,62 @@ def test_a_single_seed_has_the_interval_over_images_and_says_so():
     assert summary(measured(table()))["interval"] == "images and seeds"
 
 
-def test_data_sets_are_independent_images_and_one_block_of_seeds():
+def test_data_sets_are_independent_images_and_their_prompts_are_independent_too():
     one, two = measured(table(seed=1)), measured(table(n=80, seed=2))
     both = mean_of([one, two])
-    assert both.means == pytest.approx((one.means + two.means) / 2)
-    expected = (variance_parts(one).images + variance_parts(two).images) / 4
-    assert variance_parts(both).images == pytest.approx(expected)
-    assert variance_parts(both).df_seeds == 2
-    assert variance_parts(both).seeds == pytest.approx(both.means.var(ddof=1) / 3)
+    assert both.value == pytest.approx((one.value + two.value) / 2)
+    parts = [variance_parts(of) for of in (one, two, both)]
+    assert parts[2].images == pytest.approx((parts[0].images + parts[1].images) / 4)
+    assert parts[2].seeds == pytest.approx((parts[0].seeds + parts[1].seeds) / 4)
+    assert parts[2].both == pytest.approx((parts[0].both + parts[1].both) / 4)
+    assert parts[2].df_seeds == pytest.approx(satterthwaite(np.array([of.seeds for of in parts[:2]]), 2))
+
+
+# ---- several sources -------------------------------------------------------------------------------------------------
+def two_sources(means: np.ndarray, covariance: float = 0.0) -> Measured:
+    """Equal weights; every result varies over the images by itself with this variance."""
+    of = OnImages(means, np.array([0.5, 0.5]), covariance * np.eye(means.size), 100, ("a", "b"))
+    return Measured((of,), np.zeros(9))
+
+
+def test_seeds_of_different_sources_are_no_blocks():
+    """Seed by seed these cancel: as blocks the average would have no variance at all."""
+    means = np.array([[0.4, 0.5, 0.6], [0.6, 0.5, 0.4]])
+    of = variance_parts(two_sources(means))
+    assert of.seeds == pytest.approx((0.01 / 3 + 0.01 / 3) / 4)
+    assert of.df_seeds == pytest.approx(4)
+    assert summary(two_sources(means))["low"] < 0.45 < 0.55 < summary(two_sources(means))["high"]
+    assert summary(two_sources(means))["sd_seeds"] == pytest.approx(0.1)
+
+
+def test_a_source_whose_seeds_vary_most_gives_the_degrees_of_freedom():
+    assert satterthwaite(np.array([1.0, 1.0, 1.0]), 2) == pytest.approx(6)
+    assert satterthwaite(np.array([1.0, 0.0, 0.0]), 2) == pytest.approx(2)
+    assert satterthwaite(np.zeros(3), 2) == 6
+
+
+def test_the_interval_over_sources_is_students_over_their_means():
+    means = np.array([[0.3, 0.4, 0.5], [0.6, 0.7, 0.8]])
+    got = over_sources(two_sources(means))
+    students = stats.t.interval(0.95, 1, loc=0.55, scale=stats.sem([0.4, 0.7]))
+    assert (got["sources_low"], got["sources_high"]) == pytest.approx(students)
+    assert over_sources(measured(table()))["sources_low"] is None  # one source says nothing of others
+
+
+def test_what_seeds_and_images_both_hold_is_counted_once_a_source():
+    of = variance_parts(two_sources(np.array([[0.3, 0.4, 0.5], [0.6, 0.7, 0.8]]), 0.06))
+    assert of.images == pytest.approx(0.06 / 6)
+    assert of.both == pytest.approx(2 * 0.25 * 0.06 / 3)
+
+
+def test_rows_of_one_image_are_one_value_of_the_images_variance():
+    values = table(n=60)
+    units = np.repeat(np.arange(20), 3)
+    of, plain = (measure(data_set(values, units=given), np.arange(3)[:, None], None) for given in (units, None))
+    expected = np.cov(values.reshape(20, 3, 3).mean(1), rowvar=False) / 20
+    assert of.sets[0].covariance == pytest.approx(expected)
+    assert (of.sets[0].n, plain.sets[0].n) == (20, 60)
+    assert of.value == pytest.approx(plain.value)
 
 
 def test_identical_seeds_are_as_good_as_one():
@@ -220,9 +285,7 @@ def test_equal_variances_are_trusted_and_wild_ones_are_not():
 
 
 def test_a_prior_moves_the_variance_and_adds_degrees_of_freedom():
-    of = variance_parts(
-        Measured(np.array([0.0, 2.0]), (ImageCovariance(np.zeros((2, 2)), 10),), np.zeros(3)), Prior(5.0, 3.0)
-    )
+    of = variance_parts(one_source(np.array([0.0, 2.0]), np.zeros((2, 2)), 10, np.zeros(3)), Prior(5.0, 3.0))
     assert (of.seeds, of.df_seeds) == (pytest.approx((1 * 2.0 + 3 * 5.0) / 4 / 2), 4)
 
 

@@ -9,6 +9,7 @@ import pytest
 from support.statistics_data import matrix, record, scores
 
 from experiments.statistics import alarms, analyse, shared, write_statistics
+from experiments.statistics.significance import holm
 from experiments.sweep.samples import write_samples
 from lightning_modules.metrics import Scores, auroc, estimate
 
@@ -28,7 +29,7 @@ def made():
 
 
 def test_the_result_has_the_keys_of_its_schema(made):
-    assert (made["schema"], made["level"], made["alpha"]) == (1, 0.95, 0.05)
+    assert (made["schema"], made["level"], made["alpha"]) == (2, 0.95, 0.05)
     assert made["metrics"] == {"scenes": "top1"}
     assert len(made["cells"]) == 27 and len(made["pairs"]) == 9
     assert set(made["cells"][0]) == CELL
@@ -208,3 +209,99 @@ def test_a_folder_without_samples_tells_what_is_missing(tmp_path):
     assert made["missing"] == [expected] and made["cells"] == []
     told = [{**expected, "error": "out of memory", "seconds": 3}]
     assert write_statistics(tmp_path, told)["missing"] == [{**expected, "error": "out of memory"}]
+
+
+# ---- units -----------------------------------------------------------------------------------------------------------
+def with_units(records, rows_each: int):
+    """The same records, `rows_each` rows about each picture."""
+
+    def told(scores: Scores) -> Scores:
+        return scores._replace(units=[f"p{i // rows_each}" for i in range(len(scores.ids))])
+
+    return [r._replace(scores={given: told(scores) for given, scores in r.scores.items()}) for r in records]
+
+
+def test_units_of_one_row_change_no_number():
+    given = matrix(MODELS, (0, 1), worse_on_llava)
+    assert analyse(with_units(given, 1)) == analyse(given)
+
+
+def test_where_rows_share_pictures_everything_is_over_pictures(tmp_path):
+    given = with_units(matrix(MODELS, (0, 1), worse_on_llava), 8)
+    write_samples(tmp_path / "samples" / "a.parquet", [r for r in given if r.prompt == given[0].prompt])
+    made = write_statistics(tmp_path)
+    cell = next(c for c in made["cells"] if c["target"] == given[0].target)
+    assert (made["images"], cell["n"], cell["interval"]) == ({"scenes": 12}, 96, "wilson over units")
+    assert cell["gains"]["black"]["interval"] == "paired-bootstrap over units"
+    assert cell["gains"]["black"]["mcnemar"] is None
+    assert cell["gains"]["black"]["p"] == cell["gains"]["black"]["sign_flip"]["p"]
+    assert estimate("top1", given[0].scores["prompt"]).low == pytest.approx(cell["low"], abs=1e-6)
+
+
+def test_records_without_units_take_those_of_the_others():
+    """Cells of a sweep may be older than units; the rows are the same."""
+    given = matrix(MODELS, (0, 1), worse_on_llava)
+    assert analyse([*given[:2], *with_units(given[2:], 8)]) == analyse(with_units(given, 8))
+
+
+# ---- one contrast first ----------------------------------------------------------------------------------------------
+def three_methods():
+    lift = {"tvp": 0.3, "evp": 0.22, "vp": 0.2}
+    made = {name: matrix(MODELS, (0, 1, 2), lambda s, t, by=by: by) for name, by in lift.items()}
+    return [r._replace(method=name) for name, records in made.items() for r in records]
+
+
+def test_the_primary_contrast_is_tested_first_and_the_others_after_it():
+    given = three_methods()
+    plain, made = (analyse(given, primary=names)["differences"] for names in ((), ("tvp", "evp")))
+    (first,) = (row for row in made if row["primary"])
+    assert (first["methods"], first["over"], first["data"]) == (["tvp", "evp"], "targets", "")
+    assert first["p_holm"] == first["p"]
+    others = [row for row in made if not row["primary"]]
+    adjusted = [max(p, first["p"]) for p in holm([row["p"] for row in others])]
+    assert [row["p_holm"] for row in others] == pytest.approx(adjusted, abs=1e-5)
+    assert not any(row["primary"] for row in plain)
+    assert [row["p_holm"] for row in plain] == pytest.approx(holm([row["p"] for row in plain]), abs=1e-5)
+
+
+def test_any_two_methods_may_be_the_primary_contrast():
+    made = analyse(three_methods(), primary=["evp", "vp"])
+    assert made["primary"] == {"methods": ["evp", "vp"], "over": "targets", "data": ""}
+    assert made["differences"][0]["methods"] == ["evp", "vp"] and sum(r["primary"] for r in made["differences"]) == 1
+
+
+def test_the_primary_contrast_is_that_of_the_plan(tmp_path):
+    given = three_methods()
+    for label in {r.prompt for r in given}:
+        write_samples(tmp_path / "samples" / f"{label}.parquet", [r for r in given if r.prompt == label])
+    assert write_statistics(tmp_path)["primary"] is None
+    (tmp_path / "plans").mkdir()
+    (tmp_path / "plan").write_text("7\n")
+    (tmp_path / "plans" / "7.json").write_text(json.dumps({"recipe": {"primary": ["tvp", "evp"]}}))
+    assert write_statistics(tmp_path) == analyse(given, primary=["tvp", "evp"])
+
+
+# ---- the smallest alarm ----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
+def test_a_loss_of_the_stated_size_is_where_alarms_begin(seeds):
+    """Below it no pair has one, well above it every pair has; other pairs' alarms only make more of them."""
+    made = analyse(matrix(MODELS, seeds, lambda s, t: dict(zip(MODELS, (-0.01, -0.05, -0.3), strict=True))[t], n=200))
+    stated = [(p["gains"]["black"], p["alarm"]["black"]) for p in made["pairs"]]
+    assert all(0.01 < gain["smallest_alarm"] < 0.3 for gain, _ in stated)
+    for gain, alarm in stated:
+        assert alarm or -gain["value"] < 1.1 * gain["smallest_alarm"]
+    assert {alarm for _, alarm in stated} == {True, False}
+
+
+def test_alarms_state_the_raw_p_beside_the_corrected_one(made):
+    assert all(row["p"] <= row["p_holm"] for row in made["alarms"])
+    assert any(row["p"] < row["p_holm"] for row in made["alarms"])
+    assert all(g["p_worse_raw"] <= g["p_worse"] for p in made["pairs"] for g in p["gains"].values())
+
+
+# ---- what an interval speaks of --------------------------------------------------------------------------------------
+def test_every_interval_says_what_it_speaks_of(made):
+    named = {key for names in made["speaks_of"] for key in names.split(", ")}
+    assert named == {key for key in made["methods"][0] if key.endswith(("low", "high"))}
+    row = next(m for m in made["methods"] if (m["over"], m["control"], m["data"]) == ("targets", "black", "scenes"))
+    assert row["sources_low"] < row["value"] < row["sources_high"]

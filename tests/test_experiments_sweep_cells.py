@@ -222,3 +222,17 @@ def test_missing_weights_and_data_are_listed_once_each(monkeypatch, tmp_path):
 
 def test_code_version_reads_this_checkout():
     assert Path(module.ROOT, "model_zoo", "base.py").is_file() and len(code_version()) == 16
+
+
+def test_the_primary_contrast_is_named_in_the_recipe_and_survives_narrowing():
+    assert all(list(load_sweep(name).primary) == ["tvp", "evp"] for name in list_sweeps())
+    assert list(load_sweep("embedded", [("methods", "evp")]).primary) == ["tvp", "evp"]
+
+
+@pytest.mark.parametrize("primary", ["[tvp, none_such]", "[tvp]", "[tvp, tvp]"])
+def test_a_primary_contrast_of_other_than_two_methods_of_the_sweep_is_refused(primary, tmp_path, monkeypatch):
+    text = (FOLDER / "embedded_smoke.yaml").read_text().replace("primary: [tvp, evp]", f"primary: {primary}")
+    (tmp_path / "mine.yaml").write_text(text)
+    monkeypatch.setattr("experiments.sweep.recipe.FOLDER", tmp_path)
+    with pytest.raises(ValueError, match=r"primary is .*Expected two methods of the sweep"):
+        load_sweep("mine")

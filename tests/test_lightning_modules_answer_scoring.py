@@ -124,3 +124,21 @@ def test_the_reference_s_substring_rule_reads_clevr_under_official_only(text, ri
     assert (READINGS["parse"](text, counts, right), READINGS["substring"](text, counts, right)) == (parsed, substring)
     rules = [load_datamodule("clevr", official=official).answer_rule for official in (False, True)]
     assert rules == ["parse", "substring"] and load_datamodule("pope", official=True).answer_rule == "parse"
+
+
+def test_written_answers_have_intervals_over_pictures_too():
+    answers = Answers(
+        [f"{i:02d}" for i in range(40)],
+        np.arange(40) // 8 % 2,
+        np.where(np.arange(40) < 4, -1, np.arange(40) // 16 % 2),
+        [""] * 40,
+        [""] * 40,
+    )
+    likely = answers.as_scores()
+    plain = answer_metrics("reasoning", answers, likely)[""]
+    units = likely._replace(units=[f"p{i // 8}" for i in range(40)])
+    found = answer_metrics("reasoning", answers, units)[""]
+    assert {name: value.value for name, value in found.items()} == {name: value.value for name, value in plain.items()}
+    assert {value.interval for value in found.values()} == {"wilson over units"}
+    wide, narrow = found["gen_accuracy"], plain["gen_accuracy"]
+    assert wide.high - wide.low > 1.5 * (narrow.high - narrow.low)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_modules.controls import COLOURS, Control, ControlStore, all_controls
+from lightning_modules.controls import COLOURS, Control, ControlStore, all_controls, read_scores, write_scores
 from lightning_modules.metrics import Scores
 
 IMAGES = torch.rand(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
@@ -68,3 +68,12 @@ def test_a_damaged_entry_counts_as_absent(tmp_path):
     path = store.path(control, **KEY)
     path.write_bytes(path.read_bytes()[:50])
     assert store.load(control, **KEY) is None
+
+
+def test_records_keep_their_units_and_older_files_have_none(tmp_path):
+    write_scores(tmp_path / "new.npz", record()._replace(units=["p", "p"]))
+    write_scores(tmp_path / "old.npz", record())
+    assert read_scores(tmp_path / "new.npz").units == ["p", "p"]
+    with np.load(tmp_path / "old.npz") as file:
+        assert "units" not in file
+    assert read_scores(tmp_path / "old.npz").units == () and read_scores(tmp_path / "old.npz").unit_numbers is None

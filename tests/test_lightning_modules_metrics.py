@@ -190,3 +190,65 @@ def test_a_metric_that_is_not_there_is_named():
     with pytest.raises(ValueError, match=r"needs the number each candidate stands for"):
         estimate("mae", CONFUSED)
     assert TASK_METRICS["reasoning"][0] == "auroc"
+
+
+# ---- units -----------------------------------------------------------------------------------------------------------
+def doubled(record, times=5):
+    """Every sample asked again and again, word for word: no more is known than before."""
+    n, again = len(record.ids), np.repeat(np.arange(len(record.ids)), times)
+    whole = record.take(again)
+    return whole._replace(ids=[f"{i:05d}" for i in range(n * times)], units=[record.ids[i] for i in again])
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "yes_ratio", "recall", "f1", "auroc"])
+def test_asking_the_same_again_narrows_no_interval(metric):
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, 2, 60)
+    table = np.stack([np.zeros(60), labels + rng.normal(0, 1.5, 60) - 0.5], 1).astype(np.float32)
+    once = Scores([f"{i:03d}" for i in range(60)], labels, table, [""] * 60)
+    one, many = estimate(metric, once), estimate(metric, doubled(once))
+    assert many.value == pytest.approx(one.value) and many.n == 300
+    assert "units" in many.interval and "units" not in one.interval
+    assert many.high - many.low == pytest.approx(one.high - one.low, rel=0.15)
+    naive = estimate(metric, doubled(once)._replace(units=()))
+    assert naive.high - naive.low < 0.6 * (one.high - one.low)
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "auroc"])
+def test_a_gain_on_the_same_asked_again_is_as_uncertain(metric):
+    rng = np.random.default_rng(4)
+    before, after = (make(rng.random(80) < p, k=2) for p in (0.5, 0.7))
+    one, many = paired_gain(metric, after, before), paired_gain(metric, doubled(after), doubled(before))
+    assert many.value == pytest.approx(one.value) and many.interval == "paired-bootstrap over units"
+    assert many.high - many.low == pytest.approx(one.high - one.low, rel=0.15)
+
+
+def test_groups_that_share_pictures_are_resampled_together():
+    """The same answers in both groups: their mean is as uncertain as one of them, not less by the root of two."""
+    part = make([1] * 30 + [0] * 20)
+    names = [f"picture {i}" for i in range(50)]
+    groups = [(part._replace(ids=[f"{g}{i}" for i in part.ids], units=names), None) for g in "ab"]
+    mean, one = mean_estimate("accuracy", groups), estimate("accuracy", part)
+    assert mean.interval == "bootstrap over units"
+    assert mean.high - mean.low == pytest.approx(one.high - one.low, rel=0.1)
+    apart = mean_estimate("accuracy", [(group[0]._replace(units=()), None) for group in groups])
+    assert apart.high - apart.low < 0.8 * (mean.high - mean.low)
+
+
+def test_a_group_that_a_resample_leaves_out_counts_for_nothing_there():
+    whole = make([1, 0] * 20)._replace(units=[f"p{i // 2}" for i in range(40)])
+    few = make([1, 1])._replace(ids=["x", "y"], units=["p0", "p0"])
+    found = mean_estimate("accuracy", [(whole, None), (few, None)])
+    assert found.value == 0.75 and 0.5 <= found.low <= found.high <= 1.0
+
+
+def test_pictures_that_all_agree_still_leave_doubt():
+    sure = make([1] * 40)._replace(units=[f"p{i // 4}" for i in range(40)])
+    assert estimate("top1", sure).low == pytest.approx(estimate("top1", make([1] * 10)).low)
+    alone = make([1, 0, 1, 0])._replace(units=["p"] * 4)
+    assert (estimate("top1", alone).low, estimate("top1", alone).high) == (0.0, 1.0)
+
+
+def test_shards_join_with_their_units():
+    whole = make([1, 0] * 6)._replace(units=[f"p{i // 3}" for i in range(12)])
+    assert merge_scores([whole.take(np.arange(1, 12, 2)), whole.take(np.arange(0, 12, 2))]).units == whole.units

@@ -216,3 +216,18 @@ def test_a_partial_or_sanity_validation_is_never_scored(tmp_path, capsys):
         callback.on_validation_batch_end()
     callback.on_validation_epoch_end(trainer, module)
     assert {row["input"] for row in read_rows(callback.results.path)} == {*CONTROLS, "prompt"}
+
+
+def test_records_say_which_rows_are_about_one_picture_also_when_a_stored_control_is_older(tmp_path):
+    spec, prompts = Spec("tiny_minigpt4", "heldout"), {"prompt": make_prompt()}
+    plain = make_scorer(tmp_path).score(spec, "test", prompts)
+    assert all(record.units == () for record in plain.values())
+    scorer = make_scorer(tmp_path)  # reads the controls that the first one stored
+    scorer.datamodule.picture = lambda split, index: f"picture {index // 2}"
+    records = scorer.score(spec, "test", prompts)
+    expected = [scorer.datamodule.units("test")[key] for key in records["full"].ids]
+    assert len(set(expected)) == 6
+    assert [record.units for record in records.values()] == [expected] * len(records)
+    assert scorer.drifts["test", spec.name].units
+    rows = score_rows(scorer, spec, "test", records, prompts, CONTEXT | {"epoch": 0, "step": 0})
+    assert {row["interval"] for row in rows} == {"wilson over units", "bootstrap over units"}

@@ -13,11 +13,13 @@ from experiments.report.numbers import main_method
 from experiments.report.settings import read_config
 from experiments.run.folder import CONFIG, read_status
 from experiments.statistics import analyse, write_statistics
+from experiments.sweep.folder import latest_plan
 from experiments.sweep.samples import TransferRecord, read_samples, run_records
 from lightning_modules.prompts import Prompt
 from lightning_modules.records import read_rows
 
-SCHEMA = 1
+SCHEMA, READABLE = 2, (1, 2)
+"""Written now, and read; 1 had averages whose seeds were blocks across sources (docs/results.md)."""
 
 
 class CellKey(NamedTuple):
@@ -115,7 +117,7 @@ def _chosen(statistics: dict, method: str, control: str) -> tuple[str, str]:
 
 # ---- statistics ----------------------------------------------------------------------------------------------------
 def read_statistics(folder: Path) -> dict[str, Any]:
-    """statistics.json, made anew where it is absent or some samples are newer.
+    """statistics.json, made anew where it is absent or of an earlier version, or some samples are newer.
 
     Raises:
         FileNotFoundError: no samples yet. ValueError: damaged, or of another version.
@@ -127,14 +129,10 @@ def read_statistics(folder: Path) -> dict[str, Any]:
             f"`python -m experiments.transfer_sweep out={folder}`, or look at it with `... status out={folder}`."
         )
     newest = max((sample.stat().st_mtime for sample in samples), default=0.0)
-    if not path.is_file() or path.stat().st_mtime < newest:
-        write_statistics(folder)
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(
-            f"'{path}' is damaged ({error}). Delete it and make the report again: it is rebuilt."
-        ) from None
+    fresh = path.is_file() and path.stat().st_mtime >= newest
+    content = _read_json(path) if fresh else {}
+    if not fresh or (samples and isinstance(content, dict) and content.get("schema", SCHEMA) < SCHEMA):
+        content = write_statistics(folder)
     statistics = checked(content, path)
     if not statistics["cells"]:
         raise FileNotFoundError(
@@ -144,11 +142,20 @@ def read_statistics(folder: Path) -> dict[str, Any]:
     return statistics
 
 
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(
+            f"'{path}' is damaged ({error}). Delete it and make the report again: it is rebuilt."
+        ) from None
+
+
 def checked(content: Any, path: Path) -> dict[str, Any]:
     """Raises: ValueError when `content` is no statistics of the version this report reads."""
     needed = {"schema", "alpha", "controls", "metrics", "cells", "pairs", "methods", "shared", "differences", "alarms"}
     lacking = sorted((needed | {"missing"}) - set(content)) if isinstance(content, dict) else ["everything"]
-    if lacking or content["schema"] != SCHEMA:
+    if lacking or content["schema"] not in READABLE:
         found = f"lacks {', '.join(lacking)}" if lacking else f"has schema {content['schema']}"
         raise ValueError(f"'{path}' {found}. Expected schema {SCHEMA}. Delete it and make the report again.")
     return content
@@ -186,14 +193,10 @@ def run_folders(folder: Path) -> dict[str, Path]:
     return {label: path for label, (_, path) in best.items()}
 
 
-def latest_plan(folder: Path) -> dict[str, Any]:
-    """The sweep's latest plan, which OUT/plan names; empty where there is none that can be read."""
-    try:
-        digest = (folder / "plan").read_text().strip()
-        plan = json.loads((folder / "plans" / f"{digest}.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    return plan if isinstance(plan, dict) else {}
+def _planned(folder: Path) -> Iterator[str]:
+    """Names of the run folders of the latest plan."""
+    for cell in latest_plan(folder).get("cells", []):
+        yield f"{cell.get('label')}-{str(cell.get('id'))[:8]}"
 
 
 def read_run(cell: CellKey, folder: Path, page: Path, statistics: dict) -> Run:

@@ -36,13 +36,14 @@
     const gain = pair.g[control.value];
     const lines = [`${pair.s} → ${pair.t}, ${pair.m} on ${pair.d}`];
     if (!gain) return `${lines[0]}\nnot scored with this control`;
-    const [, interval, kind, p, below, alarm] = gain;
+    const [, interval, kind, p, below, alarm, , raw, loss] = gain;
     lines.push(`Over the ${names[control.value]}: ${interval} points`);
     lines.push(`95 % interval over ${kind}`);
     lines.push(`n ${pair.n} test images, ${pair.k} seed${pair.k === 1 ? "" : "s"}; prompted ${pair.y} ${pair.v} %`);
-    lines.push(`p after Holm's correction ${p}; one-sided for a loss ${below}`);
+    lines.push(`p ${raw}, after Holm's correction ${p}; one-sided for a loss ${below}`);
     lines.push(pair.o ? "The source itself, not a transfer" : `They share: ${pair.h}`);
     if (alarm) lines.push("▼ Alarm: negative transfer");
+    else if (loss) lines.push(`No alarm; a loss of ${loss} points would have raised one`);
     return lines.join("\n");
   };
 

@@ -44,18 +44,25 @@ def _gains(entries: Sequence[Mapping | None]) -> list[str]:
 
 
 def differences(statistics: Mapping) -> TextTable:
-    """TVP minus the baselines on the same images, pairs and seeds; with one data set its mean over data sets is it."""
+    """TVP minus the baselines on the same images, pairs and seeds; with one data set its mean over data sets is it.
+
+    The primary contrast stands first.
+    """
     several = len(statistics["metrics"]) > 1
     entries = [e for e in statistics["differences"] if several or not e["data"]]
     rows = [
-        [" − ".join(e["methods"]), with_interval(e), p_text(e["p_holm"]), e["over"], e["data"] or "all", counts(e)]
-        for e in sorted(entries, key=lambda e: (e["data"], e["over"] != "targets"))
+        [
+            " − ".join(e["methods"]) + (" (primary)" if e.get("primary") else ""),
+            *(with_interval(e), p_text(e["p"]), p_text(e["p_holm"]), e["over"], e["data"] or "all", counts(e)),
+        ]
+        for e in sorted(entries, key=lambda e: (not e.get("primary"), e["data"], e["over"] != "targets"))
     ]
+    first = "the primary contrast, named beforehand, is tested first and the others after it with"
     caption = (
-        f"Paired difference of prompted scores in points; {interval_kind(entries)}; p after Holm's correction; n: test "
-        "images."
+        f"Paired difference of prompted scores in points; {interval_kind(entries)}; p as it is and adjusted: "
+        f"{first if any(e.get('primary') for e in entries) else 'by'} Holm's correction; n: test images."
     )
-    return TextTable(caption, ["methods", "difference", "p (Holm)", "over", "data set", "from"], rows)
+    return TextTable(caption, ["methods", "difference", "p", "p (adjusted)", "over", "data set", "from"], rows)
 
 
 def alarms(statistics: Mapping) -> TextTable:
@@ -63,7 +70,8 @@ def alarms(statistics: Mapping) -> TextTable:
     rows = [
         [
             f"{short(e['source'])} → {short(e['target'])}",
-            *(with_interval(e), CONTROL_NAMES[e["control"]], p_text(e["p_holm"]), e["method"], e["data"]),
+            *(with_interval(e), CONTROL_NAMES[e["control"]], p_text(e.get("p")), p_text(e["p_holm"])),
+            *(e["method"], e["data"]),
             str(seed_count(e)),
         ]
         for e in sorted(statistics["alarms"], key=lambda e: e["value"])
@@ -72,7 +80,7 @@ def alarms(statistics: Mapping) -> TextTable:
         "Negative-transfer alarms: the prompt is worse than the control, and that holds after Holm's correction over "
         f"the matrix at {statistics['alpha']:g}; 95 % intervals, p one-sided."
     )
-    return TextTable(caption, ["source → target", "gain", "over", "p (Holm)", "method", "data set", "seeds"], rows)
+    return TextTable(caption, ["source → target", "gain", "over", "p", "p (Holm)", "method", "data set", "seeds"], rows)
 
 
 def controls(statistics: Mapping) -> TextTable:

@@ -38,6 +38,10 @@ def about(statistics: Mapping) -> str:
         f"{', '.join(parts['data'])}, methods {', '.join(method_order(parts['method']))}, "
         f"{_count(parts['seed'], 'seed')}: {done} of {done + missing} prompts learned and scored."
     )
+    rows = {cell["data"]: cell["n"] for cell in cells}
+    for data, images in statistics.get("images", {}).items():
+        if images < rows.get(data, 0):
+            text += f" {data} asks {rows[data]} questions about {images} pictures: its intervals are over pictures."
     return f"{text} {EMBEDDED}" if is_embedded(statistics) else text
 
 
@@ -111,10 +115,28 @@ def negative_transfer(statistics: Mapping) -> list[str]:
         worse = {c: sum(p["alarm"].get(c, False) for p in own) for c in statistics["controls"]}
         parts = [f"{count} below the {CONTROL_NAMES[control]}" for control, count in worse.items() if count]
         said = f"{', '.join(parts)} (significant after Holm's correction)" if parts else "no alarm against any control"
+        silent = _smallest_alarms(own, [control for control, count in worse.items() if not count])
         sentences.append(
             f"Negative transfer of {method.upper()}, {len(own)} pairs of a source and another target: {said}."
+            + (f" Where there is no alarm, a pair had to lose this much to raise one: {silent}." if silent else "")
         )
     return sentences
+
+
+def _smallest_alarms(pairs: list[Mapping], controls: list[str]) -> str:
+    """Control by control the smallest loss that would have raised an alarm: of the most and the least certain pair."""
+    parts = []
+    for control in controls:
+        gains = [p["gains"][control] for p in pairs if "smallest_alarm" in p["gains"].get(control, {})]
+        losses = [gain["smallest_alarm"] for gain in gains if gain["smallest_alarm"] is not None]
+        if gains and not losses:
+            parts.append(f"no loss would have been enough against the {CONTROL_NAMES[control]}")
+        elif gains:
+            low, high = (f"{100 * bound(losses):.1f}" for bound in (min, max))
+            most = f"more than {high}" if len(losses) < len(gains) else high
+            spread = low if low == most else f"{low} to {most}"
+            parts.append(f"{spread} points against the {CONTROL_NAMES[control]}")
+    return ", ".join(parts)
 
 
 def _worst(statistics: Mapping) -> list[str]:
@@ -133,17 +155,30 @@ def _worst(statistics: Mapping) -> list[str]:
 
 
 def _compared(statistics: Mapping) -> list[str]:
-    sentences = []
-    for entry in statistics["differences"]:
+    sentences, untested = [], statistics.get("primary")
+    for entry in sorted(statistics["differences"], key=lambda entry: not entry.get("primary")):
         if entry["data"] or entry["over"] != "targets":
             continue
         one, other = (name.upper() for name in entry["methods"])
+        if entry.get("primary"):
+            untested = None
+            adjusted = f"p {p_text(entry['p'])} (the primary contrast, named beforehand and tested first)"
+        else:
+            adjusted = f"p {p_text(entry['p'])}, {p_text(entry['p_holm'])} adjusted"
         sentences.append(
             f"{one} − {other} on targets, paired: {change(entry['value'])} points "
-            f"[{change(entry['low'])}, {change(entry['high'])}], p {p_text(entry['p_holm'])} after Holm's correction; "
+            f"[{change(entry['low'])}, {change(entry['high'])}]{_other_sources(entry)}, {adjusted}; "
             f"{_compared_words(one, entry, statistics['alpha'])}."
         )
+    if untested:
+        sentences.append(f"The primary contrast, {' − '.join(untested['methods']).upper()}, has no results to test.")
     return sentences
+
+
+def _other_sources(entry: Mapping) -> str:
+    if entry.get("sources_low") is None:
+        return ""
+    return f" (of other sources like these [{change(entry['sources_low'])}, {change(entry['sources_high'])}])"
 
 
 def _compared_words(one: str, entry: Mapping, alpha: float) -> str:

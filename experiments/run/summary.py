@@ -32,6 +32,12 @@ def gain_text(gain: Estimate) -> str:
     return f"{100 * gain.value:+.1f} [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
 
 
+def count_text(scores: Scores) -> str:
+    """Rows, and how many pictures they are about where that is fewer."""
+    units = scores.unit_numbers
+    return str(len(scores.ids)) if units is None else f"{len(scores.ids)} on {units.max() + 1} pictures"
+
+
 def model_rows(metric: str, records: Mapping[str, Mapping[str, Scores]], roles: Mapping[str, str]) -> list[list[str]]:
     """One row per model: every input's score, and the gain over every control with its 95 % interval."""
     rows = []
@@ -39,7 +45,7 @@ def model_rows(metric: str, records: Mapping[str, Mapping[str, Scores]], roles: 
         prompted = of_input["prompt"]
         cells = [points(estimate(metric, of_input[i]).value) if i in of_input else "-" for i in INPUT_NAMES]
         gains = [gain_text(paired_gain(metric, prompted, of_input[c])) if c in of_input else "-" for c in CONTROLS]
-        rows.append([f"{name} ({roles[name]})", str(len(prompted.ids)), *cells, *gains])
+        rows.append([f"{name} ({roles[name]})", count_text(prompted), *cells, *gains])
     return rows
 
 
@@ -88,7 +94,7 @@ def group_rows(metric: str, records: Mapping[str, Mapping[str, Scores]]) -> list
             at = np.array([i for i, own in enumerate(of_input["prompt"].groups) if own == group])
             parts = {given: scores.take(at) for given, scores in of_input.items()}
             cells = [points(estimate(metric, parts[i]).value) if i in parts else "-" for i in INPUT_NAMES]
-            rows.append([f"{name}: {group or 'no group'}", str(len(at)), *cells])
+            rows.append([f"{name}: {group or 'no group'}", count_text(parts["prompt"]), *cells])
     return rows
 
 

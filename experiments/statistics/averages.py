@@ -1,20 +1,23 @@
 """Averages over many (source, target) pairs, with the intervals of `two_way`: methods, differences, what is shared.
 
 The pairs of a data set are scored on the same images, so their per-sample values are averaged first and the images are
-resampled once. Seed s is a block across sources and data sets, so results are averaged within a seed first. Sources,
-targets and data sets themselves are fixed: an average is about the models and data it names, not about others.
+resampled once. A (source, data set, seed) is a prompt of its own: its results are averaged over the targets, and how
+much seeds matter is judged within each source. Sources, targets and data sets themselves are fixed: an average is about
+the models and data it names; `sources_low` and `sources_high` are about other sources.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from experiments.statistics.outcomes import DataSet, prompts_of
 from experiments.statistics.sharing import STRONGEST_FIRST, members, shared
 from experiments.statistics.significance import holm
-from experiments.statistics.two_way import ImageCovariance, Measured, mean_of, summary
+from experiments.statistics.two_way import Measured, OnImages, mean_of, over_sources, summary
+from lightning_modules.intervals import linearised
 from lightning_modules.vocabulary import CONTROLS
 
 Pair = tuple[str, str, str]
@@ -23,22 +26,47 @@ Columns = dict[Pair, dict[int, tuple[int, int]]]
 """Pair -> seed -> the column of interest and the one subtracted from it."""
 
 DIFFERENCES = (("tvp", "evp"), ("tvp", "vp"))
+Contrast = Mapping[str, Any]
+"""methods: the two. over: `targets` or `source`. data: one data set, "" for the mean over all."""
 
 
-def measure(data: DataSet, plus: np.ndarray, minus: np.ndarray | None) -> Measured:
-    """Results of S seeds averaged over P pairs. plus, minus: (S, P) columns, minus subtracted."""
+def primary_contrast(methods: Sequence[str]) -> dict[str, Any] | None:
+    """The one comparison that a sweep is made for, of the two methods that its recipe names; None where it names none.
+
+    On targets the prompts were not learned on, mean over data sets: what the matrix is there to say.
+    """
+    return {"methods": list(methods), "over": "targets", "data": ""} if methods else None
+
+
+def measure(data: DataSet, plus: np.ndarray, minus: np.ndarray | None, sources: Sequence[str] = ()) -> Measured:
+    """Results of S seeds averaged over P pairs, apart for each source.
+
+    Args:
+        plus, minus: (S, P) columns, minus subtracted.
+        sources: P names; none: all pairs are of one source.
+    """
+    names = sorted(set(sources)) or [""]
+    pairs = [np.array([i for i in range(plus.shape[1]) if not sources or sources[i] == name]) for name in names]
 
     def averaged(table: np.ndarray) -> np.ndarray:
-        """(..., K) -> (..., S)."""
-        result = table[..., plus].mean(-1, dtype=np.float64)
-        return result if minus is None else result - table[..., minus].mean(-1, dtype=np.float64)
+        """(..., K) -> (..., G S), source after source."""
+        parts = []
+        for own in pairs:
+            result = table[..., plus[:, own]].mean(-1, dtype=np.float64)
+            parts.append(result if minus is None else result - table[..., minus[:, own]].mean(-1, dtype=np.float64))
+        return np.concatenate(parts, axis=-1)
 
     means, draws = averaged(data.points), averaged(data.draws)
-    sampled, scale = (draws, 1) if data.values is None else (averaged(data.values), data.n)
-    covariance = (
-        np.atleast_2d(np.cov(sampled, rowvar=False)) / scale if len(sampled) > 1 else np.zeros([len(means)] * 2)
-    )
-    return Measured(means, (ImageCovariance(covariance, data.n),), draws.mean(1))
+    if data.values is None:
+        sampled, scale = draws, 1
+    else:
+        sampled, scale = averaged(data.values), data.images
+        sampled = sampled if data.units is None else linearised(sampled, data.units)
+    several = len(sampled) > 1
+    covariance = np.atleast_2d(np.cov(sampled, rowvar=False)) / scale if several else np.zeros([len(means)] * 2)
+    weights = np.array([len(own) for own in pairs]) / plus.shape[1]
+    of = OnImages(means.reshape(len(names), -1), weights, covariance, data.images, tuple(names))
+    return Measured((of,), draws @ np.repeat(weights / len(plus), len(plus)))
 
 
 def balanced(seeds_of: Mapping[Pair, Iterable[int]]) -> tuple[list[Pair], list[int]]:
@@ -59,14 +87,16 @@ def balanced(seeds_of: Mapping[Pair, Iterable[int]]) -> tuple[list[Pair], list[i
 
 
 def average(data: Mapping[str, DataSet], columns: Columns) -> dict:
-    """Mean over the pairs of each data set, then over data sets; with counts of pairs, seeds and images."""
+    """Mean over the pairs of each data set, then over data sets; with counts of pairs, seeds and rows."""
     pairs, seeds = balanced(columns)
     measured, n = [], 0
     for name in sorted({pair[0] for pair in pairs}):
-        table = np.array([[columns[pair][seed] for pair in pairs if pair[0] == name] for seed in seeds])
-        measured.append(measure(data[name], table[..., 0], table[..., 1]))
+        own = [pair for pair in pairs if pair[0] == name]
+        table = np.array([[columns[pair][seed] for pair in own] for seed in seeds])
+        measured.append(measure(data[name], table[..., 0], table[..., 1], [source for _, source, _ in own]))
         n += data[name].n
-    return summary(mean_of(measured)) | {"pairs": len(pairs), "seeds": len(seeds), "n": n}
+    mean = mean_of(measured)
+    return summary(mean) | over_sources(mean) | {"pairs": len(pairs), "seeds": len(seeds), "n": n}
 
 
 def columns_of(
@@ -117,15 +147,23 @@ def shared_rows(data: Mapping[str, DataSet]) -> list[dict]:
     return rows
 
 
-def difference_rows(data: Mapping[str, DataSet]) -> list[dict]:
-    """Paired differences between methods on prompted scores, Holm over all of them."""
-    rows = []
-    for one, other in DIFFERENCES:
+def difference_rows(data: Mapping[str, DataSet], primary: Contrast | None = None) -> list[dict]:
+    """Paired differences between methods on prompted scores, with raw `p` and `p_holm`, adjusted.
+
+    The primary contrast, named beforehand, is tested first and alone: its p is adjusted by nothing. The others come
+    after it, Holm over all of them, and none holds where the primary one does not. Without one, Holm over all.
+    """
+    rows, first = [], tuple(primary["methods"]) if primary else ()
+    for one, other in dict.fromkeys([*([first] if first else []), *DIFFERENCES]):
         for over, keep in SIDES.items():
             for name, part in by_data(columns_of(data, one, keep, other=other)).items():
                 rows.append({"methods": [one, other], "data": name, "over": over} | average(data, part))
-    for row, adjusted in zip(rows, holm([row["p"] for row in rows]), strict=True):
-        row["p_holm"] = adjusted
+    at = next((i for i, row in enumerate(rows) if primary and all(row[key] == primary[key] for key in primary)), None)
+    gate = 0.0 if at is None else rows[at]["p"]
+    for i, (row, adjusted) in enumerate(
+        zip(rows, holm([r["p"] if i != at else None for i, r in enumerate(rows)]), strict=True)
+    ):
+        row |= {"primary": i == at, "p_holm": gate if adjusted is None else max(adjusted, gate)}
     return rows
 
 

@@ -2,6 +2,7 @@
 
 All records of a data set were scored on the same images. So one matrix of resampled images serves them all: every
 comparison between columns is paired, and the draws of any average or difference are those of its columns combined.
+Where several rows are about one image (a unit), all of them come and go together.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 
 from experiments.sweep.samples import TransferRecord
 from lightning_modules.intervals import RESAMPLES
-from lightning_modules.metrics import Scores, per_sample
+from lightning_modules.metrics import Scores, per_sample, unit_numbers
 
 PromptKey = tuple[str, str, str, int]
 """(source, target, method, seed): one prompt on one model."""
@@ -22,10 +23,11 @@ PromptKey = tuple[str, str, str, int]
 
 @dataclass
 class DataSet:
-    """All columns of one data set, K of them on n images.
+    """All columns of one data set, K of them on n rows.
 
     points: (K,) the metric. draws: (RESAMPLES, K) the metric on resampled images. values: (n, K) 0/1 outcomes, None
-    for auroc. columns: prompt and model -> input -> k; controls that are the same scores are the same column.
+    for auroc. columns: prompt and model -> input -> k; controls that are the same scores are the same column. units:
+    (n,) the image of each row as a number from 0, None where each row has an image of its own.
     """
 
     name: str
@@ -36,6 +38,12 @@ class DataSet:
     values: np.ndarray | None
     columns: dict[PromptKey, dict[str, int]]
     roles: dict[PromptKey, str]
+    units: np.ndarray | None = None
+
+    @property
+    def images(self) -> int:
+        """How many independent images the rows are about."""
+        return self.n if self.units is None else int(self.units.max()) + 1
 
 
 @dataclass
@@ -48,6 +56,7 @@ class _Raw:
     ids: dict[tuple[str, ...], tuple[str, ...]] = field(default_factory=dict)
     columns: dict[PromptKey, dict[str, int]] = field(default_factory=dict)
     roles: dict[PromptKey, str] = field(default_factory=dict)
+    unit_of: dict[str, str] = field(default_factory=dict)
 
     def add(self, record: TransferRecord) -> None:
         key = (record.source, record.target, record.method, record.seed)
@@ -56,6 +65,7 @@ class _Raw:
 
     def _column(self, scores: Scores) -> int:
         outcome = outcomes(self.metric, scores)
+        self.unit_of.update(zip(scores.ids, scores.units, strict=False))  # older records have none
         ids = self.ids.setdefault(tuple(scores.ids), tuple(scores.ids))
         place = self.known.setdefault((id(ids), outcome.tobytes()), len(self.kept))
         if place == len(self.kept):
@@ -102,15 +112,26 @@ def _data_set(name: str, raw: _Raw) -> DataSet:
         for ids in raw.ids
     }
     kept = np.stack([outcome[..., places[ids]] for ids, outcome in raw.kept])
-    n = len(common)
-    counts = image_counts(name, n)
+    n = kept.shape[-1]
+    ids = next(iter(raw.ids))
+    units = unit_numbers([raw.unit_of.get(key, key) for key in np.array(ids, object)[places[ids]]])
+    counts = row_counts(name, n, units)
     if raw.metric == "auroc":
         points = np.array([weighted_auroc(of[0], of[1], np.ones((1, n), np.float32))[0] for of in kept])
         draws, values = np.stack([weighted_auroc(of[0], of[1], counts) for of in kept], 1), None
     else:
         values = np.ascontiguousarray(kept.T, np.float32)
-        points, draws = kept.mean(1), (counts @ values).astype(np.float64) / n
-    return DataSet(name, raw.metric, n, points, draws, values, raw.columns, raw.roles)
+        # As many rows in every resample, but for units of different sizes.
+        drawn = n if units is None else counts.sum(1, dtype=np.float64)[:, None]
+        points, draws = kept.mean(1), (counts @ values).astype(np.float64) / drawn
+    return DataSet(name, raw.metric, n, points, draws, values, raw.columns, raw.roles, units)
+
+
+def row_counts(name: str, n: int, units: np.ndarray | None, resamples: int = RESAMPLES) -> np.ndarray:
+    """(resamples, n) how often each row is in each resample: as often as its image."""
+    if units is None:
+        return image_counts(name, n, resamples)
+    return image_counts(name, int(units.max()) + 1, resamples)[:, units]
 
 
 def image_counts(name: str, n: int, resamples: int = RESAMPLES) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
@@ -9,9 +10,10 @@ import numpy as np
 from experiments.statistics.averages import measure
 from experiments.statistics.outcomes import DataSet, PromptKey, prompts_of
 from experiments.statistics.sharing import shared
-from experiments.statistics.significance import bootstrap_p, holm, mcnemar, worse
-from experiments.statistics.two_way import NO_PRIOR, Prior, one_sided, priors, summary
-from lightning_modules.intervals import percentiles, wilson
+from experiments.statistics.significance import bootstrap_p, holm, mcnemar, sign_flip, worse
+from experiments.statistics.two_way import NO_PRIOR, Prior, half_width, one_sided, priors, summary, variance_parts
+from lightning_modules.intervals import percentiles, unit_sums
+from lightning_modules.metrics import PAIRED, PAIRED_UNITS, proportion
 from lightning_modules.vocabulary import CONTROLS
 
 INPUTS = ("png", *CONTROLS)
@@ -40,26 +42,38 @@ def _head(data: DataSet, key: PromptKey) -> dict:
 
 
 def _score(data: DataSet, column: int) -> dict:
-    """Value with Wilson interval, or bootstrap for auroc."""
-    value, kind = float(data.points[column]), "bootstrap" if data.values is None else "wilson"
-    low, high = percentiles(data.draws[:, column]) if data.values is None else wilson(round(value * data.n), data.n)
-    return {"value": value, "low": low, "high": high, "interval": kind}
+    """Value with Wilson interval, or bootstrap for auroc; over units where rows are not independent."""
+    value, of_units = float(data.points[column]), "" if data.units is None else " over units"
+    if data.values is None:
+        low, high = percentiles(data.draws[:, column])
+        return {"value": value, "low": low, "high": high, "interval": f"bootstrap{of_units}"}
+    share = proportion(data.values[:, column].astype(np.float64), data.units)
+    return {"value": value, "low": share.low, "high": share.high, "interval": share.interval}
 
 
 def cell_gain(data: DataSet, prompt: int, control: int) -> dict:
     """Prompted minus control on the same samples: paired bootstrap interval and tests, see `cell_test`."""
     low, high = percentiles(data.draws[:, prompt] - data.draws[:, control])
     value = float(data.points[prompt] - data.points[control])
-    gain = {"value": value, "low": low, "high": high, "interval": "paired-bootstrap", "n": data.n}
+    kind = PAIRED if data.units is None else PAIRED_UNITS
+    gain = {"value": value, "low": low, "high": high, "interval": kind, "n": data.n}
     return gain | cell_test(data, prompt, control)
 
 
 def cell_test(data: DataSet, prompt: int, control: int) -> dict:
-    """Exact McNemar (None for auroc, which has no outcome per sample), two-sided p, and `p_worse` for "it lost"."""
+    """Exact McNemar (None for auroc, which has no outcome per sample), two-sided p, and `p_worse` for "it lost".
+
+    Where several rows are about one image, the sign-flip test on the images' sums takes McNemar's place.
+    """
     if data.values is None:
         value = float(data.points[prompt] - data.points[control])
         p = bootstrap_p(value, data.draws[:, prompt] - data.draws[:, control])
         return {"mcnemar": None, "p": p, "p_worse": one_sided(p, value)}
+    if data.units is not None:
+        moved = data.values[:, prompt].astype(np.int64) - data.values[:, control].astype(np.int64)
+        test = sign_flip(unit_sums(moved, data.units))
+        of_units = {key: test[key] for key in ("gained", "lost", "p")}
+        return {"mcnemar": None, "sign_flip": of_units, "p": test["p"], "p_worse": test["p_worse"]}
     test = mcnemar(data.values[:, prompt], data.values[:, control])
     return {"mcnemar": test, "p": test["p"], "p_worse": worse(test["gained"], test["lost"])}
 
@@ -69,10 +83,20 @@ def pair_rows(data: Mapping[str, DataSet]) -> list[dict]:
     groups: dict[tuple[str, str], dict[tuple[str, str], list[int]]] = {}
     for name, (source, target, method, seed) in prompts_of(data):
         groups.setdefault((name, method), {}).setdefault((source, target), []).append(seed)
-    return judge([row for place, pairs in sorted(groups.items()) for row in _group(data[place[0]], place[1], pairs)])
+    family = Counter(  # control -> pairs in its family, see `judge`
+        control
+        for (name, method), pairs in groups.items()
+        for pair, seeds in pairs.items()
+        for control in CONTROLS
+        if method != LEARNED_NOTHING and any(control in data[name].columns[*pair, method, seed] for seed in seeds)
+    )
+    made = [_group(data[name], method, pairs, family) for (name, method), pairs in sorted(groups.items())]
+    return judge([row for rows in made for row in rows])
 
 
-def _group(data: DataSet, method: str, pairs: Mapping[tuple[str, str], list[int]]) -> list[dict]:
+def _group(
+    data: DataSet, method: str, pairs: Mapping[tuple[str, str], list[int]], family: Mapping[str, int]
+) -> list[dict]:
     """The pairs of one data set and method; each is told how results vary over the seeds of the others."""
     found = {
         pair: {seed: data.columns[*pair, method, seed] for seed in sorted(seeds)}
@@ -82,7 +106,8 @@ def _group(data: DataSet, method: str, pairs: Mapping[tuple[str, str], list[int]
         (source, _seed_variance(data, given), len(given)) for (source, _), given in found.items() if len(given) > 1
     ]
     known = priors(variances, data.n) if method != LEARNED_NOTHING else {}
-    return [_pair(data, pair, method, given, known.get(pair[0], NO_PRIOR)) for pair, given in found.items()]
+    family = family if method != LEARNED_NOTHING else {}
+    return [_pair(data, pair, method, given, known.get(pair[0], NO_PRIOR), family) for pair, given in found.items()]
 
 
 def _seed_variance(data: DataSet, given: Mapping[int, Mapping[str, int]]) -> float:
@@ -91,7 +116,12 @@ def _seed_variance(data: DataSet, given: Mapping[int, Mapping[str, int]]) -> flo
 
 
 def _pair(
-    data: DataSet, pair: tuple[str, str], method: str, given: Mapping[int, Mapping[str, int]], prior: Prior
+    data: DataSet,
+    pair: tuple[str, str],
+    method: str,
+    given: Mapping[int, Mapping[str, int]],
+    prior: Prior,
+    family: Mapping[str, int],
 ) -> dict:
     head = _head(data, (*pair, method, next(iter(given))))
     del head["seed"]
@@ -101,6 +131,8 @@ def _pair(
         columns = [(of["prompt"], of[control]) for of in given.values() if control in of]
         if columns:
             gains[control] = pair_gain(data, columns, prior)
+            if control in family:
+                gains[control]["smallest_alarm"] = smallest_alarm(data, columns, prior, ALPHA / family[control])
     return head | {"seeds": list(given), "n": data.n, "metric": data.metric} | score | {"gains": gains}
 
 
@@ -124,12 +156,26 @@ def pair_gain(data: DataSet, columns: list[tuple[int, int]], prior: Prior = NO_P
     return numbers | {"p_worse": below}
 
 
+def smallest_alarm(data: DataSet, columns: list[tuple[int, int]], prior: Prior, alpha: float) -> float | None:
+    """The smallest loss of a pair that would have raised an alarm, the spread being what it is; None where none could.
+
+    alpha: one-sided, after the correction for all pairs of the matrix, as for a pair that loses alone. With one seed
+    about that of the exact test, and no less than if a row lost for every row that it needs at least.
+    """
+    plus, minus = (np.array(of)[:, None] for of in zip(*columns, strict=True))
+    loss = half_width(variance_parts(measure(data, plus, minus), prior), 2 * alpha)
+    if len(columns) == 1:
+        loss = max(loss, np.ceil(-np.log2(alpha)) / data.n)
+    return float(loss) if loss <= 1 else None
+
+
 def judge(rows: list[dict]) -> list[dict]:
     """Add `p_holm` (two-sided, Holm over all rows) to every gain, and the alarm to every row, for each control.
 
     An alarm says: worse than the control, one-sided, at 5 % familywise over the matrix; `p_worse` becomes its Holm
-    adjusted p-value. Rows of a method that learned nothing are no part of the family: their comparisons with black are
-    trivial, the others compare two controls and are the same for every source and seed.
+    adjusted p-value, and the raw one is kept as `p_worse_raw`. Rows of a method that learned nothing are no part of the
+    family: their comparisons with black are trivial, the others compare two controls and are the same for every source
+    and seed.
     """
     for row in rows:
         row["alarm"] = {}
@@ -138,6 +184,6 @@ def judge(rows: list[dict]) -> list[dict]:
         family = [gain if row["method"] != LEARNED_NOTHING else {} for row, gain in found]
         two, one = (holm([gain.get(key) for gain in family]) for key in ("p", "p_worse"))
         for (row, gain), p_two, p_one in zip(found, two, one, strict=True):
-            gain |= {"p_holm": p_two, "p_worse": p_one}
+            gain |= {"p_holm": p_two, "p_worse": p_one, "p_worse_raw": gain["p_worse"]}
             row["alarm"][control] = p_one is not None and p_one <= ALPHA
     return rows

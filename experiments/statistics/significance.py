@@ -23,6 +23,29 @@ def worse(gained: int, lost: int) -> float:
     return float(binom.cdf(gained, gained + lost, 0.5))
 
 
+def sign_flip(sums: np.ndarray) -> dict:
+    """Exact sign-flip test on (U,) whole-numbered sums of units: how many units gained, how many lost, p.
+
+    Would the sign of each unit's sum be as likely the other, how often is their total as far from zero (p, two-sided)
+    or as low (p_worse) as it is? With sums of -1, 0 and 1 only, one row a unit, this is McNemar's exact test. Units of
+    one magnitude k are k times a binomial count, so the distribution is a convolution of binomials, and no draw.
+    """
+    from scipy.signal import convolve
+    from scipy.stats import binom
+
+    whole = np.rint(sums).astype(np.int64)
+    sizes, counts = np.unique(np.abs(whole[whole != 0]), return_counts=True)
+    chances = np.ones(1)  # of (total + most) / 2 = 0, 1, ..., most
+    for size, count in zip(sizes.tolist(), counts.tolist(), strict=True):
+        own = np.zeros(size * count + 1)
+        own[::size] = binom.pmf(np.arange(count + 1), count, 0.5)
+        chances = np.maximum(convolve(chances, own), 0.0)
+    at = (int(whole.sum()) + len(chances) - 1) // 2
+    below, above = float(chances[: at + 1].sum()), float(chances[at:].sum())
+    gained, lost = int((whole > 0).sum()), int((whole < 0).sum())
+    return {"gained": gained, "lost": lost, "p": min(2 * min(below, above), 1.0), "p_worse": min(below, 1.0)}
+
+
 def bootstrap_p(value: float, draws: np.ndarray) -> float:
     """Two-sided p of a value whose standard error is that of its draws; reaches further into the tail than counting."""
     from scipy.stats import norm

@@ -25,6 +25,16 @@ added in quadrature instead (MOVER; Zou and Donner, Statistics in Medicine 27, 2
 It never is shorter than the interval over images, covers 95 to 98 % whatever the ratio of the variances, and holds its
 level far into the tail; tests/test_experiments_statistics_planted.py measures it. The p-value is the level at which
 the interval just reaches zero, so both always agree.
+
+Several sources. Each (source, data set, seed) is a prompt of its own: seed 1 of one source has nothing in common with
+seed 1 of another, and where the sources happen to cancel, a variance over blocks "all that has seed s" says nothing. So
+results stay apart in strata, one for each source and data set, with weights w_g that add up to one: A is the sum of
+w_g^2 var(theta_gs) / S, E that of each stratum's own, and the degrees of freedom are Satterthwaite's. Sources differ in
+how much seeds matter: the G (S - 1) of equal variances would make a p of 0.001 come 40 times too often (all of it in
+one of five sources), Satterthwaite's at most about 3 times; where sources are alike his interval is somewhat wide.
+
+What it speaks of. Such an interval is about THESE sources, targets and data sets, with other seeds and other images.
+`over_sources` is about other sources: it puts sources in the place of seeds.
 """
 
 from __future__ import annotations
@@ -39,23 +49,63 @@ from lightning_modules.intervals import percentiles
 SMALLEST = 1e-100  # its t quantile with one degree of freedom, squared, is still a float
 
 
-class ImageCovariance(NamedTuple):
-    """covariance: (S, S) of the seeds' results under resampling of these n images."""
+class OnImages(NamedTuple):
+    """Results on one independent set of n images: G strata (sources) of S seeds each.
 
-    covariance: np.ndarray
-    n: int
-
-
-class Measured(NamedTuple):
-    """Results of S seeds.
-
-    means: (S,). images: one entry for each independent set of images that the means are taken over. draws: (B,)
-    bootstrap draws over images of the mean over seeds.
+    means: (G, S). weights: (G,) of the strata in the value; those of all sets add up to 1. covariance: (G S, G S) of
+    the means, stratum after stratum, under resampling of the images. strata: their G names.
     """
 
     means: np.ndarray
-    images: tuple[ImageCovariance, ...]
+    weights: np.ndarray
+    covariance: np.ndarray
+    n: int
+    strata: tuple[str, ...]
+
+    @property
+    def value(self) -> float:
+        return float(self.weights @ self.means.mean(1))
+
+    @property
+    def variance(self) -> float:
+        """Of the value, under resampling of the images."""
+        count = self.means.shape[1]
+        every = np.repeat(self.weights / count, count)
+        return float(every @ self.covariance @ every)
+
+    def within(self) -> float:
+        """E: what the variances over seeds and over images both hold."""
+        count, total = self.means.shape[1], 0.0
+        for place, weight in enumerate(self.weights):
+            own = slice(place * count, (place + 1) * count)
+            total += weight**2 * diagonal_excess(self.covariance[own, own])
+        return float(total)
+
+
+def diagonal_excess(covariance: np.ndarray) -> float:
+    """What (S, S) results vary by for themselves, in the variance of their mean: (trace / S - mean) / (S - 1)."""
+    count = len(covariance)
+    return max(float(np.trace(covariance)) / count - float(covariance.mean()), 0.0) / (count - 1)
+
+
+class Measured(NamedTuple):
+    """sets: the results on every independent set of images. draws: (B,) bootstrap draws of the value over images."""
+
+    sets: tuple[OnImages, ...]
     draws: np.ndarray
+
+    @property
+    def value(self) -> float:
+        return sum(of.value for of in self.sets)
+
+    @property
+    def seeds(self) -> int:
+        return self.sets[0].means.shape[1]
+
+
+def one_source(means: np.ndarray, covariance: np.ndarray, n: int, draws: np.ndarray) -> Measured:
+    """(S,) results of the seeds of one source on n images; covariance: (S, S)."""
+    return Measured((OnImages(means[None], np.ones(1), covariance, n, ("",)),), draws)
 
 
 class Prior(NamedTuple):
@@ -79,16 +129,31 @@ class VarianceParts(NamedTuple):
 
 
 def variance_parts(measured: Measured, prior: Prior = NO_PRIOR) -> VarianceParts:
-    """A, B and E of the module's docstring; with one seed and no prior only B."""
-    count = len(measured.means)
-    inner = [float(of.covariance.mean()) for of in measured.images]
-    images, df_images = sum(inner), max(min(of.n for of in measured.images) - 1, 1)
+    """A, B and E of the module's docstring; with one seed only B. prior: where there is one source on one set."""
+    count = measured.seeds
+    images, df_images = _over_images(measured)
     if count < 2:
         return VarianceParts(0.0, images, 0.0, 0.0, df_images)
-    trace = sum(float(np.trace(of.covariance)) for of in measured.images)
-    df = count - 1 + prior.df
-    variance = ((count - 1) * float(measured.means.var(ddof=1)) + prior.df * prior.variance) / df
-    return VarianceParts(variance / count, images, max(trace / count - images, 0.0) / (count - 1), df, df_images)
+    both = sum(of.within() for of in measured.sets)
+    weights = np.concatenate([of.weights for of in measured.sets])
+    variances = np.concatenate([of.means.var(axis=1, ddof=1) for of in measured.sets])
+    if len(weights) == 1:
+        df = count - 1 + prior.df
+        variance = ((count - 1) * float(variances[0]) + prior.df * prior.variance) / df
+        return VarianceParts(variance / count, images, both, df, df_images)
+    parts = weights**2 * variances / count
+    return VarianceParts(float(parts.sum()), images, both, satterthwaite(parts, count - 1), df_images)
+
+
+def _over_images(measured: Measured) -> tuple[float, int]:
+    """B, and its degrees of freedom."""
+    return sum(of.variance for of in measured.sets), max(min(of.n for of in measured.sets) - 1, 1)
+
+
+def satterthwaite(parts: np.ndarray, df: int) -> float:
+    """Degrees of freedom of a sum of independent estimated variances, each known with `df`: from df to df times all."""
+    squares = float((parts**2).sum())
+    return float(df * parts.sum() ** 2 / squares) if squares > 0 else float(df * len(parts))
 
 
 def half_width(of: VarianceParts, level: float) -> float:
@@ -103,11 +168,11 @@ def half_width(of: VarianceParts, level: float) -> float:
     return float(np.sqrt(max(both, images * of.images)))
 
 
-def seeds_half_width(means: np.ndarray, level: float = 0.05) -> float:
-    """Half of Student's t interval over the seeds, no prior, the images fixed: `intervals.t_interval`, but quick."""
+def seeds_half_width(of: VarianceParts, level: float = 0.05) -> float:
+    """Half of Student's t interval over the seeds, the images fixed."""
     from scipy.special import stdtrit
 
-    return float(-stdtrit(len(means) - 1, level / 2) * means.std(ddof=1) / np.sqrt(len(means)))
+    return float(-stdtrit(of.df_seeds, level / 2) * np.sqrt(of.seeds))
 
 
 def p_value(value: float, of: VarianceParts) -> float:
@@ -135,28 +200,50 @@ def one_sided(p: float, value: float) -> float:
 def summary(measured: Measured, prior: Prior = NO_PRIOR, level: float = 0.05) -> dict:
     """Value, headline interval (images and seeds), the interval over each alone, spread over seeds and p.
 
-    With one seed nothing is known of the spread over seeds: the headline is the interval over images, `interval` says
-    so, and what is about seeds is None.
+    sd_seeds: of a prompt's result among the seeds of its source. With one seed nothing is known of it: the headline is
+    the interval over images, `interval` says so, and what is about seeds is None.
     """
-    value, several = float(measured.means.mean()), len(measured.means) > 1
+    value, several = measured.value, measured.seeds > 1
     of = variance_parts(measured, prior)
     low, high = percentiles(measured.draws)
     numbers: dict = {"value": value, "low": low, "high": high, "interval": "images", "images_low": low,
                      "images_high": high, "seeds_low": None, "seeds_high": None, "sd_seeds": None}  # fmt: skip
     if several:
-        half, over_seeds = half_width(of, level), seeds_half_width(measured.means, level)
+        half, over_seeds = half_width(of, level), seeds_half_width(variance_parts(measured), level)
+        within = np.concatenate([part.means.var(axis=1, ddof=1) for part in measured.sets])
         numbers |= {"low": value - half, "high": value + half, "interval": "images and seeds",
                     "seeds_low": value - over_seeds, "seeds_high": value + over_seeds,
-                    "sd_seeds": float(measured.means.std(ddof=1))}  # fmt: skip
+                    "sd_seeds": float(np.sqrt(within.mean()))}  # fmt: skip
     return numbers | {"p": p_value(value, of)}
 
 
 def mean_of(measured: Sequence[Measured]) -> Measured:
-    """The unweighted mean over independent sets of images (data sets), the same seeds on each."""
+    """The unweighted mean over independent sets of images (data sets), as many seeds on each."""
     count = len(measured)
-    images = [ImageCovariance(of.covariance / count**2, of.n) for m in measured for of in m.images]
-    means, draws = np.mean([m.means for m in measured], axis=0), np.mean([m.draws for m in measured], axis=0)
-    return Measured(means, tuple(images), draws)
+    sets = [of._replace(weights=of.weights / count) for m in measured for of in m.sets]
+    return Measured(tuple(sets), np.mean([m.draws for m in measured], axis=0))
+
+
+def over_sources(measured: Measured, level: float = 0.05) -> dict:
+    """The interval that speaks of other sources like these, the targets and data sets staying what they are.
+
+    The sources take the place of the seeds: each counts with its mean over seeds and data sets, as one of many that
+    might have been taken. None where there are fewer than two, or not the same ones on all data sets.
+    """
+    names, weights = {of.strata for of in measured.sets}, [of.weights for of in measured.sets]
+    count = len(weights[0])
+    if len(names) != 1 or count < 2:
+        return {"sources_low": None, "sources_high": None}
+    results, both = np.zeros(count), 0.0
+    for of in measured.sets:
+        scaled = of.weights * count  # a source with more targets counts for more, as it does in the value
+        results += scaled * of.means.mean(1)
+        seeds = of.means.shape[1]
+        mean = np.repeat(np.diag(scaled / seeds), seeds, axis=1)  # (G, G S)
+        both += diagonal_excess(mean @ of.covariance @ mean.T)
+    images, df_images = _over_images(measured)
+    half = half_width(VarianceParts(float(results.var(ddof=1)) / count, images, both, count - 1, df_images), level)
+    return {"sources_low": measured.value - half, "sources_high": measured.value + half}
 
 
 FEWEST = 3

@@ -171,3 +171,13 @@ class SweepFolder:
     def ended(self, cells: Iterable[SweepCell]) -> bool:
         """Whether every cell has finished or failed."""
         return self.states().counts(cells)["waiting"] == 0
+
+
+def latest_plan(folder: Path) -> dict[str, Any]:
+    """The sweep's latest plan, which OUT/plan names; empty where there is none that can be read."""
+    try:
+        digest = (folder / "plan").read_text().strip()
+        plan = json.loads((folder / "plans" / f"{digest}.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return plan if isinstance(plan, dict) else {}

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from experiments.run.build import RunParts, build_datamodule, run_length
+from experiments.run.build import RunParts, build_datamodule, run_length, validation_interval
 from experiments.run.memory_plan import memory_plan
 from experiments.sweep.cells import SweepCell, build_cells, resolved
 from experiments.sweep.display import clock

@@ -48,6 +48,7 @@ class Sweep:
     sweep: its name. label: what a reader must know of its figures. exp: the run recipe cells start from.
     targets: models every prompt is scored on, beside its own source (none: the sources). select: targets that
     may steer, none by default. words: `key: value` for every cell. source_words: source -> `key: value`.
+    primary: the two methods whose difference on targets the sweep is made to test, before all other comparisons.
     """
 
     sweep: str = MISSING
@@ -61,6 +62,7 @@ class Sweep:
     seeds: list[int] = field(default_factory=lambda: [0])
     words: dict[str, Any] = field(default_factory=dict)
     source_words: dict[str, dict[str, Any]] = field(default_factory=dict)
+    primary: list[str] = field(default_factory=list)
 
 
 def list_sweeps() -> dict[str, str]:
@@ -81,6 +83,7 @@ def load_sweep(name: str, overrides: Sequence[tuple[str, str]] = ()) -> DictConf
         sweep = cast("DictConfig", OmegaConf.merge(OmegaConf.structured(Sweep), OmegaConf.load(path)))
     except OmegaConfBaseException as error:
         raise ValueError(f"experiments/sweeps/{path.name}: {str(error).splitlines()[0]}") from None
+    _check_primary(sweep)
     for key, value in overrides:
         if key in LISTS:
             _narrow(sweep, key, [word for word in value.split(",") if word])
@@ -88,6 +91,14 @@ def load_sweep(name: str, overrides: Sequence[tuple[str, str]] = ()) -> DictConf
             sweep.words[key] = value
     _check(sweep)
     return sweep
+
+
+def _check_primary(sweep: DictConfig) -> None:
+    """Before the methods are narrowed: what is not run leaves the contrast untested, it does not change it."""
+    methods = [method.name for method in sweep.methods]
+    primary = list(sweep.primary)
+    if primary and (len(set(primary)) != 2 or len(primary) != 2 or not set(primary) <= set(methods)):
+        raise ValueError(f"primary is {primary}. Expected two methods of the sweep, e.g. [tvp, evp]; it has {methods}.")
 
 
 def _narrow(sweep: DictConfig, key: str, names: list[str]) -> None:

@@ -17,8 +17,6 @@ from lightning_modules.atomic import replace_file
 from lightning_modules.metrics import Scores
 from lightning_modules.records import read_rows
 
-COLUMNS = ("target", "input", "id", "group", "label", "prediction", "scores")
-
 
 class TransferRecord(NamedTuple):
     """What one prompt did to one model: every input's per-sample scores on the test rows, in the same order of ids.
@@ -60,7 +58,8 @@ def write_samples(path: Path, records: Sequence[TransferRecord]) -> None:
     """All records of one prompt as compressed parquet, written atomically.
 
     Columns: target, input, id, group, label (index of the right candidate), prediction, scores (log-likelihood of each
-    candidate, -inf past a row's last). What is constant in the file is in its schema's metadata, as JSON under `cell`.
+    candidate, -inf past a row's last); unit, where several rows are about one picture. What is constant in the file is
+    in its schema's metadata, as JSON under `cell`.
     """
     first = records[0]
     if len({record.prompt for record in records}) != 1:
@@ -82,6 +81,8 @@ def write_samples(path: Path, records: Sequence[TransferRecord]) -> None:
         # lists, because rows may have candidates of their own, more or fewer of them
         "scores": pa.array([row for *_, s in blocks for row in s.scores.astype(np.float32)], pa.list_(pa.float32())),
     }
+    if any(s.units for *_, s in blocks):
+        columns["unit"] = pa.array([unit for *_, s in blocks for unit in s.units or s.ids]).dictionary_encode()
     table = pa.table(columns).replace_schema_metadata({"cell": json.dumps(cell, sort_keys=True)})
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
@@ -90,7 +91,7 @@ def write_samples(path: Path, records: Sequence[TransferRecord]) -> None:
 
 
 def read_samples(path: Path) -> list[TransferRecord]:
-    """Inverse of `write_samples`; files of earlier versions name a task too, which is passed over.
+    """Inverse of `write_samples`; files of earlier versions name a task too, which is passed over, and no unit.
 
     Raises:
         ValueError: the file is damaged or no file of samples.
@@ -98,7 +99,8 @@ def read_samples(path: Path) -> list[TransferRecord]:
     try:
         table = pq.read_table(path)
         cell = json.loads(table.schema.metadata[b"cell"])
-        columns = {name: table[name].to_pylist() for name in ("target", "input", "id", "group")}
+        texts = ("target", "input", "id", "group", *(("unit",) if "unit" in table.column_names else ()))
+        columns = {name: table[name].to_pylist() for name in texts}
     except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"'{path}' is no file of samples or damaged ({error}). Delete it and run the sweep again: it is rebuilt."
@@ -113,7 +115,8 @@ def read_samples(path: Path) -> list[TransferRecord]:
 
     def scores(at: list[int]) -> Scores:
         table = np.stack([flat[bounds[i] : bounds[i + 1]] for i in at])
-        return Scores([columns["id"][i] for i in at], labels[at], table, [columns["group"][i] for i in at])
+        units = [columns["unit"][i] for i in at] if "unit" in columns else ()
+        return Scores([columns["id"][i] for i in at], labels[at], table, [columns["group"][i] for i in at], units)
 
     return [
         TransferRecord(

@@ -9,6 +9,7 @@ import numpy as np
 
 from experiments.statistics.outcomes import DataSet, image_counts
 from experiments.sweep.samples import TransferRecord
+from lightning_modules.intervals import unit_sums
 from lightning_modules.metrics import Scores
 from lightning_modules.vocabulary import CONTROLS
 
@@ -46,8 +47,11 @@ def matrix(
 resampled = lru_cache(8)(image_counts)
 
 
-def data_set(values: np.ndarray, resamples: int = 1000, name: str = "scenes") -> DataSet:
-    """(n, K) 0/1 outcomes as columns 0 to K - 1, without names."""
+def data_set(
+    values: np.ndarray, resamples: int = 1000, name: str = "scenes", units: np.ndarray | None = None
+) -> DataSet:
+    """(n, K) 0/1 outcomes as columns 0 to K - 1, without names. units: (n,) images, of as many rows each."""
     n = len(values)
-    draws = (resampled(name, n, resamples) @ values.astype(np.float32)).astype(np.float64) / n
-    return DataSet(name, "top1", n, values.mean(0), draws, values.astype(np.float32), {}, {})
+    sums = values if units is None else unit_sums(values.astype(np.float64), units)
+    draws = (resampled(name, len(sums), resamples) @ sums.astype(np.float32)).astype(np.float64) / n
+    return DataSet(name, "top1", n, values.mean(0), draws, values.astype(np.float32), {}, {}, units)

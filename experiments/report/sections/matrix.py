@@ -48,7 +48,7 @@ def _block(pairs: Sequence[Mapping], data: str, method: str) -> Block:
 
 def _numbers(pair: Mapping, alpha: float) -> dict[str, Any]:
     """What template and script show of a pair, as text where it is text already. A gain: points, text, what the
-    interval is over, p, p of a loss, is it an alarm, does a gain hold after correction."""
+    interval is over, p, p of a loss, is it an alarm, does a gain hold after correction, raw p, smallest alarm."""
     gains = {
         control: [
             round(100 * gain["value"], 3),
@@ -58,6 +58,8 @@ def _numbers(pair: Mapping, alpha: float) -> dict[str, Any]:
             p_text(gain.get("p_worse")),
             int(pair["alarm"].get(control, False)),
             int(gain["value"] > 0 and gain["p_holm"] is not None and gain["p_holm"] < alpha),
+            p_text(gain["p"]),
+            "" if gain.get("smallest_alarm") is None else f"{100 * gain['smallest_alarm']:.1f}",
         ]
         for control, gain in pair["gains"].items()
     }
