@@ -16,6 +16,7 @@ from datamodules.recognition import PublishedRecognition
 from datamodules.rows import expect
 
 SIZES = {"full": "imagenette2", "320": "imagenette2-320", "160": "imagenette2-160"}
+CONFIGS = {"full": "full_size", "320": "320px", "160": "160px"}
 SOURCE = "imagenette2.tgz from https://github.com/fastai/imagenette"
 
 
@@ -46,6 +47,9 @@ class Imagenette(PublishedRecognition):
         paths = list_images(self._folder() / part, wnids)
         labels = [wnids.index(path.split("/")[0]) for path in paths]
         return PublishedPart(stems(paths), labels, FilePictures(self._folder() / part, paths))
+
+    def hub_configs(self) -> tuple[str, ...] | None:
+        return (CONFIGS[self._size],) if self._size else None
 
     def _folder(self) -> Path:
         folders = [Path(self.root, SIZES[self._size])] if self._size else [Path(self.root, f) for f in SIZES.values()]
