@@ -18,11 +18,20 @@ from typing import Any
 from datamodules.class_names import CLASS_NAMES, match_class_names
 from datamodules.hub_shards import find_shards, parquet_files
 from datamodules.labelled_pictures import EncodedPictures, PublishedPart, stems
+from datamodules.places import find_folder
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("fine_label", "label")
 FILE_COLUMNS = ("image_id", "filename", "file_name")
 CONFIGS = {"imagenette": ("full_size", "320px", "160px"), "svhn": ("cropped_digits",)}  # of those with several
+REPOSITORIES = {  # on the hub, where the name is not ours
+    "cifar10": ("uoft-cs/cifar10",),
+    "cifar100": ("uoft-cs/cifar100",),
+    "svhn": ("ufldl-stanford/svhn",),
+    "imagenette": ("frgfm/imagenette",),
+    "eurosat": ("EuroSAT_RGB", "blanchon/EuroSAT_RGB"),
+    "oxford_pets": ("oxford-iiit-pet", "timm/oxford-iiit-pet"),
+}
 HUB_SPLITS = {"trainval": ("trainval", "train"), "val": ("validation",)}
 POOLED = ("train", "validation", "test", "trainval")
 LFS = b"version https://git-lfs"
@@ -36,14 +45,17 @@ class HubCopy:
 
     def __init__(self, root: str, name: str, ids_from_files: bool, configs: Sequence[str] | None = None) -> None:
         """configs: read the first of these configurations, and no other; None: of those known, and any other else."""
-        self.top, self.name, self.ids_from_files = Path(root, name), name, ids_from_files
+        self.top = find_folder(root, (name, *REPOSITORIES.get(name, ())), "**/*.parquet")
+        self.name, self.ids_from_files = name, ids_from_files
         self.configs, self.only = configs or CONFIGS.get(name, ()), configs is not None
 
     def expected(self) -> str:
-        shards = "<split>-*.parquet, <split>.parquet or <split>/*.parquet"
         unknown = [] if self.found() else parquet_files(self.top)[:1]
         found = f"; '{unknown[0].relative_to(self.top)}' there names no split" if unknown else ""
-        return f"{self.top}/ with {shards}, its copy on the Hugging Face hub (see datamodules/hub_shards){found}"
+        return (
+            f"{self.top}/<split>-*.parquet, <split>.parquet or <split>/*.parquet, the shards of its copy on the Hugging "
+            f"Face hub (see datamodules/hub_shards){found}"
+        )
 
     def found(self) -> dict[str, list[Path]]:
         """Split -> its shards in order.

@@ -5,6 +5,7 @@
 
 root/train.jsonl  root/val.jsonl  root/test.jsonl   splits as given; without val.jsonl a tenth of train's images by hash
 root/<any>.jsonl, one file                          split 80/10/10 by hash; all questions about an image stay together
+root/*.json instead of .jsonl                       the same rows as one array: [{...}, {...}]
 root/info.json, optional                            {"task": "counting", "candidates": ["1", "2", "3"]}
 """
 
@@ -16,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.base import TASKS, Row
-from datamodules.image_files import ImageFiles, read_json, read_jsonl, take_field
+from datamodules.image_files import ImageFiles, read_json, take_field
+from datamodules.json_rows import read_rows
 from datamodules.registry import suggest
 from datamodules.rows import expect
-from datamodules.splits import three_way
+from datamodules.splits import SPLITS, three_way
 
 REQUIRED = ("image", "question", "answer")
 OPTIONAL = ("candidates", "id", "caption", "group")
@@ -51,9 +53,10 @@ class VQAJsonl(ImageFiles):
         return self._known_candidates
 
     def missing(self) -> list[str]:
-        files = [f.name for f in self._jsonl()]
-        if len(files) == 1 or {"train.jsonl", "test.jsonl"} <= set(files):
+        paths = self._jsonl()
+        if len(paths) == 1 or {"train", "test"} <= {path.stem for path in paths}:
             return []
+        files = [path.name for path in paths]
         found = f"it has: {', '.join(files)}" if files else "it has no *.jsonl"
         return [f"{self.root}/train.jsonl and test.jsonl (and perhaps val.jsonl), or a single *.jsonl; {found}"]
 
@@ -63,7 +66,20 @@ class VQAJsonl(ImageFiles):
         return [self._row(line) for line in lines]
 
     def _jsonl(self) -> list[Path]:
-        return sorted(Path(self.root).glob("*.jsonl"))
+        """The files of rows: *.jsonl; train, val and test also as .json, as is the only file of all.
+
+        Raises: ValueError where both forms of one file are there.
+        """
+        lines = sorted(Path(self.root).glob("*.jsonl"))
+        arrays = sorted(path for path in Path(self.root).glob("*.json") if path.name != "info.json")
+        named = [path for path in arrays if path.stem in SPLITS]
+        both = {path.stem for path in lines} & {path.stem for path in named}
+        if both:
+            raise ValueError(
+                f"'{self.root}' has {min(both)}.jsonl and {min(both)}.json. Expected one of them, or every row could "
+                "count twice; move the other one away."
+            )
+        return sorted([*lines, *named]) or arrays[:1] * (len(arrays) == 1)
 
     def _read_info(self) -> dict:
         path = Path(self.root, "info.json")
@@ -77,7 +93,7 @@ class VQAJsonl(ImageFiles):
     def _all(self) -> dict[str, list[dict]]:
         """File stem -> its checked lines, each with the place it came from."""
         self.setup()
-        return {path.stem: [_check_line(line, path) for line in read_jsonl(path)] for path in self._jsonl()}
+        return {path.stem: [_check_line(line, path) for line in read_rows(path)] for path in self._jsonl()}
 
     @cached_property
     def _known_candidates(self) -> list[str] | None:
