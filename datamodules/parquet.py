@@ -53,8 +53,8 @@ class HubCopy:
         unknown = [] if self.found() else parquet_files(self.top)[:1]
         found = f"; '{unknown[0].relative_to(self.top)}' there names no split" if unknown else ""
         return (
-            f"{self.top}/<split>-*.parquet, <split>.parquet or <split>/*.parquet, the shards of its copy on the Hugging "
-            f"Face hub (see datamodules/hub_shards){found}"
+            f"{self.top}/<split>-*.parquet, <split>.parquet or <split>/*.parquet, the shards of its copy on the "
+            f"Hugging Face hub (see datamodules/hub_shards){found}"
         )
 
     def found(self) -> dict[str, list[Path]]:
