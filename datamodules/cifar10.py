@@ -14,9 +14,10 @@ import numpy as np
 
 from datamodules.labelled_pictures import ArrayPictures, PublishedPart
 from datamodules.pickles import load_plain_pickle
+from datamodules.places import find_folder
 from datamodules.recognition import PublishedRecognition
 
-FOLDER = "cifar-10-batches-py"
+FOLDERS = ("cifar-10-batches-py", "cifar10", "cifar-10", "cifar-10-python", "")
 SOURCE = "cifar-10-python.tar.gz from https://www.cs.toronto.edu/~kriz/cifar.html"
 
 # MD5 as published in torchvision.datasets.CIFAR10 (`train_list`, `test_list`), torchvision 0.29.
@@ -52,14 +53,18 @@ class CIFAR10(PublishedRecognition):
         self._md5 = MD5 if md5 is None else md5
 
     def files(self) -> list[Path]:
-        return [Path(self.root, FOLDER, name) for name in MD5]
+        folder = self._folder()
+        return [folder / name for name in MD5]
 
     def read_part(self, part: str) -> PublishedPart:
         names = sorted(name for name in MD5 if name.startswith("data" if part == "train" else "test"))
-        batches = [read_batch(Path(self.root, FOLDER, name), self._md5.get(name)) for name in names]
+        batches = [read_batch(self._folder() / name, self._md5.get(name)) for name in names]
         labels = [label for _, part_labels in batches for label in part_labels]
         images = np.concatenate([images for images, _ in batches])
         return PublishedPart([f"{part}-{i:05d}" for i in range(len(labels))], labels, ArrayPictures(images))
+
+    def _folder(self) -> Path:
+        return find_folder(self.root, FOLDERS, "data_batch_1")
 
     def hub_order(self, part: str, labels: list[int]) -> list[int] | None:
         return batch_order(labels) if part == "train" else list(range(len(labels)))

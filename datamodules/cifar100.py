@@ -11,9 +11,10 @@ from typing import Any
 
 from datamodules.cifar10 import read_batch
 from datamodules.labelled_pictures import ArrayPictures, PublishedPart
+from datamodules.places import find_folder
 from datamodules.recognition import PublishedRecognition
 
-FOLDER = "cifar-100-python"
+FOLDERS = ("cifar-100-python", "cifar100", "cifar-100", "")
 SOURCE = "cifar-100-python.tar.gz from https://www.cs.toronto.edu/~kriz/cifar.html"
 
 # MD5 as published in torchvision.datasets.CIFAR100 (`train_list`, `test_list`), torchvision 0.29.
@@ -36,9 +37,13 @@ class CIFAR100(PublishedRecognition):
         self._md5 = MD5 if md5 is None else md5
 
     def files(self) -> list[Path]:
-        return [Path(self.root, FOLDER, name) for name in MD5]
+        folder = self._folder()
+        return [folder / name for name in MD5]
 
     def read_part(self, part: str) -> PublishedPart:
-        path = Path(self.root, FOLDER, part)
+        path = self._folder() / part
         images, labels = read_batch(path, self._md5.get(part), "fine_labels", 100, SOURCE)
         return PublishedPart([f"{part}-{i:05d}" for i in range(len(labels))], labels, ArrayPictures(images))
+
+    def _folder(self) -> Path:
+        return find_folder(self.root, FOLDERS, "meta")

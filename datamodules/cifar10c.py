@@ -14,8 +14,9 @@ import numpy as np
 from datamodules.cifar10 import CIFAR10
 from datamodules.corruptions import CORRUPTIONS, SEVERITIES, parse_corruption
 from datamodules.labelled_pictures import ArrayPictures, PublishedPart
+from datamodules.places import find_folder
 
-FOLDER = "CIFAR-10-C"
+FOLDERS_C = ("CIFAR-10-C", "cifar10c", "cifar10-c", "")
 SOURCE = "CIFAR-10-C.tar from https://zenodo.org/records/2535967"
 KINDS = (*CORRUPTIONS, "speckle_noise", "gaussian_blur", "spatter", "saturate")
 
@@ -64,7 +65,7 @@ class CIFAR10C(CIFAR10):
         return PublishedPart([f"test-{i:05d}" for i in range(n)], [int(label) for label in labels[rows]], pictures)
 
     def _file(self, name: str) -> Path:
-        return Path(self.root, FOLDER, f"{name}.npy")
+        return find_folder(self.root, FOLDERS_C, "labels.npy") / f"{name}.npy"
 
     def _load(self, name: str) -> np.ndarray:
         try:

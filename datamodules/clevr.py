@@ -12,9 +12,10 @@ from typing import Any
 
 from datamodules.base import Row
 from datamodules.image_files import ImageFiles
+from datamodules.places import find_folder
 from datamodules.text_files import read_json
 
-FOLDER = "CLEVR_v1.0"
+FOLDERS = ("CLEVR_v1.0", "clevr", "CLEVR_v1", "")
 SOURCE = "CLEVR_v1.0.zip from https://cs.stanford.edu/people/jcjohns/clevr"
 QUESTION = "How many objects are there in this image? Answer with a single number."
 CAPTION = "a photo of {} objects"
@@ -41,8 +42,9 @@ class CLEVR(ImageFiles):
         return [str(count) for count in COUNTS]
 
     def missing(self) -> list[str]:
-        paths = [_scene_file(self.root, part) for part in ("train", "val")]
-        paths += [Path(self.root, FOLDER, "images", part) for part in ("train", "val")]
+        folder = self._folder()
+        paths = [folder / "scenes" / f"CLEVR_{part}_scenes.json" for part in ("train", "val")]
+        paths += [folder / "images" / part for part in ("train", "val")]
         return [f"{path} (unpack {SOURCE} into '{self.root}')" for path in paths if not path.exists()]
 
     def build_rows(self, split: str) -> list[Row]:
@@ -50,7 +52,8 @@ class CLEVR(ImageFiles):
         whole = self._read(part)
         places = self.train_or_val(split, [name.removesuffix(".png") for name, _ in whole], [n for _, n in whole])
         scenes = [whole[i] for i in places]
-        self._files[split] = [f"{FOLDER}/images/{part}/{name}" for name, _ in scenes]
+        below = (self._folder() / "images" / part).relative_to(self.root).as_posix()
+        self._files[split] = [f"{below}/{name}" for name, _ in scenes]
         return [
             Row(name.removesuffix(".png"), COUNTS.index(n), QUESTION, str(n), CAPTION.format(n)) for name, n in scenes
         ]
@@ -58,12 +61,11 @@ class CLEVR(ImageFiles):
     def _read(self, part: str) -> list[tuple[str, int]]:
         """(image name, number of objects) of every scene of "train" or "val", read once."""
         if part not in self._scenes:
-            self._scenes[part] = read_scenes(_scene_file(self.root, part))
+            self._scenes[part] = read_scenes(self._folder() / "scenes" / f"CLEVR_{part}_scenes.json")
         return self._scenes[part]
 
-
-def _scene_file(root: str, part: str) -> Path:
-    return Path(root, FOLDER, "scenes", f"CLEVR_{part}_scenes.json")
+    def _folder(self) -> Path:
+        return find_folder(self.root, FOLDERS, "scenes/CLEVR_*_scenes.json")
 
 
 def read_scenes(path: Path) -> list[tuple[str, int]]:

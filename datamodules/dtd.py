@@ -10,10 +10,11 @@ from pathlib import Path
 
 from datamodules.class_names import CLASS_NAMES
 from datamodules.labelled_pictures import FilePictures, PublishedPart, stems
+from datamodules.places import find_folder
 from datamodules.recognition import PublishedRecognition
 from datamodules.text_files import read_lines
 
-FOLDER = "dtd/dtd"
+FOLDERS = ("dtd/dtd", "dtd", "dtd-r1.0.1", "")
 SOURCE = "dtd-r1.0.1.tar.gz from https://www.robots.ox.ac.uk/~vgg/data/dtd/"
 
 
@@ -30,14 +31,17 @@ class DTD(PublishedRecognition):
     ids_from_files = True
 
     def files(self) -> list[Path]:
-        return [*(self._list(part) for part in self.parts), Path(self.root, FOLDER, "images")]
+        return [*(self._list(part) for part in self.parts), self._folder() / "images"]
 
     def read_part(self, part: str) -> PublishedPart:
         paths, labels = read_list(self._list(part))
-        return PublishedPart(stems(paths), labels, FilePictures(Path(self.root, FOLDER, "images"), paths))
+        return PublishedPart(stems(paths), labels, FilePictures(self._folder() / "images", paths))
 
     def _list(self, part: str) -> Path:
-        return Path(self.root, FOLDER, "labels", f"{part}1.txt")
+        return self._folder() / "labels" / f"{part}1.txt"
+
+    def _folder(self) -> Path:
+        return find_folder(self.root, FOLDERS, "labels/train1.txt")
 
 
 def read_list(path: Path) -> tuple[list[str], list[int]]:

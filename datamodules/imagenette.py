@@ -12,10 +12,13 @@ from typing import Any
 from datamodules.class_names import CLASS_NAMES
 from datamodules.imagefolder import list_images
 from datamodules.labelled_pictures import FilePictures, PublishedPart, stems
+from datamodules.places import find_folder
 from datamodules.recognition import PublishedRecognition
 from datamodules.rows import expect
 
 SIZES = {"full": "imagenette2", "320": "imagenette2-320", "160": "imagenette2-160"}
+FIRST_CLASS = "train/n01440764"
+CONFIGS = {"full": "full_size", "320": "320px", "160": "160px"}
 SOURCE = "imagenette2.tgz from https://github.com/fastai/imagenette"
 
 
@@ -47,6 +50,10 @@ class Imagenette(PublishedRecognition):
         labels = [wnids.index(path.split("/")[0]) for path in paths]
         return PublishedPart(stems(paths), labels, FilePictures(self._folder() / part, paths))
 
+    def hub_configs(self) -> tuple[str, ...] | None:
+        return (CONFIGS[self._size],) if self._size else None
+
     def _folder(self) -> Path:
-        folders = [Path(self.root, SIZES[self._size])] if self._size else [Path(self.root, f) for f in SIZES.values()]
-        return next((folder for folder in folders if folder.is_dir()), folders[0])
+        wanted = [SIZES[self._size]] if self._size else list(SIZES.values())
+        folders = [find_folder(self.root, (name, f"imagenette/{name}"), FIRST_CLASS) for name in wanted]
+        return next((folder for folder in folders if any(folder.glob(FIRST_CLASS))), folders[0])

@@ -10,10 +10,12 @@ from pathlib import Path
 
 from datamodules.class_names import CLASS_NAMES
 from datamodules.labelled_pictures import FilePictures, PublishedPart
+from datamodules.places import find_folder, find_inner
 from datamodules.recognition import PublishedRecognition
 from datamodules.text_files import read_lines
 
-FOLDER = "oxford-iiit-pet"
+FOLDERS = ("oxford-iiit-pet", "oxford_pets", "oxford-pets", "oxford_iiit_pet", "pets", "")
+MARK = "annotations/**/trainval.txt"
 SOURCE = "images.tar.gz and annotations.tar.gz from https://www.robots.ox.ac.uk/~vgg/data/pets/"
 
 
@@ -30,16 +32,17 @@ class OxfordPets(PublishedRecognition):
     ids_from_files = True
 
     def files(self) -> list[Path]:
-        return [*(self._list(part) for part in ("trainval", "test")), Path(self.root, FOLDER, "images")]
+        return [*(self._list(part) for part in ("trainval", "test")), self._images()]
 
     def read_part(self, part: str) -> PublishedPart:
         ids, labels = read_list(self._list(part))
-        return PublishedPart(
-            ids, labels, FilePictures(Path(self.root, FOLDER, "images"), [f"{name}.jpg" for name in ids])
-        )
+        return PublishedPart(ids, labels, FilePictures(self._images(), [f"{name}.jpg" for name in ids]))
+
+    def _images(self) -> Path:
+        return find_inner(find_folder(self.root, FOLDERS, MARK) / "images")
 
     def _list(self, part: str) -> Path:
-        return Path(self.root, FOLDER, "annotations", f"{part}.txt")
+        return find_inner(find_folder(self.root, FOLDERS, MARK) / "annotations") / f"{part}.txt"
 
 
 def read_list(path: Path) -> tuple[list[str], list[int]]:

@@ -1,6 +1,6 @@
 """Recognition sets as the Hugging Face hub serves them: parquet shards with encoded images and integer labels.
 
-Shards are `<split>-00000-of-00002.parquet`, put into `<root>/<name>/` as they are or in the hub's own subfolders. The
+Shards are put into `<root>/<name>/` as they are or in the hub's own subfolders; hub_shards.py has the names. The
 columns and splits of the well-known copies, read from their dataset cards or from public code that reads them, 2025:
 uoft-cs/cifar10 (img, label), uoft-cs/cifar100 (img, fine_label), ufldl-stanford/svhn cropped_digits (image, label),
 frgfm/imagenette full_size | 320px | 160px (image, label; train, validation), blanchon/EuroSAT_RGB (image, label,
@@ -11,20 +11,30 @@ filename; three splits, pooled here), timm/oxford-iiit-pet (image, label, image_
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from datamodules.class_names import CLASS_NAMES, match_class_names
+from datamodules.hub_shards import find_shards, parquet_files
 from datamodules.labelled_pictures import EncodedPictures, PublishedPart, stems
+from datamodules.places import find_folder
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("fine_label", "label")
 FILE_COLUMNS = ("image_id", "filename", "file_name")
-SUBFOLDERS = ("", "data", "plain_text", "cifar100", "cropped_digits", "full_size", "320px", "160px")
-HUB_SPLITS = {"trainval": ("train",), "val": ("validation", "val")}
-SHARD = re.compile(r"(?P<split>[a-z]+)-(?P<number>\d+)-of-(?P<total>\d+)\.parquet")
+CONFIGS = {"imagenette": ("full_size", "320px", "160px"), "svhn": ("cropped_digits",)}  # of those with several
+REPOSITORIES = {  # on the hub, where the name is not ours
+    "cifar10": ("uoft-cs/cifar10",),
+    "cifar100": ("uoft-cs/cifar100",),
+    "svhn": ("ufldl-stanford/svhn",),
+    "imagenette": ("frgfm/imagenette",),
+    "eurosat": ("EuroSAT_RGB", "blanchon/EuroSAT_RGB"),
+    "oxford_pets": ("oxford-iiit-pet", "timm/oxford-iiit-pet"),
+}
+HUB_SPLITS = {"trainval": ("trainval", "train"), "val": ("validation",)}
+POOLED = ("train", "validation", "test", "trainval")
+LFS = b"version https://git-lfs"
 
 
 class HubCopy:
@@ -33,25 +43,26 @@ class HubCopy:
     Everything read stays in memory, encoded: a few hundred megabytes, 1.5 GB for the full-size ImageNette.
     """
 
-    def __init__(self, root: str, name: str, ids_from_files: bool) -> None:
-        self.top, self.name, self.ids_from_files = Path(root, name), name, ids_from_files
+    def __init__(self, root: str, name: str, ids_from_files: bool, configs: Sequence[str] | None = None) -> None:
+        """configs: read the first of these configurations, and no other; None: of those known, and any other else."""
+        self.top = find_folder(root, (name, *REPOSITORIES.get(name, ())), "**/*.parquet")
+        self.name, self.ids_from_files = name, ids_from_files
+        self.configs, self.only = configs or CONFIGS.get(name, ()), configs is not None
 
     def expected(self) -> str:
-        return f"{self.top}/<split>-*.parquet, the shards of its copy on the Hugging Face hub (see datamodules/parquet)"
+        unknown = [] if self.found() else parquet_files(self.top)[:1]
+        found = f"; '{unknown[0].relative_to(self.top)}' there names no split" if unknown else ""
+        return (
+            f"{self.top}/<split>-*.parquet, <split>.parquet or <split>/*.parquet, the shards of its copy on the "
+            f"Hugging Face hub (see datamodules/hub_shards){found}"
+        )
 
     def found(self) -> dict[str, list[Path]]:
-        """Split -> its shards in order, of the first folder that has any.
+        """Split -> its shards in order.
 
-        Raises: FileNotFoundError when shards are missing from a numbered series.
+        Raises: FileNotFoundError when shards are missing from a series, ValueError for two copies of a split.
         """
-        for folder in SUBFOLDERS:
-            shards: dict[str, list[Path]] = {}
-            for path in sorted(Path(self.top, folder).glob("*.parquet")):
-                if match := SHARD.fullmatch(path.name):
-                    shards.setdefault(match["split"], []).append(path)
-            if shards:
-                return {split: _complete(paths) for split, paths in shards.items()}
-        return {}
+        return find_shards(self.top, self.configs, only=self.only)
 
     def read(self, part: str, order: Callable[[str, list[int]], list[int] | None]) -> PublishedPart:
         """A published part. order: see `PublishedRecognition.hub_order`."""
@@ -73,26 +84,16 @@ class HubCopy:
     def _shards(self, part: str) -> list[Path]:
         found = self.found()
         if part == "all":
-            return [path for split in sorted(found) for path in found[split]]
+            # whatever the copy calls its splits, they are dealt out anew; sets of another purpose are left alone
+            pooled = [split for split in sorted(found) if split in POOLED]
+            return [path for split in pooled or sorted(found) for path in found[split]]
         for split in HUB_SPLITS.get(part, (part,)):
             if split in found:
                 return found[split]
         raise FileNotFoundError(
             f"No part '{part}' of {self.name} in '{self.top}', which has {', '.join(found)}. Expected "
-            f"{HUB_SPLITS.get(part, (part,))[0]}-*.parquet; add those shards, or use its publisher's files."
+            f"{HUB_SPLITS.get(part, (part,))[-1]}-*.parquet; add those shards, or use its publisher's files."
         )
-
-
-def _complete(paths: list[Path]) -> list[Path]:
-    matches = [match for path in paths if (match := SHARD.fullmatch(path.name))]
-    total = int(matches[0]["total"])
-    missing = sorted(set(range(total)) - {int(match["number"]) for match in matches})
-    if missing or len(paths) != total:
-        raise FileNotFoundError(
-            f"'{paths[0].parent}' has {len(paths)} of {total} shards of '{matches[0]['split']}', without number "
-            f"{', '.join(map(str, missing)) or 'any clear one'}. Expected exactly one complete series; add or remove."
-        )
-    return paths
 
 
 def _read_shard(path: Path, name: str) -> tuple[list[bytes], list[int], list[str]]:
@@ -101,11 +102,13 @@ def _read_shard(path: Path, name: str) -> tuple[list[bytes], list[int], list[str
     from pyarrow import parquet
 
     try:
-        table = parquet.read_table(path)
+        # partitioning: a folder called `split=train` would otherwise become a column
+        table = parquet.read_table(path, partitioning=None)
     except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(
-            f"Cannot read '{path}': {error}. Expected a complete parquet file; download it again."
-        ) from error
+        with open(path, "rb") as file:
+            pointer = file.read(len(LFS)) == LFS
+        what = "it is a Git LFS pointer: run `git lfs pull`" if pointer else "download it again"
+        raise ValueError(f"Cannot read '{path}': {error}. Expected a complete parquet file; {what}.") from error
     columns = table.column_names
     image, label = (next((c for c in known if c in columns), None) for known in (IMAGE_COLUMNS, LABEL_COLUMNS))
     if image is None or label is None:

@@ -13,9 +13,11 @@ from typing import Any
 
 from datamodules.base import Row
 from datamodules.image_files import ImageFiles
+from datamodules.places import find_folder
 from datamodules.text_files import read_json, read_jsonl, take_field
 
 FOLDER = "pope"
+FOLDERS = ("pope", "pope/output/coco", "POPE/coco", "output/coco", "coco_pope", "")
 TYPES = ("random", "popular", "adversarial")
 SOURCE = "https://github.com/AoiDragon/POPE, output/coco"
 COCO = "https://cocodataset.org/#download"
@@ -44,9 +46,9 @@ class POPE(ImageFiles):
         return ["no", "yes"]
 
     def missing(self) -> list[str]:
-        lines = [(Path(self.root, FOLDER, f"coco_pope_{t}.json"), f"from {SOURCE}") for t in TYPES]
-        lines += [(Path(self.root, FOLDER, f"train_{t}.json"), f"made by {MAKE} root={self.root}") for t in TYPES]
-        lines += [(Path(self.root, "coco", part), f"the images of {part}, from {COCO}") for part in COCO_PARTS]
+        lines = [(self._questions("coco_pope", t), f"from {SOURCE}") for t in TYPES]
+        lines += [(self._questions("train", t), f"made by {MAKE} root={self.root}") for t in TYPES]
+        lines += [(self._pictures(part), f"the images of {part}, from {COCO}") for part in COCO_PARTS]
         return [f"{path} ({how})" for path, how in lines if not path.exists()]
 
     def build_rows(self, split: str) -> list[Row]:
@@ -61,7 +63,7 @@ class POPE(ImageFiles):
     def _read(self, split: str, group: str) -> list[tuple[Row, str]]:
         """(row, image below root) of every question of one type."""
         test = split == "test"
-        path = Path(self.root, FOLDER, f"{'coco_pope' if test else 'train'}_{group}.json")
+        path = self._questions("coco_pope" if test else "train", group)
         if not test:
             check_digest(path)
         lines = read_jsonl(path)
@@ -71,13 +73,22 @@ class POPE(ImageFiles):
                 f"release); get it from {SOURCE}."
             )
         lines = lines[: len(lines) // 2] if test and self.half else lines
-        return [_read_row(line, path, group, test) for line in lines]
+        pictures = self._pictures(COCO_PARTS[test]).relative_to(self.root).as_posix()
+        return [_read_row(line, path, group, pictures, test) for line in lines]
+
+    def _questions(self, begin: str, group: str) -> Path:
+        """The file of one type of questions; those of train, which are ours, are found as those of test are."""
+        return find_folder(self.root, FOLDERS, f"{begin}_{group}.json") / f"{begin}_{group}.json"
+
+    def _pictures(self, part: str) -> Path:
+        around = ("coco", "", "coco/images", "images", "coco2014", "mscoco", "coco_2014")
+        return find_folder(self.root, [f"{folder}/{part}".strip("/") for folder in around], f"COCO_{part}_*.jpg")
 
 
 COCO_PARTS = ("train2014", "val2014")
 
 
-def _read_row(line: dict, path: Path, group: str, test: bool) -> tuple[Row, str]:
+def _read_row(line: dict, path: Path, group: str, pictures: str, test: bool) -> tuple[Row, str]:
     image, question = take_field(line, "image", str, path), take_field(line, "text", str, path)
     answer = take_field(line, "label", str, path)
     if answer not in ("no", "yes"):
@@ -85,7 +96,7 @@ def _read_row(line: dict, path: Path, group: str, test: bool) -> tuple[Row, str]
     caption = "" if test else ", ".join(take_field(line, "objects", list, path))
     row_id = f"{'' if test else 'train/'}{group}/{line['line']:05d}"
     row = Row(row_id, int(answer == "yes"), question, answer, caption, group)
-    return row, f"coco/{COCO_PARTS[test]}/{image}"
+    return row, f"{pictures}/{image}"
 
 
 def check_digest(path: Path) -> None:

@@ -153,6 +153,10 @@ class PublishedRecognition(Recognition):
         """For each place in the published order the row of the hub's copy; None if that copy is in no known order."""
         return list(range(len(labels)))
 
+    def hub_configs(self) -> tuple[str, ...] | None:
+        """The configurations of the hub's copy that are wanted; None: any."""
+        return None
+
     # ---- rows -----------------------------------------------------------------------------------------------------
     @property
     def candidates(self) -> list[str]:
@@ -192,7 +196,7 @@ class PublishedRecognition(Recognition):
         return self.read_part(part) if original else self._hub().read(part, self.hub_order)
 
     def _hub(self) -> HubCopy:
-        return HubCopy(self.root, self.family or type(self).name, self.ids_from_files)
+        return HubCopy(self.root, self.family or type(self).name, self.ids_from_files, self.hub_configs())
 
     def _part_of(self, split: str) -> str:
         return self.parts.get("all") or self.parts.get(split, self.parts.get("train", ""))

@@ -14,9 +14,10 @@ import numpy as np
 from scipy.io import loadmat
 
 from datamodules.labelled_pictures import ArrayPictures, PublishedPart
+from datamodules.places import find_folder
 from datamodules.recognition import PublishedRecognition
 
-FOLDER = "svhn"
+FOLDERS = ("svhn", "housenumbers", "street-view-house-numbers", "")
 SOURCE = "train_32x32.mat and test_32x32.mat from http://ufldl.stanford.edu/housenumbers/"
 
 # MD5 as published in torchvision.datasets.SVHN (`split_list`), torchvision 0.29.
@@ -47,7 +48,7 @@ class SVHN(PublishedRecognition):
         return PublishedPart([f"{part}-{i:05d}" for i in range(len(labels))], labels, ArrayPictures(images))
 
     def _file(self, part: str) -> Path:
-        return Path(self.root, FOLDER, f"{part}_32x32.mat")
+        return find_folder(self.root, FOLDERS, "train_32x32.mat") / f"{part}_32x32.mat"
 
 
 def read_mat(path: Path, md5: str | None) -> tuple[np.ndarray, list[int]]:

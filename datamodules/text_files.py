@@ -78,11 +78,28 @@ def read_jsonl(path: Path) -> list[dict]:
             pass  # lines that begin with "[": the first of them is named below
         else:
             return [_object(value, f"'{path}' item {n}") | {"line": n} for n, value in enumerate(values, 1)]
+    if (lists := _lists_in(whole)) is not None:
+        where = f" Its lists are under {', '.join(map(repr, lists))}: save one of them alone." if lists else ""
+        raise ValueError(
+            f"'{path}' is one JSON object over several lines. Expected an object on each line, or one array of "
+            f"objects: [{{...}}, {{...}}].{where}"
+        )
     return [
         _object(_parse(line, path, number), f"'{path}' line {number}") | {"line": number}
         for number, line in enumerate(lines, 1)
         if line.strip()
     ]
+
+
+def _lists_in(text: str) -> list[str] | None:
+    """The keys of lists where a text of several lines is one object; None where it is not."""
+    if text.strip().count("\n") == 0 or not text.lstrip().startswith("{"):
+        return None
+    try:
+        content = json.loads(text)
+    except ValueError:
+        return None
+    return [key for key, value in content.items() if isinstance(value, list)]
 
 
 def _parse(line: str, path: Path, number: int) -> Any:

@@ -5,6 +5,7 @@
 
 root/train.jsonl  root/val.jsonl  root/test.jsonl   splits as given; without val.jsonl a tenth of train's images by hash
 root/<any>.jsonl, one file                          split 80/10/10 by hash; all questions about an image stay together
+root/*.json instead of .jsonl                       the same rows as one array: [{...}, {...}]
 root/info.json, optional                            {"task": "counting", "candidates": ["1", "2", "3"]}
 
 Files may be called as other tools call them (valid.jsonl, Test.jsonl, training_set.json); a file may be one JSON array.
@@ -81,7 +82,9 @@ class VQAJsonl(ImageFiles):
         files = [path for path in scan(root) if path.suffix.lower() in ENDINGS] if root.is_dir() else []
         named = [(split, path) for path in files if (split := split_word(path.stem))]
         if len({split for split, _ in named}) < 2:
-            return {path.name: path for path in files if path.suffix.lower() != ".json" or split_word(path.stem)}
+            lines = [path for path in files if path.suffix.lower() != ".json"]
+            arrays = [path for path in files if path.suffix.lower() == ".json" and path.name != "info.json"]
+            return {path.name: path for path in lines or arrays}
         found: dict[str, Path] = {}
         for split, path in named:
             if split in found:

@@ -33,6 +33,7 @@ from lightning_modules.atomic import replace_file, replace_folder, settled_folde
 
 FORMAT, FORMAT_VERSION = "tvp-prompt", 1
 FLOAT_FILE, PNG_FILE, MANIFEST_FILE = "prompt.safetensors", "prompt.png", "manifest.json"
+RUN_PROMPT, RUN_CONFIG = "prompt", "config.yaml"  # of a run's folder
 READINGS = {"float": FLOAT_FILE, "png": PNG_FILE}
 MAX_FRAME = 4096
 # What save_artefact itself writes into the manifest; everything else is the caller's.
@@ -84,7 +85,7 @@ def update_manifest(folder: str | Path, entries: Mapping[str, Any]) -> dict[str,
     if clash:
         raise ValueError(f"The manifest entries {', '.join(clash)} describe the files. Save a new artefact instead.")
     manifest.update(entries)
-    replace_file(settled_folder(folder) / MANIFEST_FILE, _json_bytes(manifest))
+    replace_file(find_artefact(folder) / MANIFEST_FILE, _json_bytes(manifest))
     return manifest
 
 
@@ -191,14 +192,52 @@ def _check_delta(delta: Tensor, prompt: PromptTensors, *, where: str) -> None:
         raise ValueError(f"{where} leaves [{low:g}, 1], but its bounds are `image`. Expected prompt.project_() first.")
 
 
-def _read(folder: str | Path, name: str) -> bytes:
-    place = settled_folder(folder)
-    if not place.is_dir():
-        raise FileNotFoundError(
-            f"No prompt folder '{folder}'. Expected a folder with {FLOAT_FILE} and {MANIFEST_FILE}."
+def find_artefact(path: str | Path) -> Path:
+    """The artefact's folder: `path`, the `prompt` folder of the run `path`, or the folder of its file `path`.
+
+    Raises: FileNotFoundError, ValueError saying what to give instead.
+    """
+    path, place = Path(path), settled_folder(path)
+    if place.is_dir():
+        inner = settled_folder(place / RUN_PROMPT)
+        return place if (place / MANIFEST_FILE).is_file() or not inner.is_dir() else inner
+    if (place.name in READINGS.values() or place.name == MANIFEST_FILE) and place.is_file():
+        return place.parent
+    if not path.exists():
+        raise FileNotFoundError(f"No prompt folder '{path}'. Expected a folder with {FLOAT_FILE} and {MANIFEST_FILE}.")
+    raise ValueError(f"'{path}' is a file. Expected a prompt's folder ({FLOAT_FILE}, {MANIFEST_FILE}). {_advice(path)}")
+
+
+def _advice(path: Path) -> str:
+    """What to do with a file that is none of an artefact's."""
+    if path.suffix in (".ckpt", ".pth", ".pt") or path.parent.name == "checkpoints":
+        run = next((folder for folder in path.parents if (folder / RUN_PROMPT / MANIFEST_FILE).is_file()), None)
+        if run is not None:
+            return f"That is a checkpoint; the run's finished prompt is '{run / RUN_PROMPT}'."
+        return (
+            "That is a checkpoint: end its run with `make train resume=RUN`, which writes RUN/prompt, or turn the "
+            "authors' file into a prompt with `python -m experiments.import_prompt`."
         )
+    if path.suffix in (".zip", ".tar", ".gz", ".tgz"):
+        return "Unpack it, then give the folder."
+    return "Give the folder that `make train` wrote: RUN/prompt."
+
+
+def _missing_file(folder: Path, name: str) -> str:
+    """Why an existing folder holds no `name`, and what to do."""
+    places = (f"*/{MANIFEST_FILE}", *(f"{deeper}{RUN_PROMPT}/{MANIFEST_FILE}" for deeper in ("*/", "*/*/")))
+    inner = sorted({manifest.parent for place in places for manifest in folder.glob(place)})
+    if name == MANIFEST_FILE and inner:
+        return f"It holds {len(inner)} prompt folder(s), for example '{inner[0]}': give one of them."
+    if (folder / RUN_CONFIG).is_file():
+        return f"That run has not written its prompt yet: end it with `make train resume={folder}`."
+    return "Expected a prompt artefact; copy the whole folder."
+
+
+def _read(folder: str | Path, name: str) -> bytes:
+    place = find_artefact(folder)
     if not (place / name).is_file():
-        raise FileNotFoundError(f"No {name} in '{folder}'. Expected a prompt artefact; copy the whole folder.")
+        raise FileNotFoundError(f"No {name} in '{place}'. {_missing_file(place, name)}")
     return (place / name).read_bytes()
 
 

@@ -15,8 +15,8 @@ import datamodules.registry
 from datamodules.__main__ import main
 from datamodules.prepare.catalogue import PUBLISHED
 from datamodules.prepare.catalogue_entry import Archive, Count
+from datamodules.prepare.content import count_of
 from datamodules.prepare.disk import STATE
-from datamodules.prepare.install import count_of
 
 WRITERS = {
     **{
@@ -85,6 +85,52 @@ def test_what_prepare_makes_of_the_archives_is_what_the_datamodule_reads(publish
         for split, ids in json.loads(index.read_text())["splits"].items():
             assert ids == [row.id for row in data.rows(split)]
             assert data.image(split, 0).shape == (3, 164, 164)
+
+
+@pytest.mark.parametrize("around", ["archive", "some/where"])
+def test_a_zip_from_elsewhere_one_folder_deeper_gives_the_same_data(around, publisher, tmp_path, capsys):
+    """As Kaggle hands it out: archive.zip, whatever is in it."""
+    name, made, folder = publisher
+    if name == "cifar10c":
+        shutil.rmtree(made / "cifar-10-batches-py")
+    shutil.move(made, tmp_path / "elsewhere" / around)
+    packed = shutil.make_archive(str(tmp_path / "archive"), "zip", tmp_path / "elsewhere")
+    source = Path(packed)
+    if name == "pope":  # its pictures are never taken from inside an archive of another name
+        source = tmp_path / "with pictures"
+        source.mkdir()
+        Path(packed).rename(source / "archive.zip")
+        shutil.copytree(folder / "coco", source / "coco")
+    assert main(["prepare", name, f"root={tmp_path / 'data'}", f"from={source}"]) == 0, capsys.readouterr()
+    assert main(["verify", name, f"root={tmp_path / 'data'}"]) == 0, capsys.readouterr()
+    assert not list((tmp_path / "data" / STATE).glob(".opened*"))
+
+
+def test_cifar10c_is_prepared_alone(tmp_path, monkeypatch, capsys):
+    """Its train rows are CIFAR-10's, which need not be there, and no corruption has to be chosen."""
+    made = Path(data_files.write_cifar10c(tmp_path / "made")["root"])
+    small = PUBLISHED["cifar10c"]._replace(archives=(shrink(PUBLISHED["cifar10c"].archives[0], made),))
+    monkeypatch.setitem(PUBLISHED, "cifar10c", small)
+    load = partial(datamodules.registry.load_datamodule, counts={"train": 200, "test": 200})
+    monkeypatch.setattr(datamodules.registry, "load_datamodule", load)
+    assert main(["prepare", "cifar10c", f"root={tmp_path / 'data'}", f"from={made}"]) == 0, capsys.readouterr()
+    assert main(["verify", "cifar10c", f"root={tmp_path / 'data'}"]) == 0, capsys.readouterr()
+
+
+@pytest.mark.parametrize("file", ["EuroSAT_RGB.zip", "EuroSAT.zip", "archive.zip"])
+def test_eurosat_is_taken_under_its_name_of_today(file, tmp_path, monkeypatch, capsys):
+    made = Path(data_files.write_eurosat(tmp_path / "made")["root"])
+    small = PUBLISHED["eurosat"]._replace(archives=(shrink(PUBLISHED["eurosat"].archives[0], made),))
+    monkeypatch.setitem(PUBLISHED, "eurosat", small)
+    monkeypatch.setattr("datamodules.eurosat.EuroSAT.counts", {"all": 100})
+    (made / "eurosat" / "2750").rename(tmp_path / "EuroSAT_RGB")
+    packed = shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path, "EuroSAT_RGB")
+    (tmp_path / "downloads").mkdir()
+    Path(packed).rename(tmp_path / "downloads" / file)
+    for source in (tmp_path / "downloads" / file, tmp_path / "downloads", tmp_path / "EuroSAT_RGB"):
+        root = tmp_path / f"data of {source.name}"
+        assert main(["prepare", "eurosat", f"root={root}", f"from={source}"]) == 0, capsys.readouterr()
+        assert len(list((root / "eurosat" / "2750").rglob("*.jpg"))) == 100
 
 
 def test_the_unpacked_files_give_the_same_index_as_the_archives(publisher, tmp_path, capsys):

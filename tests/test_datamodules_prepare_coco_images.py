@@ -98,3 +98,22 @@ def test_a_question_that_names_no_coco_picture_is_refused(pope, capsys):
     path.write_text(path.read_text() + '{"image": "../../evil.jpg"}\n')
     said = run(capsys, "prepare", "pope", f"root={pope}", code=2)
     assert "coco_pope_random.json' line 6 names no COCO picture" in said
+
+
+def test_a_picture_that_was_cut_is_got_again(pope, mirror, capsys):
+    """Recorded or put there by hand: what is no whole picture is never what later ones are held to."""
+    for when in ("before", "after"):
+        path = pope / "coco/val2014/COCO_val2014_000000000003.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(jpeg(120)[:-40])
+        if when == "after":
+            assert "WRONG    coco/val2014: 1 of 5" in run(capsys, "verify", "pope", f"root={pope}", code=1)
+        run(capsys, "prepare", "pope", f"root={pope}")
+        run(capsys, "verify", "pope", f"root={pope}")
+
+
+def test_questions_as_one_array_ask_for_the_same_pictures(pope):
+    wanted = coco_images.needed_images(pope, "val2014")
+    for path in (pope / "pope").glob("coco_pope_*.json"):
+        path.write_text(json.dumps([json.loads(line) for line in path.read_text().splitlines()], indent=1))
+    assert coco_images.needed_images(pope, "val2014") == wanted

@@ -267,3 +267,55 @@ def test_values_are_checked_even_when_every_hash_agrees(artefact):
         rewrite_manifest(artefact, prompt=prompt_sha256(delta), files={FILES[2]: digest})
         with pytest.raises(ValueError, match=message):
             Prompt.load(artefact)
+
+
+@pytest.fixture
+def run(artefact) -> Path:
+    """A run's folder as `make train` leaves it."""
+    folder = artefact.parent
+    (folder / "config.yaml").write_text("exp: toy\n")
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "last.ckpt").write_bytes(b"zip")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "path", ["", "prompt", "prompt/prompt.png", "prompt/manifest.json", "prompt/prompt.safetensors"]
+)
+@pytest.mark.parametrize("reading", ["float", "png"])
+def test_a_run_and_every_file_of_its_prompt_stand_for_the_prompt(run, path, reading):
+    assert torch.equal(
+        Prompt.load(run / path, reading=reading).delta, Prompt.load(run / "prompt", reading=reading).delta
+    )
+    assert read_manifest(run / path)["task"] == "toy"
+
+
+def test_scores_added_through_the_runs_folder_reach_the_manifest(run):
+    update(run, {"scores": [1]})
+    assert read_manifest(run / "prompt")["scores"] == [1] and not (run / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("run/checkpoints/last.ckpt", "That is a checkpoint; the run's finished prompt is '{run}/prompt'"),
+        ("checkpoint_best.pth", "turn the authors' file into a prompt with `python -m experiments.import_prompt`"),
+        ("prompt.zip", "Unpack it, then give the folder"),
+        ("photo.jpg", "Expected a prompt's folder (prompt.safetensors, manifest.json)"),
+        ("runs", "It holds 1 prompt folder(s), for example '{run}/prompt': give one of them"),
+        ("unfinished", "That run has not written its prompt yet: end it with `make train resume="),
+        ("alone/prompt.png", "No manifest.json in '{top}/alone'. Expected a prompt artefact; copy the whole folder"),
+    ],
+)
+def test_what_is_no_prompt_says_what_to_give_instead(path, message, tmp_path):
+    run = tmp_path / ("runs/toy/run" if path == "runs" else "run")
+    make().save(run / "prompt", {})
+    (run / "checkpoints").mkdir()
+    (tmp_path / "unfinished").mkdir()
+    (tmp_path / "unfinished" / "config.yaml").write_text("exp: toy\n")
+    (tmp_path / "alone").mkdir()
+    if not (tmp_path / path).exists():
+        (tmp_path / path).write_bytes(b"something")
+    with pytest.raises((ValueError, FileNotFoundError)) as caught:
+        Prompt.load(tmp_path / path)
+    assert message.format(run=run, top=tmp_path) in str(caught.value)

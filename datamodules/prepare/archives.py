@@ -42,14 +42,19 @@ class Entry(NamedTuple):
 
 
 def unpack(
-    archive: Path, into: Path, limits: Limits, keep: Callable[[str], bool] = lambda name: True
+    archive: Path,
+    into: Path,
+    limits: Limits,
+    keep: Callable[[str], bool] = lambda name: True,
+    packed: int | None = None,
 ) -> dict[str, tuple[int, str]]:
     """Unpack into the empty folder `into` those files whose path `keep` accepts; all entries are checked.
 
+    packed: the bytes that `max_ratio` is about, where the archive itself came out of one; None: its own size.
     Returns path -> (size, sha256) of what was written. Raises: ValueError for an archive that is refused or damaged;
     `into` may then hold some files.
     """
-    names, budget, written = _Names(archive, limits), _Budget(archive, limits), {}
+    names, budget, written = _Names(archive, limits), _Budget(archive, limits, packed), {}
     try:
         for entry in _entries(archive):
             path = names.accept(entry)
@@ -134,8 +139,8 @@ def unsafe(name: str) -> str | None:
 class _Budget:
     """Counts the bytes that come out and refuses too many."""
 
-    def __init__(self, archive: Path, limits: Limits) -> None:
-        self.archive, self.limits, self.packed = archive, limits, archive.stat().st_size
+    def __init__(self, archive: Path, limits: Limits, packed: int | None) -> None:
+        self.archive, self.limits, self.packed = archive, limits, packed or archive.stat().st_size
         self.declared = self.spent = 0
 
     def declare(self, entry: Entry) -> None:

@@ -7,7 +7,7 @@ tensorflow/datasets `url_checksums/*.txt` unless said otherwise; unpacked sizes 
 
 from __future__ import annotations
 
-from datamodules.prepare.catalogue_entry import GB, MB, TORCHVISION, Archive, Count, Digest, PublishedData
+from datamodules.prepare.catalogue_entry import GB, MB, TORCHVISION, Archive, Count, Digest, Listed, PublishedData
 from datamodules.prepare.catalogue_recognition import RECOGNITION
 
 # POPE's own repository, at a commit whose three COCO files have 3,000 questions each (early ones have fewer).
@@ -56,7 +56,8 @@ PUBLISHED: dict[str, PublishedData] = {
                 "hateful_memes",
                 unpacked=4 * GB,
                 top=("hateful_memes", "data", ""),
-                counts=(Count("train.jsonl", 8500, lines=True),),
+                counts=(Count("train.jsonl", 8500, lines=True), Count("dev*.jsonl", 1, more=True)),
+                listed=(Listed("train.jsonl", "img"), Listed("dev*.jsonl", "img")),
             ),
         ),
         how="It is never downloaded for you: read and accept its licence at https://hatefulmemeschallenge.com (or "

@@ -17,11 +17,22 @@ class Digest(NamedTuple):
 
 
 class Count(NamedTuple):
-    """How many files match `pattern` below an archive's target or, with `lines`, how many lines they have in all."""
+    """How many files match `pattern` below an archive's target or, with `lines`, how many lines they have in all.
+
+    more: n is the least.
+    """
 
     pattern: str
     n: int
     lines: bool = False
+    more: bool = False
+
+
+class Listed(NamedTuple):
+    """Every picture under `key` in the rows (JSON) of the files that match `pattern` is below the target."""
+
+    pattern: str
+    key: str
 
 
 class Archive(NamedTuple):
@@ -44,6 +55,7 @@ class Archive(NamedTuple):
     only: tuple[str, ...] = ()
     files: dict[str, Digest] = {}
     counts: tuple[Count, ...] = ()
+    listed: tuple[Listed, ...] = ()
     max_entries: int = 500_000
     max_bytes: int = 50 * GB
     max_ratio: float = 100

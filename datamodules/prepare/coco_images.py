@@ -12,6 +12,8 @@ from PIL import Image
 
 from datamodules.prepare.archives import Limits, unpack
 from datamodules.prepare.catalogue import COCO
+from datamodules.prepare.catalogue_entry import Digest
+from datamodules.prepare.content import rows_of
 from datamodules.prepare.disk import scratch_folder
 from datamodules.prepare.download import PausedError, download
 from datamodules.prepare.install import copy_file
@@ -40,7 +42,7 @@ def prepare_images(
     for part in QUESTIONS:
         folder, names = root / "coco" / part, needed_images(root, part)
         folder.mkdir(parents=True, exist_ok=True)
-        missing = [name for name in names if not (folder / name).is_file()]
+        missing = [name for name in names if not _is_right(folder / name, digests.recorded(f"coco/{part}/{name}"))]
         if missing and source is not None:
             _import(source, part, missing, folder)
         elif missing:
@@ -55,18 +57,22 @@ def needed_images(root: Path, part: str) -> list[str]:
     names = set()
     for kind in TYPES:
         path = root / "pope" / f"{QUESTIONS[part]}_{kind}.json"
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        for number, line in enumerate(rows_of(path), 1):
             try:
-                name = json.loads(line)["image"] if line.strip() else None
+                name = json.loads(line)["image"]
             except (ValueError, KeyError, TypeError):
                 name = ""
-            if name is not None and not (isinstance(name, str) and NAME.fullmatch(name)):
+            if not (isinstance(name, str) and NAME.fullmatch(name)):
                 raise ValueError(
-                    f"'{path}' line {number} names no COCO picture: {line[:80]!r}. Expected an object with "
+                    f"'{path}' line {number} names no COCO picture: {_text(line)!r}. Expected an object with "
                     '"image": "COCO_val2014_000000000042.jpg"; get the file again.'
                 )
-            names |= {name} if name else set()
+            names.add(name)
     return sorted(names)
+
+
+def _text(row: bytes | str) -> str:
+    return (row.decode(errors="replace") if isinstance(row, bytes) else row)[:80]
 
 
 def _fetch(part: str, names: list[str], folder: Path, digests: Digests, show: Callable[[str], None]) -> None:
@@ -126,10 +132,12 @@ def _import(source: Path, part: str, names: list[str], folder: Path) -> None:
         with scratch_folder(folder) as scratch:
             written = unpack(archive, scratch, Limits(), wanted.__contains__)
             for path in written:
+                _check_copy(scratch / path, archive)
                 (scratch / path).replace(folder / Path(path).name)
         found = {Path(path).name for path in written}
     else:
-        places = [place for place in (source / "coco" / part, source / part) if place.is_dir()]
+        around = (source / "coco" / part, source / part, source / "coco" / "images" / part, source)
+        places = [inner for place in around for inner in (place, place / part) if any(inner.glob(f"COCO_{part}_*.jpg"))]
         found = {name for name in names for place in places[:1] if _copy(place / name, folder / name)}
     lacking = [name for name in names if name not in found]
     if lacking:
@@ -145,8 +153,32 @@ def _copy(source: Path, target: Path) -> bool:
     staging = target.with_name(f"{target.name}.part")
     staging.unlink(missing_ok=True)
     copy_file(source, staging)
-    check_picture(staging)
+    _check_copy(staging, source)
     staging.replace(target)
+    return True
+
+
+def _check_copy(copy: Path, source: Path) -> None:
+    try:
+        check_picture(copy)
+    except ValueError as error:
+        copy.unlink()
+        raise ValueError(
+            f"'{copy.name.removesuffix('.part')}' of '{source}' {error}. Expected a whole picture; get it again. Those "
+            "before it were kept."
+        ) from None
+
+
+def _is_right(path: Path, known: Digest | None) -> bool:
+    """Is the picture there, and the one recorded or, where none is, whole?"""
+    if not path.is_file():
+        return False
+    if known is not None:
+        return hash_file(path) == known.value
+    try:
+        check_picture(path)
+    except ValueError:
+        return False
     return True
 
 

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from datamodules.prepare.archives import CHUNK, Limits, unpack
-from datamodules.prepare.catalogue_entry import Archive, Count, Digest
-from datamodules.prepare.disk import is_full, scratch_folder, sync_folder
-from datamodules.prepare.manifest import Files, hash_file, mismatch
+from datamodules.prepare.catalogue_entry import Archive, Digest
+from datamodules.prepare.content import PACKED, content_problems, find_top, folders_below, looks_like, packed_files
+from datamodules.prepare.disk import STATE, is_full, scratch_folder, sync_folder
+from datamodules.prepare.manifest import Files, hash_file
+from datamodules.prepare.nested import ROUNDS, open_inner
 
 
-def install(found: Found, root: Path) -> Files:
-    """Unpack or copy into a scratch folder beside the target, check the content, rename. Returns the files.
+def install(found: Found, root: Path) -> tuple[Files, Path | None]:
+    """Unpack or copy into a scratch folder beside the target, check the content, rename.
 
-    Raises: ValueError for a refused archive or wrong content, OSError for a full disk: nothing is left then.
+    Returns the files and, where something else had the target's name, where that is kept now.
+    Raises: ValueError for a refused archive or wrong content, OSError for a full disk: nothing is changed then.
     """
     archive, target = found.archive, root / found.archive.target
     try:
@@ -25,13 +30,10 @@ def install(found: Found, root: Path) -> Files:
             built, files = _build(found, scratch)
             problems = content_problems(archive, built)
             if problems:
-                raise ValueError(
-                    "\n  ".join(
-                        [f"'{found.path}' does not hold what '{archive.target}' should. Nothing of it was kept:"]
-                    )
-                    + "\n  "
-                    + "\n  ".join(problems)
-                )
+                text = f"'{found.path}' does not hold what '{archive.target}' should. Nothing of it was kept:"
+                advice = "Expected the complete published files; get them again, or another copy."
+                raise ValueError("\n  ".join([text, *problems, advice]))
+            kept = set_aside(target, root)
             os.rename(built, target)
             sync_folder(target.parent)
     except OSError as error:
@@ -42,63 +44,56 @@ def install(found: Found, root: Path) -> Files:
             f"The disk is full: '{found.path.name}' cannot be unpacked into '{target}'. What was unpacked is removed "
             "and the archive is kept. Free some space and run the same command.",
         ) from error
-    return files
+    return files, kept
+
+
+def set_aside(target: Path, root: Path) -> Path | None:
+    """Move what has the target's name, perhaps the user's, to `<root>/.prepared/replaced`; None where nothing has."""
+    if not os.path.lexists(target):
+        return None
+    name = target.relative_to(root).as_posix().replace("/", "__")
+    places = (root / STATE / "replaced" / f"{name}-{i}" for i in range(1, 1000))
+    place = next(place for place in places if not os.path.lexists(place))
+    place.parent.mkdir(parents=True, exist_ok=True)
+    os.rename(target, place)
+    return place
 
 
 def _build(found: Found, scratch: Path) -> tuple[Path, Files]:
     archive = found.archive
     limits = Limits(archive.max_entries, archive.max_bytes, archive.max_ratio)
-    if found.unpacked or not archive.packed:
+    if not archive.packed:
         built = scratch / Path(archive.target).name
-        return built, copy_tree(found.path, built, limits, archive.only)
-    inside = scratch / "in"
+        return built, copy_tree(found.path, built, limits)
+    inside, place = scratch / "in", scratch / "in" / Path(archive.target).name
     inside.mkdir()
-    tops = archive.top or (Path(archive.target).name,)
-    written = unpack(found.path, inside, limits, lambda path: _is_wanted(path, tops, archive.only))
-    top = next((top for top in tops if (inside / top).is_dir() and written), None)
+    if found.unpacked:
+        copied = copy_tree(found.path, place, limits, archive.only)
+        written = {f"{place.name}/{path}": entry for path, entry in copied.items()}
+    else:
+        written = unpack(found.path, inside, limits, lambda path: not archive.only or Path(path).name in archive.only)
+    top, opened = _find_complete(inside, archive, limits, None if found.unpacked else found.path.stat().st_size)
     if top is None:
+        there = ", ".join(sorted({path.split("/")[0] for path in written})[:5]) or "nothing"
+        name = next(iter(archive.top), "") or Path(archive.target).name
         raise ValueError(
-            f"'{found.path}' has no folder '{tops[0]}'. Expected the published {archive.file}; nothing of it was kept."
+            f"'{found.path}' has no folder '{name}'. Expected the published {archive.file}; nothing of it was kept "
+            f"(it holds: {there})."
         )
-    prefix = f"{top}/" if top else ""
-    return inside / top, {p.removeprefix(prefix): entry for p, entry in written.items() if p.startswith(prefix)}
+    prefix = "" if top == inside else f"{top.relative_to(inside).as_posix()}/"
+    if opened:
+        return top, hash_tree(top)
+    return top, {path.removeprefix(prefix): entry for path, entry in written.items() if path.startswith(prefix)}
 
 
-def _is_wanted(path: str, tops: tuple[str, ...], only: tuple[str, ...]) -> bool:
-    inner = [path.removeprefix(f"{top}/") for top in tops if not top or path.startswith(f"{top}/")]
-    return any(not only or rest in only for rest in inner)
-
-
-def content_problems(archive: Archive, target: Path) -> list[str]:
-    """One line per published digest or count that the files at `target` do not meet."""
-    lines = []
-    for path, digest in archive.files.items():
-        lines += _file_problem(target / path, digest)
-    for count in archive.counts:
-        found = count_of(target, count)
-        if found != count.n:
-            lines.append(f"{describe(count)}: {found:,}. Expected {count.n:,}")
-    return lines
-
-
-def _file_problem(path: Path, digest: Digest) -> list[str]:
-    if not path.is_file():
-        return [f"'{path.name}' is missing"]
-    value = hash_file(path, digest.algorithm)
-    return [] if value == digest.value else [mismatch(path, value, digest)]
-
-
-def count_of(target: Path, count: Count) -> int:
-    """Count the files (or non-empty lines in them) that `count` is about below `target`."""
-    files = [path for path in (target.glob(count.pattern) if count.pattern else [target]) if path.is_file()]
-    if not count.lines:
-        return len(files)
-    return sum(1 for path in files for line in path.read_bytes().splitlines() if line.strip())
-
-
-def describe(count: Count) -> str:
-    what = "lines" if count.lines else "files"
-    return f"{what} in {count.pattern}" if count.pattern else what
+def _find_complete(inside: Path, archive: Archive, limits: Limits, packed: int | None) -> tuple[Path | None, bool]:
+    """The published folder in what came out, and whether archives in it had to be opened to complete it."""
+    top, opened = find_top(inside, archive), False
+    for _ in range(ROUNDS):
+        if (top is not None and not content_problems(archive, top)) or not open_inner(inside, limits, packed):
+            break
+        top, opened = find_top(inside, archive), True
+    return top, opened
 
 
 def source_of(found: Found, digest: Digest | None) -> dict[str, Any]:
@@ -117,17 +112,37 @@ class Found(NamedTuple):
 
 
 def find_source(choices: list[Archive], source: Path) -> Found | None:
-    """The first of the choices in `source`: the archive itself, or a folder with archives or with what they make."""
+    """The first of the choices in `source`: the archive itself, or a folder with archives or with what they make.
+
+    By the published names first, then by what a folder holds.
+    """
     if source.is_file():
         return _find_file(choices, source)
+    around = list(folders_below(source))
     for archive in choices:
-        if (source / archive.file).is_file():
-            return Found(archive, source / archive.file, unpacked=False)
+        for folder in around:
+            if (folder / archive.file).is_file():
+                return Found(archive, folder / archive.file, unpacked=False)
     for archive in choices:
-        for path in _places(archive, source):
-            if path.is_dir() if archive.packed else path.is_file():
+        for path in (place for folder in around for place in _places(archive, folder)):
+            if _is_part(archive, path):
                 return Found(archive, path, unpacked=archive.packed)
+    for archive in choices:
+        for path in around:
+            if archive.packed and looks_like(archive, path):
+                return Found(archive, path, unpacked=True)
     return None
+
+
+def _is_part(archive: Archive, path: Path) -> bool:
+    if not archive.packed:
+        return path.is_file()
+    # a folder of the name that holds something else is a folder around the one that is meant
+    return path.is_dir() and (looks_like(archive, path) or not _looks_deeper(archive, path))
+
+
+def _looks_deeper(archive: Archive, path: Path) -> bool:
+    return any(looks_like(archive, folder) for folder in folders_below(path))
 
 
 def _find_file(choices: list[Archive], source: Path) -> Found | None:
@@ -136,6 +151,43 @@ def _find_file(choices: list[Archive], source: Path) -> Found | None:
         if source.name == archive.file or (not archive.urls and source.suffix == ".zip"):
             return Found(archive, source, unpacked=False)
     return None
+
+
+@contextmanager
+def opened_source(parts: Sequence[list[Archive]], source: Path, root: Path, name: str) -> Iterator[Path]:
+    """`source`, or a scratch folder with what its archives hold, where the parts are not in it under their own names.
+
+    Any archive given as `source` is looked into; of those in a folder only the ones that are called like the data set,
+    or the only one. What comes out is gone afterwards.
+    """
+    packed = _to_open(parts, source, name)
+    if not packed or all(find_source(choices, source) for choices in parts):
+        yield source
+        return
+    limits = Limits(max(a.max_entries for p in parts for a in p), max(a.max_bytes for p in parts for a in p))
+    with scratch_folder(root / STATE / f"opened-{name}") as scratch:
+        for i, path in enumerate(packed):
+            into = scratch / str(i) if len(packed) > 1 else scratch
+            into.mkdir(exist_ok=True)
+            unpack(path, into, limits)
+        size = sum(path.stat().st_size for path in packed)
+        for _ in range(ROUNDS):
+            if all(find_source(choices, scratch) for choices in parts) or not open_inner(scratch, limits, size):
+                break
+        yield scratch if all(find_source(choices, scratch) for choices in parts) else source
+
+
+def _to_open(parts: Sequence[list[Archive]], source: Path, name: str) -> list[Path]:
+    if source.is_file():
+        return [source] if source.name.lower().endswith(PACKED) else []
+    packed = packed_files(source, 1)
+    words = {name, *(word for p in parts for a in p for word in (a.target.split("/")[0], a.file.split(".")[0]))}
+    known = [path for path in packed if any(_letters(word) in _letters(path.name) for word in words if len(word) > 3)]
+    return known or (packed if len(packed) == 1 else [])
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", text.lower())
 
 
 def _places(archive: Archive, source: Path) -> Iterator[Path]:

@@ -39,6 +39,11 @@ class Manifest:
         self.parts[target] = {"source": source, "date": today, "listing": listing(listed), "files": listed}
         write_json(self.path, {"name": self.name, "parts": self.parts})
 
+    def remove(self, target: str) -> None:
+        """Forget a part that is no longer there."""
+        if self.parts.pop(target, None) is not None:
+            write_json(self.path, {"name": self.name, "parts": self.parts})
+
     def damage(self, root: Path, target: str) -> list[str]:
         """One line per recorded file that is missing or another one; reads all of them."""
         lines = []
@@ -119,6 +124,11 @@ class Digests:
         self._files |= {k: {"sha256": value, "size": size, "recorded": today} for k, (value, size) in new.items()}
         write_json(self.path, {"files": self._files})
 
+    def forget(self, key: str) -> None:
+        """Remove what was recorded of a file, so that the next copy counts as the first."""
+        if self._files.pop(key, None) is not None:
+            write_json(self.path, {"files": self._files})
+
     def _read(self) -> dict[str, dict]:
         repair = "restore it from a backup, or delete it to accept the next copies as the first ones"
         what = 'a record {"files": {name: {"sha256", "size", "recorded"}}}'
@@ -135,7 +145,10 @@ def _is_entry(entry: Any) -> bool:
 
 def mismatch(path: Path, value: str, known: Digest) -> str:
     """The sentence about a file that is not the expected one."""
+    advice = "get it again from its publisher"
+    if RECORD in known.source:
+        advice += f". If this copy is the right one, remove its entry from {RECORD}"
     return (
         f"'{path}' has {known.algorithm} {value}. Expected {known.value} (stated by {known.source}): it is damaged or "
-        "another file, and was not used; get it again from its publisher."
+        f"another file, and was not used; {advice}."
     )

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
+from typing import NamedTuple
 
 from datamodules import registry
 from datamodules.prepare.catalogue import PUBLISHED
 from datamodules.prepare.catalogue_entry import Archive, Digest, PublishedData
 from datamodules.prepare.coco_images import prepare_images
-from datamodules.prepare.disk import STATE, check_room, locked_root, megabytes, write_json
+from datamodules.prepare.content import content_problems, file_problem
+from datamodules.prepare.disk import STATE, check_room, is_full, locked_root, megabytes, write_json
 from datamodules.prepare.download import download
 from datamodules.prepare.http import PartialFile
-from datamodules.prepare.install import Found, content_problems, find_source, hash_tree, install, source_of
-from datamodules.prepare.manifest import FIRST, Digests, Manifest
+from datamodules.prepare.install import Found, find_source, hash_tree, install, opened_source, set_aside, source_of
+from datamodules.prepare.manifest import FIRST, Digests, Manifest, hash_file
 from datamodules.registry import DATAMODULES
 from datamodules.splits import SPLITS
 
 LARGE = 5 * 10**9  # bytes to download that need yes=true
 Show = Callable[[str], None]
+# CIFAR-10-C has test rows only (train and val are CIFAR-10's own), and the same ones under every corruption.
+INDEX_OPTIONS: dict[str, dict[str, str]] = {"cifar10c": {"corruption": "fog:1"}}
+INDEX_SPLITS = {"cifar10c": ("test",)}
 
 
 def get_published(name: str) -> PublishedData:
@@ -36,41 +42,115 @@ def get_published(name: str) -> PublishedData:
     )
 
 
+class Part(NamedTuple):
+    """A part of a data set: its forms, the one that is below the root, and what is wrong with that.
+
+    ours: `prepare` put it there. problems: one line each; empty where it is right, or absent.
+    """
+
+    choices: list[Archive]
+    there: Archive | None
+    ours: bool
+    problems: list[str]
+
+    @property
+    def to_do(self) -> bool:
+        return self.there is None or bool(self.problems)
+
+
 def prepare(
     name: str, root: Path, *, source: Path | None = None, keep: bool = False, yes: bool = False, show: Show = print
 ) -> str | None:
     """Put the data set below `root` and write its index; returns the index's sha256 (None without a DataModule).
 
     source: a local archive, or a folder of archives or of unpacked files; only read. keep: keep downloaded archives in
-    `<root>/.prepared/downloads`. yes: download more than 5 GB. What is there already is checked and recorded.
+    `<root>/.prepared/downloads`. yes: download more than 5 GB. What is there already is checked and recorded; what is
+    wrong there is replaced where `prepare` put it there or `source` has it, and the former one is kept aside.
     Raises: ValueError, OSError; a part that fails leaves nothing but an unfinished download.
     """
     published = get_published(name)
     if source is not None and not source.exists():
         raise FileNotFoundError(f"No 'from={source}'. Expected an archive or a folder that holds '{name}'.")
-    _check_plan(name, published, root, source, yes, show)
-    with locked_root(root):
+    with ExitStack() as stack:
+        parts = _look(name, published, root, source)
+        todo = [part.choices for part in parts if part.to_do]
+        if source is not None and todo and not all(find_source(choices, source) for choices in todo):
+            given, source = source, stack.enter_context(opened_source(todo, source, root, name))
+        else:
+            given = source
+        _check_plan(name, published, root, parts, source, given, yes, show)
+        stack.enter_context(locked_root(root))
         manifest, digests = Manifest(root, name), Digests(root)
-        for choices in published.parts():
-            _prepare_part(choices, root, source, keep, manifest, digests, show)
+        new = []
+        for part in parts:
+            if done := _prepare_part(part, root, source, keep, manifest, digests, show):
+                new.append(done)
         if published.coco_images:
-            prepare_images(root, source, manifest, digests, show)
-        return write_index(name, root, show)
+            prepare_images(root, given, manifest, digests, show)
+        return _index_or_undo(name, root, new, manifest, digests, show)
 
 
 def _is_there(choices: list[Archive], root: Path) -> Archive | None:
     return next((archive for archive in choices if (root / archive.target).exists()), None)
 
 
-def _check_plan(name: str, published: PublishedData, root: Path, source: Path | None, yes: bool, show: Show) -> None:
+def _look(name: str, published: PublishedData, root: Path, source: Path | None) -> list[Part]:
+    """What is below the root of each part, and what is wrong with it."""
+    manifest, digests, parts = Manifest(root, name), Digests(root), []
+    for choices in published.parts():
+        there = _is_there(choices, root)
+        ours = there is not None and there.target in manifest.parts
+        problems = part_problems(there, root, manifest, digests) if there is not None else []
+        parts.append(Part(choices, there, ours, problems))
+    readable = published.coco_images or any(part.to_do for part in parts) or name not in DATAMODULES
+    if source is None or readable:
+        return parts
+    # Each part is as published as far as that is stated, and yet they cannot be read: the copy that is given counts.
+    try:
+        build_index(name, root)
+    except (ValueError, OSError) as error:
+        return [part._replace(problems=[str(error)]) for part in parts]
+    return parts
+
+
+def part_problems(archive: Archive, root: Path, manifest: Manifest, digests: Digests) -> list[str]:
+    """What is wrong with a part that is there: published digests and counts, and what was recorded of its files."""
+    target = root / archive.target
+    problems = content_problems(archive, target)
+    known = digests.expected(archive)
+    if not archive.packed and known is not None:
+        problems += file_problem(target, known)
+    if archive.target in manifest.parts and not problems:
+        problems += manifest.damage(root, archive.target)
+    return problems
+
+
+def _check_plan(
+    name: str,
+    published: PublishedData,
+    root: Path,
+    parts: list[Part],
+    source: Path | None,
+    given: Path | None,
+    yes: bool,
+    show: Show,
+) -> None:
     """Say what is going to happen and refuse what cannot, before a byte is moved."""
-    todo = [choices for choices in published.parts() if _is_there(choices, root) is None]
-    found = [find_source(choices, source) if source is not None else None for choices in todo]
+    todo = [part for part in parts if part.to_do]
+    # Without another copy at hand a user's own files are left alone.
+    foreign = next((part for part in todo if part.there and not part.ours and source is None), None)
+    if foreign is not None and foreign.there is not None:
+        text = f"'{root / foreign.there.target}' is not the published one; it was left as it is:"
+        advice = f"Remove it to get it anew, or run `prepare {name} from=COPY` with a good copy, which takes its place."
+        raise ValueError("\n  ".join([text, *foreign.problems[:10], advice]))
+    found = [find_source(part.choices, source) if source is not None else None for part in todo]
     # The first choice of a part is the one that is downloaded: what no copy has is asked for under its name.
-    lacking = [choices[0] for choices, here in zip(todo, found, strict=True) if here is None]
+    lacking = [part.choices[0] for part, here in zip(todo, found, strict=True) if here is None]
     if source is not None and lacking:
         names = ", ".join(f"{archive.file} or {archive.target}" for archive in lacking)
-        raise FileNotFoundError(f"'{source}' does not hold all of '{name}'. Expected there: {names}.")
+        raise FileNotFoundError(
+            f"'{given}' does not hold all of '{name}'. Expected there: {names}, under that name or with that content."
+        )
     # Some publishers ask for a form or a login: only a copy of one's own can be installed.
     if any(not archive.urls for archive in lacking):
         raise ValueError(f"'{name}' cannot be downloaded. {published.how}")
@@ -90,36 +170,50 @@ def _check_plan(name: str, published: PublishedData, root: Path, source: Path | 
         show(f"{name}: to download {megabytes(fetched) if fetched else 'a few MB'}; licence: {published.licence}.")
 
 
+class Done(NamedTuple):
+    """A part just installed. trusted: it has the digest of its publisher, or of the first copy."""
+
+    archive: Archive
+    trusted: bool
+
+
 def _download_path(archive: Archive, root: Path) -> Path:
     return root / STATE / "downloads" / archive.file
 
 
 def _prepare_part(
-    choices: list[Archive],
+    part: Part,
     root: Path,
     source: Path | None,
     keep: bool,
     manifest: Manifest,
     digests: Digests,
     show: Show,
-) -> None:
-    there = _is_there(choices, root)
-    # Never overwritten: it may be the user's own copy, and a second `prepare` must cost nothing.
-    if there is not None:
-        _adopt(there, root, manifest, show)
-        return
+) -> Done | None:
+    """Install a part, or check and record the one that is there (None)."""
+    if part.there is not None and not part.problems:
+        _adopt(part.there, root, manifest, show)
+        _drop_wrong_download(part.there, root, digests, show)
+        return None
+    if part.there is not None:
+        _forget(part, manifest, digests)
     digest: Digest | None
     if source is None:
-        found, digest = _fetch(choices[0], root, digests, show)
+        found, digest = _fetch(part.choices[0], root, digests, show)
     else:
-        here = find_source(choices, source)
+        here = find_source(part.choices, source)
         assert here is not None  # `_check_plan` refused a source that lacks one
         found, digest = here, None if here.unpacked else digests.check(here.archive, here.path)
     size = found.path.stat().st_size
-    files = install(found, root)
-    # After the install only: a first copy that cannot be unpacked must not become what later ones are held to.
-    if digest and digest.source == FIRST:
-        digests.record({found.archive.file: (digest.value, size)})
+    try:
+        files, kept = install(found, root)
+    except ValueError:
+        if source is None:  # the next call would only find the same archive again
+            found.path.unlink()
+        raise
+    if kept is not None:
+        manifest.remove(part.there.target if part.there else found.archive.target)
+        show(f"{found.archive.target}: was not as published ({_first(part)}). It is kept in '{kept}'; remove it there.")
     # Last, so that a run killed before leaves files that `_adopt` looks at anew, not ones taken on trust.
     manifest.add(found.archive.target, source_of(found, digest), files)
     stated = f"{digest.algorithm} as stated by {digest.source}" if digest else "no archive: no digest to compare"
@@ -127,12 +221,74 @@ def _prepare_part(
     # A source is the user's and is only read.
     if source is None and not keep:
         found.path.unlink()
+    first = digest is not None and digest.source == FIRST
+    # After the install only: a first copy that cannot be unpacked must not become what later ones are held to.
+    if digest and first:
+        digests.record({found.archive.file: (digest.value, size)})
+    return Done(found.archive, trusted=digest is not None and not first)
+
+
+def _first(part: Part) -> str:
+    return f"{part.problems[0]}{' ...' if len(part.problems) > 1 else ''}" if part.problems else "another form"
+
+
+def _forget(part: Part, manifest: Manifest, digests: Digests) -> None:
+    """The digest of a copy that turned out wrong is nothing to hold a later one to."""
+    for archive in part.choices:
+        recorded = manifest.parts.get(archive.target, {}).get("source", {}).get("stated") == FIRST
+        if archive.digest is None and recorded:
+            digests.forget(archive.file)
+
+
+def _adopt(archive: Archive, root: Path, manifest: Manifest, show: Show) -> None:
+    """Record a target that is there already and right."""
+    if archive.target in manifest.parts:
+        show(f"{archive.target}: there since {manifest.parts[archive.target]['date']}, and right.")
+        return
+    files = hash_tree(root / archive.target)
+    manifest.add(archive.target, {"file": archive.file, "from": "found in place"}, files)
+    show(f"{archive.target}: was there; {len(files):,} files checked and recorded.")
+
+
+def _drop_wrong_download(archive: Archive, root: Path, digests: Digests, show: Show) -> None:
+    """A kept archive that is damaged is of no use."""
+    kept, known = _download_path(archive, root), digests.expected(archive)
+    if kept.is_file() and known is not None and hash_file(kept, known.algorithm) != known.value:
+        kept.unlink()
+        show(f"{kept}: was damaged, and is removed.")
+
+
+def _index_or_undo(
+    name: str, root: Path, new: list[Done], manifest: Manifest, digests: Digests, show: Show
+) -> str | None:
+    """Write the index; where the DataModule cannot read what was just installed, that is moved out of the way again.
+
+    Raises: ValueError saying so.
+    """
+    try:
+        return write_index(name, root, show)
+    except (ValueError, OSError) as error:
+        doubtful = [done.archive for done in new if not done.trusted]
+        if is_full(error) or not doubtful:
+            raise
+        kept = []
+        for archive in doubtful:
+            kept.append(set_aside(root / archive.target, root))
+            manifest.remove(archive.target)
+            digests.forget(archive.file)
+        raise ValueError(
+            f"{error}\nSo {', '.join(archive.target for archive in doubtful)} was not left in place (it is in "
+            f"'{kept[0]}'). Expected a complete copy: get it again and run `prepare {name} from=COPY`."
+        ) from error
 
 
 def _fetch(archive: Archive, root: Path, digests: Digests, show: Show) -> tuple[Found, Digest]:
     """The archive in the downloads folder, fetched unless it is there, and its digest, checked once."""
     path, checked = _download_path(archive, root), []
     known = digests.expected(archive) is not None
+    if path.is_dir():
+        raise ValueError(f"'{path}' is a folder. Expected the archive {archive.file}; remove the folder.")
+    _drop_wrong_download(archive, root, digests, show)
     if path.exists():
         checked.append(digests.check(archive, path))
     else:
@@ -153,32 +309,14 @@ def _fetch(archive: Archive, root: Path, digests: Digests, show: Show) -> tuple[
     return Found(archive, path, unpacked=False), checked[-1]
 
 
-def _adopt(archive: Archive, root: Path, manifest: Manifest, show: Show) -> None:
-    """A target that is there already: known, or checked and recorded now. Raises: ValueError for wrong content."""
-    if archive.target in manifest.parts:
-        show(f"{archive.target}: there since {manifest.parts[archive.target]['date']} (see `verify`).")
-        return
-    target = root / archive.target
-    problems = content_problems(archive, target)
-    if problems:
-        raise ValueError(
-            "\n  ".join(
-                [f"'{target}' is not the published one; it was left as it is. Remove it to get it anew:", *problems]
-            )
-        )
-    files = hash_tree(target)
-    manifest.add(archive.target, {"file": archive.file, "from": "found in place"}, files)
-    show(f"{archive.target}: was there; {len(files):,} files checked and recorded.")
-
-
 def index_path(name: str, root: Path) -> Path:
     return root / STATE / f"{name}.index.json"
 
 
 def build_index(name: str, root: Path) -> dict:
     """List the ids of each split, in order, as the DataModule has them by default."""
-    data = registry.load_datamodule(name, root=str(root))
-    splits = {split: [row.id for row in data.rows(split)] for split in SPLITS}
+    data = registry.load_datamodule(name, root=str(root), **INDEX_OPTIONS.get(name, {}))
+    splits = {split: [row.id for row in data.rows(split)] for split in INDEX_SPLITS.get(name, SPLITS)}
     return {"name": name, "split_seed": data.split_seed, "val": data.val, "splits": splits}
 
 

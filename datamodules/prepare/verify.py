@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from datamodules.prepare.catalogue_entry import Archive
+from datamodules.prepare.content import count_of, describe, missing_pictures
 from datamodules.prepare.disk import STATE, read_json
-from datamodules.prepare.install import count_of, describe
 from datamodules.prepare.manifest import Digests, Manifest, hash_file
 from datamodules.prepare.steps import build_index, get_published, index_path
 from datamodules.registry import DATAMODULES
@@ -40,12 +40,15 @@ def verify(name: str, root: Path) -> Iterator[DataFinding]:
         there = [archive for archive in choices if (root / archive.target).exists()]
         complete = complete and bool(there)
         if not there:
-            yield DataFinding("MISSING", choices[0].target, f"not below '{root}'; run `prepare {name}`")
+            yield DataFinding("MISSING", choices[0].target, f"not below '{root}'; {_again(name, choices[0])}")
         for archive in there:
             yield from _verify_archive(archive, root, digests)
-            yield from _verify_content(archive, root / archive.target)
+            ours = archive.target in manifest.parts
+            yield from _advised(_verify_content(archive, root / archive.target), name, archive, ours)
+    known = {archive.target: archive for archive in published.archives}
     for target in manifest.parts:
-        yield _verify_recorded(manifest, root, target)
+        finding = _verify_recorded(manifest, root, target)
+        yield from _advised([finding], name, known[target], True) if target in known else [finding]
     for target in PICTURES if published.coco_images else ():
         if target not in manifest.parts:
             yield DataFinding("MISSING", target, f"the pictures asked about; run `prepare {name}`")
@@ -53,6 +56,21 @@ def verify(name: str, root: Path) -> Iterator[DataFinding]:
         yield DataFinding("note", archive.target, f"was not put there by `prepare`; run `prepare {name}` to record it")
     if complete:
         yield _verify_index(name, root)
+
+
+def _again(name: str, archive: Archive, *, ours: bool = True) -> str:
+    """What makes a part right: `prepare` downloads it where it may, and only replaces what it put there itself."""
+    copy = " from=COPY with a good copy" if not archive.urls or not ours else ""
+    return f"run `prepare {name}{copy}`"
+
+
+def _advised(findings: Iterable[DataFinding], name: str, archive: Archive, ours: bool) -> Iterator[DataFinding]:
+    """The same, the last bad one with what to do about all of them."""
+    found = list(findings)
+    last = max((i for i, finding in enumerate(found) if finding.bad), default=None)
+    for i, finding in enumerate(found):
+        advice = f"\n{_again(name, archive, ours=ours)}; it takes the place of this one" if i == last else ""
+        yield finding._replace(text=finding.text + advice)
 
 
 def _verify_archive(archive: Archive, root: Path, digests: Digests) -> Iterator[DataFinding]:
@@ -81,8 +99,12 @@ def _verify_content(archive: Archive, target: Path) -> Iterator[DataFinding]:
         )
     for count in archive.counts:
         found = count_of(target, count)
-        text = f"{found:,} {describe(count)}" + ("" if found == count.n else f"; expected {count.n:,}")
-        yield DataFinding("ok" if found == count.n else "WRONG", archive.target, text)
+        right = found == count.n or (count.more and found > count.n)
+        text = f"{found:,} {describe(count)}" + ("" if right else f"; expected {'at least ' * count.more}{count.n:,}")
+        yield DataFinding("ok" if right else "WRONG", archive.target, text)
+    for listed in archive.listed:
+        for line in missing_pictures(target, listed):
+            yield DataFinding("MISSING", archive.target, line)
 
 
 def _verify_recorded(manifest: Manifest, root: Path, target: str) -> DataFinding:

@@ -193,12 +193,6 @@ def run_folders(folder: Path) -> dict[str, Path]:
     return {label: path for label, (_, path) in best.items()}
 
 
-def _planned(folder: Path) -> Iterator[str]:
-    """Names of the run folders of the latest plan."""
-    for cell in latest_plan(folder).get("cells", []):
-        yield f"{cell.get('label')}-{str(cell.get('id'))[:8]}"
-
-
 def read_run(cell: CellKey, folder: Path, page: Path, statistics: dict) -> Run:
     """Everything small the page needs of a run; what is missing or damaged is empty."""
     rows = [row for row in read_rows(folder / "results.jsonl") if "split" in row and "metric" in row]

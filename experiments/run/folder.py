@@ -96,9 +96,11 @@ def open_run_folder(path: str | Path) -> tuple[RunFolder, DictConfig]:
     """
     path = Path(path)
     if not (path / CONFIG).is_file():
+        around = next((folder for folder in path.parents if (folder / CONFIG).is_file()), None)
+        hint = f" That is part of the run '{around}': give resume={around}." if around and path.exists() else ""
         raise FileNotFoundError(
             f"No run in '{path}': expected {CONFIG} there, as `make train` writes it. Give resume= the folder printed "
-            "at the start of a run, or start a new run without resume."
+            f"at the start of a run, or start a new run without resume.{hint}"
         )
     try:
         config = cast(DictConfig, OmegaConf.load(path / CONFIG))
