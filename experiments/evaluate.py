@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from datamodules.writable import note_unwritable_caches, require_writable
 from experiments.cli import parse_options, run_command, suggest
 from lightning_modules.atomic import replace_file
 from lightning_modules.records import ResultLog
@@ -84,6 +85,9 @@ def main(argv: Sequence[str]) -> int:
     from lightning_modules.prompts import Prompt
     from lightning_modules.result_rows import answer_rows, score_rows
 
+    if options.out:
+        require_writable(options.out, "the folder of the rows", "out=DIR", inside=True)
+    note_unwritable_caches(("controls", "images"))
     manifest = read_manifest(options.prompt)
     specs = _specs(options, options.mllm, manifest)
     device = _device(options.device)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, cast
 
+from datamodules.writable import note_unwritable_caches, require_writable
 from experiments.cli import parse_options, run_command
 
 
@@ -82,6 +83,8 @@ def _run(own: Options, others: list[tuple[str, str]], *, again: bool) -> int:
     from experiments.sweep.engines import SweepStopped, load_engine
 
     engine = load_engine(own.engine)
+    require_writable(own.out, "the sweep's folder", "out=DIR", inside=True)
+    note_unwritable_caches(("controls", "images"))
     sweep, cells = _identified(own, others)
     folder, plan = _open(own, sweep, cells)
     if again:
@@ -160,6 +163,7 @@ def _explain_results(folder: Any, cell: Any) -> None:
 def _report(own: Options) -> int:
     from experiments.sweep.folder import SweepFolder
 
+    require_writable(own.out, "the sweep's folder", "out=DIR (a copy of it)", inside=True)
     folder = SweepFolder(own.out)
     return _finish(folder, folder.read_plan()[0])
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from datamodules.writable import require_writable
 from experiments.cli import parse_options, run_command, suggest
 
 
@@ -44,7 +45,8 @@ def main(argv: Sequence[str], size: str = "MEDIUM") -> int:
         return 0
     check(options)
     if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)  # now, not after the work
+        require_writable(options.out.parent, "the folder of the numbers", "out=FILE")
+        options.out.parent.mkdir(parents=True, exist_ok=True)
     if options.only == "gpu":
         run_gpu(options)
         return 0

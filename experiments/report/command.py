@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from datamodules.writable import require_writable
 from experiments.cli import parse_options
 from experiments.report.gain_curves import curve_rows
 from experiments.report.load import Material, run_material, sweep_material
@@ -99,6 +100,8 @@ def main(argv: Sequence[str]) -> int:
         return 0
     folder = options.run
     choices: dict[str, Any] = {"control": options.control, "method": options.method, "examples": options.examples}
+    if folder.is_dir():
+        require_writable(folder, "the folder of the report", "DIR (a copy of it)")
     if (folder / "results.jsonl").is_file():
         report_run(folder, **choices)
     elif is_sweep(folder):

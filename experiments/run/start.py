@@ -22,7 +22,7 @@ from experiments.run.build import (
 )
 from experiments.run.folder import RunFolder, create_run_folder, open_run_folder, read_status
 from experiments.run.memory_plan import check_memory
-from experiments.run.preflight import read_images, require_everything
+from experiments.run.preflight import read_images, require_everything, require_places
 from experiments.run.summary import write_summary
 from experiments.schema import Experiment
 from experiments.tracking.logger import closing
@@ -47,6 +47,7 @@ NOT_FOR_USERS = (
 def start_run(config: DictConfig) -> Path:
     """Make a new run; everything missing is reported before the folder is created."""
     parts = RunParts(config)
+    require_places(parts)
     require_everything(parts)
     check_memory(parts)
     folder = create_run_folder(config)
@@ -66,6 +67,7 @@ def resume_run(path: str | Path) -> Path:
 
     parts = RunParts(resolve(cast(DictConfig, OmegaConf.merge(OmegaConf.structured(Experiment), saved))))
     try:
+        require_places(parts, folder.path)
         require_everything(parts)
         check_memory(parts, resumed=True)
     except BaseException:
