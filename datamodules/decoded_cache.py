@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from datamodules.images import reader_version
+from datamodules.writable import CACHES, cache_root, say_unwritable, write_problem
 
 VERSION = 1
 GIB = 2**30
@@ -30,7 +31,7 @@ LIMIT_GIB = 20.0  # of the whole folder; TVP_CACHE_GIB changes it
 
 def cache_folder() -> Path:
     """`cache/decoded`, or below TVP_CACHE."""
-    return Path(os.environ.get("TVP_CACHE", "cache"), "decoded")
+    return cache_root() / "decoded"
 
 
 def content_key(settings: Any, rows: Iterable[tuple[str, bytes]]) -> str:
@@ -66,6 +67,8 @@ class DecodedCache:
         return image
 
     def _load(self, slot: int) -> Tensor | None:
+        if not hasattr(self, "_map"):
+            return None
         start, check = slot * self._bytes, self.n * self._bytes + 4 * slot
         expected = int.from_bytes(self._map[check : check + 4], "little")
         if expected == 0:
@@ -102,12 +105,28 @@ class DecodedCache:
             )
 
     def _open(self) -> None:
-        """Growing a file with zeros loses nothing, so any number of processes may do it at once."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
-        if os.fstat(self._file).st_size < self._total():
-            os.ftruncate(self._file, self._total())
+        """Growing a file with zeros loses nothing, so any number of processes may do it at once.
+
+        Where it cannot be written it is only read, or not there at all: the run decodes what it lacks.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+            if os.fstat(self._file).st_size < self._total():
+                os.ftruncate(self._file, self._total())
+        except OSError as error:
+            self._full = True
+            say_unwritable(cache_root(), write_problem(self.path.parent) or error, CACHES["decoded"])
+            if not self._open_to_read():
+                return
         self._map = mmap.mmap(self._file, self._total(), access=mmap.ACCESS_READ)
+
+    def _open_to_read(self) -> bool:
+        try:
+            self._file = os.open(self.path, os.O_RDONLY)
+        except OSError:
+            return False
+        return os.fstat(self._file).st_size == self._total()
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key not in ("_file", "_map")}

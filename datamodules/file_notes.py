@@ -13,6 +13,7 @@ from typing import Any
 
 from datamodules.images import reader_version
 from datamodules.prepare.disk import write_file
+from datamodules.writable import cache_root
 
 Note = list[Any]
 """[bytes, modification time in ns, what was found]."""
@@ -46,7 +47,7 @@ def _noted(known: dict[str, Note], file: Path, state: list[int] | None) -> str |
 def _store_path(files: Sequence[Path], what: str) -> Path:
     common = os.path.commonpath([file.absolute() for file in files]) if files else ""
     digest = hashlib.sha256(common.encode()).hexdigest()[:16]
-    return Path(os.environ.get("TVP_CACHE", "cache"), "images", f"{digest}-{what}.json")
+    return cache_root() / "images" / f"{digest}-{what}.json"
 
 
 def _state(file: Path) -> list[int] | None:

@@ -23,6 +23,7 @@ from datamodules.prepare.disk import write_file
 from datamodules.prepare.manifest import hash_file
 from datamodules.splits import hash_key, hash_order
 from datamodules.text_files import read_json
+from datamodules.writable import require_writable
 
 IMAGES, PER_IMAGE, SEED = 2000, 3, 42
 ANNOTATIONS = "coco/annotations/instances_train2014.json"
@@ -40,6 +41,7 @@ def write_questions(root: str | Path, *, images: int = IMAGES, seed: int = SEED)
             f"No '{annotations}'. Expected COCO's annotations: unpack annotations_trainval2014.zip from {COCO} into "
             f"'{Path(root, 'coco')}'."
         )
+    require_writable(Path(root, FOLDER), "the folder of POPE's questions", "root=DIR")
     chosen = choose_images(read_objects(annotations), images, seed)
     folder = Path(root, FOLDER)
     folder.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from datamodules.writable import require_writable
 from experiments.cli import parse_options, run_command
 from lightning_modules.atomic import replace_file
 
@@ -48,6 +49,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
     plan = plan_outputs(options.images, options.out)
     check_outputs(plan, options.out, overwrite=options.overwrite)
+    require_writable(options.out, "the folder of the results", "out=DIR", inside=True)
     from rich.console import Console
     from rich.progress import track
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from datamodules.writable import note_unwritable_caches, require_writable
 from experiments.cli import parse_options, run_command, suggest
 from lightning_modules.vocabulary import CONTROLS
 
@@ -69,6 +70,9 @@ def main(argv: Sequence[str]) -> int:
     options = parse_options(Options, argv)
     if options is None:
         return 0
+    if options.out:
+        require_writable(options.out, "the folder of the rows", "out=DIR", inside=True)
+    note_unwritable_caches(("controls", "images"))
     for name in options.controls:
         if name not in (*CONTROLS, "none"):
             known = ", ".join(CONTROLS)

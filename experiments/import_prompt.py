@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from datamodules.writable import require_writable
 from experiments.cli import parse_options, run_command
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def main(argv: Sequence[str]) -> int:
     if options is None:
         return 0
     path = options.from_
+    require_writable(options.out.absolute().parent, "the folder of the prompt", "out=DIR")
     tensor = read_perturbation(path, options.key)
     prompt = build_imported(tensor, options.pad)
     from lightning_modules.artefact import prompt_sha256, read_manifest

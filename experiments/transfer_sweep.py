@@ -11,6 +11,7 @@ from typing import Literal
 
 from omegaconf import DictConfig
 
+from datamodules.writable import note_unwritable_caches, require_writable
 from experiments.cli import parse_options, run_command
 from experiments.run.folder import plain_config
 from experiments.sweep.cells import SweepCell, build_cells, resolved
@@ -74,7 +75,10 @@ def main(argv: Sequence[str]) -> int:
             raise ValueError(f"{own.action} reads what is in out=DIR; got {given} beside it. Leave it out.")
         folder = SweepFolder(own.out)
         cells, _ = folder.read_plan()
-        return _status(folder, cells) if own.action == "status" else _finish(folder, cells)
+        if own.action == "status":
+            return _status(folder, cells)
+        require_writable(own.out, "the sweep's folder", "out=DIR (a copy of it)", inside=True)
+        return _finish(folder, cells)
     if own.action == "plan":
         from experiments.sweep.plan import print_plan
 
@@ -85,6 +89,8 @@ def main(argv: Sequence[str]) -> int:
 # ---- run -------------------------------------------------------------------------------------------------------------
 def _run(own: Options, others: list[tuple[str, str]], *, again: bool) -> int:
     engine = load_engine(own.engine)
+    require_writable(own.out, "the sweep's folder", "out=DIR", inside=True)
+    note_unwritable_caches(("controls", "images"))
     sweep, cells = _identified(own, others)
     folder = SweepFolder(own.out, create=sweep.sweep)
     plan = folder.write_plan(cells, plain_config(sweep))

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from datamodules.writable import note_unwritable_caches, require_writable
 from experiments.cli import parse_options, run_command
 from experiments.recipes import load_experiment
 from experiments.run.ensure import NamedRun, ensure_all
@@ -56,6 +57,8 @@ def main(argv: Sequence[str]) -> int:
     exp = options.exp
     data = options.data or load_experiment([("exp", exp)]).data.name
     out = options.out or Path(f"runs/tune/{exp}-{data}")
+    require_writable(out, "the folder of the trials", "out=DIR", inside=True)
+    note_unwritable_caches(("controls", "images"))
     cells = trial_cells(exp, data, options.seed, options.epochs, others)
     trials = trial_table(ensure_all(cells, out, jobs=options.jobs))
     result = {

@@ -15,6 +15,7 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
+from datamodules.writable import CACHES, say_unwritable, write_problem
 from lightning_modules.atomic import replace_file
 from lightning_modules.metrics import Scores
 from model_zoo import templates
@@ -90,9 +91,13 @@ class ControlStore:
             return None
 
     def save(self, scores: Scores, control: Control, **key: object) -> None:
+        """Where the folder cannot be written or is full, that is said once and the run goes on without."""
         path = self.path(control, **key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_scores(path, scores)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_scores(path, scores)
+        except OSError as error:
+            say_unwritable(self.folder.parent, write_problem(self.folder) or error, CACHES["controls"])
 
 
 def write_scores(path: Path, scores: Scores) -> None:

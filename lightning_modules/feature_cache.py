@@ -18,6 +18,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from datamodules.prepare.disk import is_full
+from datamodules.writable import CACHES, cache_root, say_unwritable, write_problem
 from lightning_modules.atomic import replace_file
 
 GIB = 2**30
@@ -28,7 +30,7 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 def feature_folder() -> Path:
     """`cache/features`, or below TVP_CACHE."""
-    return Path(os.environ.get("TVP_CACHE", "cache"), "features")
+    return cache_root() / "features"
 
 
 class FeatureCache:
@@ -61,7 +63,7 @@ class FeatureCache:
             with open(path, "rb") as file:
                 data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
             tokens = self._decode(data)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError, struct.error) as error:  # ValueError: also what mmap says of an empty file
             self._say("damaged", f"The cached features '{path}' are damaged ({error}); such ones are computed again.")
@@ -105,6 +107,10 @@ class FeatureCache:
             replace_file(path, data, sync=False)
         except OSError as error:
             self._closed = True
+            problem = write_problem(self.folder)
+            if problem is not None and not is_full(error):
+                say_unwritable(self.folder.parent, problem, CACHES["features"])
+                return
             self._say("full", f"Clean features are no longer kept in '{self.folder}': {error} The run goes on.")
 
     # ---- the size cap ----------------------------------------------------------------------------------------------

@@ -204,10 +204,10 @@ def test_a_full_disk_is_said_once_and_training_goes_on_without_the_cache(tmp_pat
     torch.testing.assert_close(again, plain, atol=1e-4, rtol=0)
 
 
-def test_a_folder_that_cannot_be_made_is_said_too(tmp_path):
+def test_a_folder_that_cannot_be_made_is_said_too(tmp_path, capsys):
     (tmp_path / "file").write_text("x")
-    with pytest.warns(UserWarning, match="no longer kept"):
-        FeatureCache(tmp_path / "file").put(KEYS[:2], rows(2))
+    FeatureCache(tmp_path / "file").put(KEYS[:2], rows(2))
+    assert "file' is no folder): clean features are not kept" in capsys.readouterr().out
 
 
 def test_features_too_large_for_float16_are_refused_and_infinite_ones_not_kept(tmp_path):

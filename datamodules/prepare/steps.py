@@ -20,6 +20,7 @@ from datamodules.prepare.install import Found, find_source, hash_tree, install, 
 from datamodules.prepare.manifest import FIRST, Digests, Manifest, hash_file
 from datamodules.registry import DATAMODULES
 from datamodules.splits import SPLITS
+from datamodules.writable import require_writable
 
 LARGE = 5 * 10**9  # bytes to download that need yes=true
 Show = Callable[[str], None]
@@ -71,6 +72,8 @@ def prepare(
     published = get_published(name)
     if source is not None and not source.exists():
         raise FileNotFoundError(f"No 'from={source}'. Expected an archive or a folder that holds '{name}'.")
+    require_writable(root, "the folder of the data sets", "root=DIR")
+    require_writable(root / STATE, "the folder of the data sets", "root=DIR", inside=True)
     with ExitStack() as stack:
         parts = _look(name, published, root, source)
         todo = [part.choices for part in parts if part.to_do]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from datamodules.writable import require_writable
 from experiments.cli import parse_options, run_command
 
 
@@ -37,6 +38,9 @@ def main(argv: Sequence[str], size: str = "MEDIUM") -> int:
     options = parse_options(Options, argv)
     if options is None:
         return 0
+    if options.out:
+        require_writable(options.out.parent, "the folder of the numbers", "out=FILE")
+        options.out.parent.mkdir(parents=True, exist_ok=True)
     if options.batch < 0 or options.repeats < 1:
         raise ValueError(f"Expected batch >= 1 and repeats >= 1, got batch={options.batch} repeats={options.repeats}.")
     if options.only == "gpu":  # alone: a bare GPU machine could not import what the rest needs

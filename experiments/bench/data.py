@@ -19,6 +19,7 @@ from PIL import Image
 
 from datamodules.class_names import class_names
 from datamodules.registry import load_datamodule
+from datamodules.writable import require_writable
 from experiments.cli import parse_options, run_command
 
 
@@ -48,6 +49,8 @@ def main(argv: Sequence[str]) -> int:
     options = parse_options(Options, argv)
     if options is None:
         return 0
+    if options.out:
+        require_writable(options.out.absolute().parent, "the folder of the numbers", "out=FILE")
     import torch
 
     with _scratch() as root:

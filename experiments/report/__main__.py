@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from datamodules.writable import require_writable
 from experiments.cli import parse_options, run_command
 
 
@@ -39,6 +40,8 @@ def main(argv: Sequence[str]) -> int:
 
     folder = options.run
     choices: dict[str, Any] = {"control": options.control, "method": options.method, "examples": options.examples}
+    if folder.is_dir():
+        require_writable(folder, "the folder of the report", "DIR (a copy of it)")
     if (folder / "results.jsonl").is_file():
         report_run(folder, **choices)
     elif any((folder / name).exists() for name in ("sweep.json", "samples", "statistics.json")):

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-import os
 import sys
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import lightning as L
 from omegaconf import DictConfig
 
 from datamodules.registry import load_datamodule
+from datamodules.writable import cache_root
 from experiments.run.folder import RunFolder
 from experiments.run.progress import Progress, show_progress
 from experiments.run.shared_source import load_source
@@ -216,7 +215,7 @@ def build_trainer(parts: RunParts, folder: RunFolder, callback: TransferCallback
 
 def control_store() -> ControlStore:
     """Scores of controls are shared by all runs: `cache/controls`, or below TVP_CACHE."""
-    return ControlStore(Path(os.environ.get("TVP_CACHE", "cache")) / "controls")
+    return ControlStore(cache_root() / "controls")
 
 
 def build_clean_features(parts: RunParts) -> list[CachedFeatures] | None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from datamodules.writable import note_unwritable_caches, require_writable
 from experiments.run.build import RunParts, used_splits
 from lightning_modules.atomic import replace_file
 from model_zoo.registry import missing_clip, missing_files
@@ -44,6 +46,26 @@ def left_out_text(datamodule: Any, splits: Sequence[str]) -> str:
             lines.append(f"Left out of {split}, as the image cannot be read (max_corrupt): {len(gone)} row(s)")
             lines += [f"  {row.id}: {row.reason}" for row in gone]
     return "\n".join([*lines, ""]) if lines else ""
+
+
+def require_places(parts: RunParts, folder: Path | None = None) -> None:
+    """Try every folder the run writes; a cache that cannot be written is only said, as the run can do without.
+
+    folder: that of a run that goes on. On all ranks but the first nothing is tried: the folder is the first one's.
+    Raises: OSError naming the folder and the setting that chooses it.
+    """
+    config = parts.config
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        return
+    if folder is not None:
+        setting = "resume=DIR (a copy of it)"
+        require_writable(folder, "the run folder", setting, inside=True)
+    else:
+        require_writable(config.out or Path("runs", config.exp), "the run folder", "out=DIR")
+    wanted = ["controls", "images"]
+    wanted += ["features"] if config.train.feature_cache != "off" and config.method.fca else []
+    wanted += ["decoded"] if config.data.cache else []
+    note_unwritable_caches(wanted)
 
 
 def require_everything(parts: RunParts) -> None:

@@ -16,7 +16,7 @@ from experiments.recipes import resolve
 from experiments.run.build import RunParts, build_callback, build_module, build_trainer
 from experiments.run.folder import RunFolder, create_run_folder, open_run_folder, read_status
 from experiments.run.memory_plan import check_memory
-from experiments.run.preflight import read_images, require_everything
+from experiments.run.preflight import read_images, require_everything, require_places
 from experiments.run.summary import write_summary
 from experiments.schema import Experiment
 from experiments.tracking.logger import closing
@@ -42,6 +42,7 @@ NOT_FOR_USERS = (
 def start_run(config: DictConfig) -> Path:
     """Make a new run; everything missing is reported before the folder is created."""
     parts = RunParts(config)
+    require_places(parts)
     require_everything(parts)
     check_memory(parts)
     folder = create_run_folder(config)
@@ -61,6 +62,7 @@ def resume_run(path: str | Path) -> Path:
 
     parts = RunParts(resolve(cast(DictConfig, OmegaConf.merge(OmegaConf.structured(Experiment), saved))))
     try:
+        require_places(parts, folder.path)
         require_everything(parts)
         check_memory(parts, resumed=True)
         last = newest_checkpoint(folder.checkpoints)

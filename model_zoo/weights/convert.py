@@ -15,7 +15,7 @@ from model_zoo.weights.catalogue import PUBLISHED
 from model_zoo.weights.filling import ModelParts
 from model_zoo.weights.layouts import FORMAT, MANIFEST, find_layout
 from model_zoo.weights.load import load_parts
-from model_zoo.weights.writing import copy_tokenizer, new_folder, write_json, write_shards
+from model_zoo.weights.writing import check_target, copy_tokenizer, new_folder, write_json, write_shards
 
 
 def convert(name: str, weights: Path, to: Path) -> Path:
@@ -25,6 +25,7 @@ def convert(name: str, weights: Path, to: Path) -> Path:
 
     Raises FileNotFoundError for missing files, FileExistsError if `to` is not empty, OSError if the disk is too full.
     """
+    check_target(to)
     layout = find_layout(name, weights)
     parts, tokenizers = load_parts(name, layout, None, official=True), tokenizer_folders(name, layout)
     source = {"layout": layout.kind, "files": [path.relative_to(layout.folder).as_posix() for path in layout.files]}

@@ -24,6 +24,21 @@ WEIGHTS = (".bin", ".safetensors", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".
 """What a tokenizer's folder may also hold and a copy leaves out: weights, their indexes, code, cards."""
 
 
+def check_target(target: Path) -> None:
+    """Raises FileExistsError or OSError where `target` cannot be made, before anything is read for it."""
+    refuse_existing(target)
+    place = target.absolute().parent
+    while not os.path.lexists(place):
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        what = "is read-only for this user" if place.is_dir() else "is no folder"
+        raise OSError(
+            errno.EACCES,
+            f"Cannot write '{target}': '{place}' {what}. Nothing was read yet. Choose another one with to=DIR, or make "
+            "this one writable",
+        )
+
+
 @contextmanager
 def new_folder(target: Path, need: int) -> Iterator[Path]:
     """A scratch folder beside `target` that becomes `target` when the block ends well, and is removed otherwise.
