@@ -118,8 +118,8 @@ def _one_series(split: str, shards: list[Shard], top: Path) -> list[Path]:
     numbers = [shard.number for shard in shards]
     total, first_path = shards[0].total, shards[0].path
     # Without a total only a gap can be seen. The hub counts from 0, whoever splits a file by hand also from 1.
-    first = 0 if next(iter(series)).endswith(CONVERTED) else min(min(numbers), 1)
-    expected: Iterable[int] = range(total) if total is not None else range(first, max(numbers) + 1)
+    begin = 0 if next(iter(series)).endswith(CONVERTED) else min(min(numbers), 1)
+    expected: Iterable[int] = range(total) if total is not None else range(begin, max(numbers) + 1)
     missing = sorted(set(expected) - set(numbers))
     if missing or max(numbers) >= (total if total is not None else max(numbers) + 1):
         names = ", ".join(_name_of(first_path, number) for number in missing[:5])

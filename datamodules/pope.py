@@ -107,7 +107,8 @@ def check_digest(path: Path) -> None:
     manifest = path.with_name(MANIFEST)
     if not manifest.is_file():
         return
-    expected = read_json(manifest).get("sha256", {}).get(path.name)
+    content = read_json(manifest)
+    expected = content.get("sha256", {}).get(path.name) if isinstance(content, dict) else None
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if digest != expected:
         raise ValueError(

@@ -100,6 +100,11 @@ class VQAJsonl(ImageFiles):
     def _read_info(self) -> dict:
         path = Path(self.root, "info.json")
         info = read_json(path) if path.is_file() else {}
+        if not isinstance(info, dict):
+            raise ValueError(
+                f"'{path}' is a {type(info).__name__}. Expected an object with {' and '.join(INFO)}; rows belong into "
+                "train.json and test.json, or into a single file of another name."
+            )
         for key in info:
             if key not in INFO:
                 raise ValueError(f"'{path}' has an unknown key '{key}'.{suggest(key, INFO)} Known: {', '.join(INFO)}.")

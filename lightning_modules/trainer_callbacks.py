@@ -49,23 +49,23 @@ def newest_checkpoint(folder: Path) -> Path | None:
     A damaged file is told of and set aside as `<name>.damaged`, so that it never becomes the one before.
     Raises: ValueError naming the files when all that are there are damaged.
     """
-    damaged = []
+    damaged: list[tuple[Path, str]] = []
     for path in (folder / LAST, folder / PREVIOUS):
         if not path.is_file():
             continue
         try:
             step = read_checkpoint(path)["global_step"]
         except ValueError as error:
-            damaged.append((path, error))
+            damaged.append((path, str(error)))
             continue
-        for bad, error in damaged:
+        for bad, what in damaged:
             bad.replace(bad.with_name(f"{bad.name}.damaged"))
-            print(f"{error} Going on from '{path}', update {step}.")
+            print(f"{what} Going on from '{path}', update {step}.")
         return path
     if damaged:
         raise ValueError(
-            f"No checkpoint can be read: {' '.join(str(error) for _, error in damaged)} Remove the folder "
-            f"'{folder}' to begin this run again from its start, with the same settings and folder."
+            f"No checkpoint can be read: {' '.join(what for _, what in damaged)} Remove the folder '{folder}' to begin "
+            "this run again from its start, with the same settings and folder."
         )
     return None
 

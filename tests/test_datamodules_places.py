@@ -168,3 +168,10 @@ def test_what_is_neither_lines_nor_an_array_is_named(text, message, tmp_path):
     with pytest.raises(ValueError, match=r"x\.jsonl") as caught:
         read_jsonl(tmp_path / "x.jsonl")
     assert message in str(caught.value)
+
+
+def test_info_that_is_no_object_is_named(tmp_path):
+    kwargs = vqa_files.write_vqa_jsonl(tmp_path)
+    (tmp_path / "info.json").write_text("[1]")
+    with pytest.raises(ValueError, match=r"info\.json' is a list\. Expected an object with task and candidates"):
+        load_datamodule("vqa_jsonl", **kwargs)

@@ -99,7 +99,7 @@ def find_top(inside: Path, archive: Archive) -> Path | None:
     right = [folder for folder in named if looks_like(archive, folder) or not stated]
     if right:
         return right[0]
-    return next((folder for folder in folders_below(inside) if looks_like(archive, folder)), (named or [None])[0])
+    return next((folder for folder in folders_below(inside) if looks_like(archive, folder)), next(iter(named), None))
 
 
 def folders_below(top: Path, depth: int = DEPTH) -> Iterator[Path]:

@@ -77,10 +77,9 @@ def prepare(
     with ExitStack() as stack:
         parts = _look(name, published, root, source)
         todo = [part.choices for part in parts if part.to_do]
+        given = source
         if source is not None and todo and not all(find_source(choices, source) for choices in todo):
-            given, source = source, stack.enter_context(opened_source(todo, source, root, name))
-        else:
-            given = source
+            source = stack.enter_context(opened_source(todo, source, root, name))
         _check_plan(name, published, root, parts, source, given, yes, show)
         stack.enter_context(locked_root(root))
         manifest, digests = Manifest(root, name), Digests(root)

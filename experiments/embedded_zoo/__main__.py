@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from datamodules.writable import require_writable
 from experiments.cli import parse_options, run_command
 
 
@@ -37,6 +38,8 @@ def main(argv: Sequence[str]) -> int:
         return 0
     from experiments.embedded_zoo.train import train_zoo
 
+    if options.out:
+        require_writable(options.out, "the folder of the models", "out=DIR")
     train_zoo(**vars(options))
     return 0
 
