@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -31,7 +30,7 @@ from experiments.run.headroom_text import (
     with_offsets_of,
 )
 from experiments.run.linear_probe import PROBE, pool_tokens, probe_scores
-from experiments.run.offsets import Offsets, fit_offsets, held_out, with_offsets
+from experiments.run.offsets import Offsets, fit_offsets, held_out, one_list, with_offsets
 from experiments.run.preflight import report_left_out
 from lightning_modules.backoff import RowLimit, free_memory
 from lightning_modules.code_version import code_version
@@ -81,7 +80,12 @@ def measure_headroom(options: Any) -> list[dict]:
     device = ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device
     scorer = build_scorer(options, names, device)
     data = scorer.datamodule
-    candidates = shared_candidates(data, scorer.sizes)
+    candidates = one_list(data, scorer.sizes)
+    if candidates is None:
+        raise ValueError(
+            f"The rows of {data.name} have different lists of candidates. An offset belongs to one candidate that all "
+            "rows share: choose a data set with one list, e.g. a recognition or counting one."
+        )
     report_left_out(data, ["val", "test"], None)
     reason = "n_probe=0" if options.n_probe <= 0 else why_no_probe(data, scorer.sizes)
     if reason:
@@ -132,17 +136,6 @@ def own_frame(name: str) -> int:
 def at_most(data: Any, split: str, n: int) -> int | None:
     """Size of a sub-sample of at most n rows; None for all of them."""
     return None if n <= 0 or n > data.n(split) else n
-
-
-def shared_candidates(data: Any, sizes: Mapping[str, int | None]) -> list[str]:
-    """The one list of candidates of all rows. Raises: ValueError when they differ."""
-    lists = {tuple(row.candidates or data.candidates) for split, n in sizes.items() for row in data.subset(split, n)}
-    if len(lists) > 1:
-        raise ValueError(
-            f"The rows of {data.name} have {len(lists)} different lists of candidates. An offset belongs to one "
-            "candidate that all rows share: choose a data set with one list, e.g. a recognition or counting one."
-        )
-    return list(next(iter(lists)))
 
 
 def why_no_probe(data: Any, sizes: Mapping[str, int | None]) -> str:
@@ -210,14 +203,15 @@ def headroom_rows(metric: str, measured: Mapping[str, Measured], candidates: Seq
         offsets = own[name]["full"]
         for candidate, value in zip(candidates, offsets.values.tolist(), strict=True):
             yield Row(name, "full", OFFSET, Estimate(value, *NO_INTERVAL, offsets.n), name, candidate)
-    pairs = []
+    pairs, names = [], list(measured)
     for of, on in product(measured, measured):
         if of != on:
             full = measured[on].test["full"]
             pairs.append((with_offsets(full, own[of]["full"]), full))
             yield Row(on, "full", GAIN, paired_gain(metric, *pairs[-1]), of)
-            if of < on and (r := correlation(own[of]["full"].values, own[on]["full"].values)) is not None:
-                yield Row(on, "full", CORRELATION, r, of)
+            alike = correlation(own[of]["full"].values, own[on]["full"].values)
+            if alike is not None and names.index(of) < names.index(on):
+                yield Row(on, "full", CORRELATION, alike, of)
     yield from average_rows(metric, measured, own, pairs)
 
 
@@ -257,7 +251,7 @@ def average_rows(
     yield Row(ALL, BORDER, OVER_FULL, mean_gain(metric, mended(BORDER), tests("full")), ALL)
     if pairs:
         after, before = zip(*pairs, strict=True)
-        yield Row(ALL, "full", GAIN_OF_OTHERS, mean_gain(metric, after, before), ALL)
+        yield Row(ALL, "full", GAIN_OF_OTHERS, mean_gain(metric, after, before))
     for control in PROBED:
         probed = [(one.probes[control], one.test["full"]) for one in measured.values() if control in one.probes]
         if probed:

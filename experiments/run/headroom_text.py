@@ -146,9 +146,9 @@ def _winnable(found: Found) -> list[str]:
     gain = found(ALL, GAIN, "full", ALL)
     assert gain is not None
     own = ", ".join(f"{m} {change(found(m, GAIN, 'full', m))}" for m in found.models)
-    says = {1: "yes", 0: "nothing shown", -1: "no, they harm"}[sign(gain)]
+    says, k = {1: "yes", 0: "nothing shown", -1: "no, they harm"}[sign(gain)], len(found.candidates)
     return [
-        f"To win without looking at the image: {says}. {len(found.candidates)} offsets fitted on {found.n_fit} labelled "
+        f"To win without looking at the image: {says}. {k} offsets fitted on {found.n_fit} labelled "
         f"validation rows change the full image by {change(gain)} points on average of {_models(found)} "
         f"({found.n} test rows): {own}. A frame may win more than this only by changing answers image by image."
     ]

@@ -43,8 +43,9 @@ def pool_tokens(mllm: Any, datamodule: Any, control: Control, split: str, n: int
     parts: list[Pooled] = []
     for batch in datamodule.with_image_size(control.image_size).loader(split, n=n):
         parts += in_pieces(batch, partial(_pool, mllm, control), limit, mllm)
-    ids, features, labels, groups = zip(*parts, strict=True)
-    return Pooled(sum(ids, []), torch.cat(features), torch.cat(labels), sum(groups, []))
+    ids, groups = [row for part in parts for row in part.ids], [name for part in parts for name in part.groups]
+    features, labels = (torch.cat(column) for column in zip(*((p.features, p.labels) for p in parts), strict=True))
+    return Pooled(ids, features, labels, groups)
 
 
 def _pool(mllm: Any, control: Control, batch: Any) -> Pooled:
