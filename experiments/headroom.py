@@ -1,4 +1,4 @@
-"""Say before any training what a prompt could win on a data set, and what of it could transfer."""
+"""Say before any training what a prompt could win, and transfer."""
 
 from __future__ import annotations
 

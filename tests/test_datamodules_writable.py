@@ -170,6 +170,7 @@ def words_of(command: str, tmp_path: Path) -> tuple:
         build_prompt("pad", frame=20, pad=4, bounds="image").save(prompt, {"data": "emoji_recognition"})
         picture(tmp_path / "photo.png")
     commands = {
+        "headroom": (headroom.main, ["data=emoji_recognition", "mllm=embedded_blip2", f"out={out}"], "out=DIR"),
         "train": (train.main, ["exp=smoke", f"out={out}"], "out=DIR"),
         "evaluate": (evaluate.main, [f"prompt={prompt}", "mllm=embedded_blip2", f"out={out}"], "out=DIR"),
         "apply": (apply.main, [f"prompt={prompt}", f"images={tmp_path / 'photo.png'}", f"out={out}"], "out=DIR"),
@@ -181,7 +182,9 @@ def words_of(command: str, tmp_path: Path) -> tuple:
     return commands[command]
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "apply", "import_prompt", "tune", "transfer_sweep", "report"])
+@pytest.mark.parametrize(
+    "command", ["headroom", "train", "evaluate", "apply", "import_prompt", "tune", "transfer_sweep", "report"]
+)
 def test_every_command_tries_its_output_before_it_loads_anything(command, tmp_path, read_only, monkeypatch):
     monkeypatch.setenv("TVP_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)

@@ -116,9 +116,8 @@ def test_offsets_help_another_model_exactly_as_much_as_constructed_and_one_of_an
     winnable, _, cost, transfer = headroom_verdict(rows)
     assert winnable.startswith("To win without looking at the image: yes. 6 offsets fitted on 120 labelled")
     assert "nothing shown, and offsets win there too" in cost
-    assert (
-        transfer.startswith("To transfer by offsets: yes, on average") and "6 pairs, 2 above 0 and 0 below" in transfer
-    )
+    assert transfer.startswith("To transfer by offsets: yes, on average")
+    assert "6 pairs, 2 above 0 and 0 below" in transfer
 
 
 def test_pure_noise_gives_a_verdict_of_nothing():
@@ -210,7 +209,7 @@ def test_rows_that_ask_different_questions_have_no_probe_and_rows_of_their_own_c
 
 # ---- the command -----------------------------------------------------------------------------------------------------
 def test_help_answers_without_torch():
-    code = "import sys; from experiments.headroom import main; main(['--help']); sys.exit(bool({'torch'} & {*sys.modules}))"
+    code = "import sys; from experiments.headroom import main; main(['--help']); sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and "python -m experiments.headroom data=NAME" in done.stdout, done.stderr
 
@@ -229,9 +228,8 @@ def measured(tmp_path_factory):
 def test_every_number_is_a_row_of_the_projects_schema(measured):
     rows = read_rows(measured[0] / "headroom.jsonl")
     assert all(set(row) == set(FIELDS) and row["kind"] == "headroom" for row in rows)
-    assert {row["mllm"] for row in rows} == {*MODELS, ALL} and {row["run"] for row in rows} == {
-        "emoji_recognition 64/8"
-    }
+    assert {row["mllm"] for row in rows} == {*MODELS, ALL}
+    assert {row["run"] for row in rows} == {"emoji_recognition 64/8"}
     scores = [r for r in rows if r["metric"] == "top1"]
     assert len(scores) == 2 * 4 * 2 and {r["n"] for r in scores} == {16}
     assert sum(r["metric"] == "probe" for r in rows) == 4 and sum(r["metric"] == "offset" for r in rows) == 32

@@ -85,6 +85,7 @@ def test_every_model_is_scored_with_every_control_on_val_and_test(run):
 def test_the_table_states_every_gain_with_its_interval(run):
     table = (run / "table.md").read_text()
     assert all(f"{name} ({role})" in table for name, role in MODELS.items())
+    assert "replicate padding | full + offsets | prompted" in table and "labels of the very model" in table
     assert table.count("[") >= 12 and "PNG read back from disk minus float prompt" in table
 
 

@@ -180,10 +180,10 @@ def make_probe(scorer: PromptScorer, model: Any, control: Control, fit: int | No
     """The probe's record on test; None where the model shows no visual tokens."""
     sizes, limit = {"train": fit, **scorer.sizes}, RowLimit()
     try:
-        parts = [pool_tokens(model, scorer.datamodule, control, s, sizes[s], limit) for s in ("train", "val", "test")]
+        parts = {s: pool_tokens(model, scorer.datamodule, control, s, n, limit) for s, n in sizes.items()}
     except NotImplementedError:
         return None
-    return probe_scores(*parts, classes)
+    return probe_scores(parts["train"], parts["val"], parts["test"], classes)
 
 
 # ---- numbers ---------------------------------------------------------------------------------------------------------
