@@ -12,7 +12,7 @@ from pathlib import Path
 
 from datamodules.base import Row
 from datamodules.image_files import ImageFiles, take_field
-from datamodules.json_rows import read_rows
+from datamodules.json_rows import either_ending, read_rows
 from datamodules.places import find_folder
 
 FOLDERS = ("hateful_memes", "hateful-memes", "facebook-hateful-meme-dataset", "data", "")
@@ -39,16 +39,16 @@ class HatefulMemes(ImageFiles):
     @property
     def test_file(self) -> str:
         """The file that is the test: `dev_seen.jsonl`, or `dev.jsonl` where only that is there."""
-        here = [name for name in TEST_FILES if (self._folder() / name).is_file()]
+        here = [name for name in TEST_FILES if self._list(name).is_file()]
         return (here or TEST_FILES)[0]
 
     def missing(self) -> list[str]:
-        paths = [self._folder() / name for name in ("train.jsonl", self.test_file, "img")]
+        paths = [self._list("train.jsonl"), self._list(self.test_file), self._folder() / "img"]
         return [f"{path} (from {SOURCE}; it is never downloaded for you)" for path in paths if not path.exists()]
 
     def build_rows(self, split: str) -> list[Row]:
         name = self.test_file if split == "test" else "train.jsonl"
-        path = self._folder() / name
+        path = self._list(name)
         pairs = [self._read_row(line, path) for line in read_rows(path)]
         places = self.train_or_val(split, [row.id for row, _ in pairs], [row.label for row, _ in pairs])
         pairs = [pairs[i] for i in places]
@@ -69,7 +69,10 @@ class HatefulMemes(ImageFiles):
         return row, (path.parent / image).relative_to(self.root).as_posix()
 
     def _folder(self) -> Path:
-        return find_folder(self.root, FOLDERS, "train.jsonl")
+        return find_folder(self.root, FOLDERS, "train.json*")
+
+    def _list(self, name: str) -> Path:
+        return either_ending(self._folder() / name)
 
 
 def clean_text(text: str) -> str:

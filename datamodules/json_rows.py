@@ -25,6 +25,12 @@ def read_rows(path: Path) -> list[dict]:
     return rows
 
 
+def either_ending(path: Path) -> Path:
+    """`path`, or where only that is there the same with .jsonl for .json and the other way round."""
+    other = path.with_suffix({".json": ".jsonl", ".jsonl": ".json"}[path.suffix])
+    return other if other.is_file() and not path.exists() else path
+
+
 def is_array(path: Path) -> bool:
     """Does the file begin as a JSON array does?"""
     with open(path, "rb") as file:

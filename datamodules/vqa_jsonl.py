@@ -58,6 +58,8 @@ class VQAJsonl(ImageFiles):
             return []
         files = [path.name for path in paths]
         found = f"it has: {', '.join(files)}" if files else "it has no *.jsonl"
+        deeper = [] if files else sorted(Path(self.root).glob("*/*.jsonl"))
+        found += f", '{deeper[0].parent}' has: give data.root={deeper[0].parent}" if deeper else ""
         return [f"{self.root}/train.jsonl and test.jsonl (and perhaps val.jsonl), or a single *.jsonl; {found}"]
 
     def build_rows(self, split: str) -> list[Row]:
