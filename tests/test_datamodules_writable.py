@@ -53,7 +53,7 @@ def test_a_read_only_folder_is_named_with_its_setting(folder, tmp_path, read_onl
         require_writable(tmp_path / folder, "the run folder", "out=DIR")
     said = str(caught.value)
     assert f"Cannot write the run folder '{tmp_path / folder}': '{tmp_path}' is read-only for this user" in said
-    assert "Choose another one with out=DIR, or make this one writable" in said
+    assert "Choose another out=DIR, or make this one writable" in said
 
 
 def test_a_file_where_a_folder_should_be_and_a_full_disk_are_said_as_such(tmp_path, monkeypatch):

@@ -97,9 +97,12 @@ def test_a_full_disk_stops_the_worker_and_fails_no_cell(sweep, monkeypatch):
 
 def test_other_code_is_refused(sweep, monkeypatch):
     folder, plan = sweep
-    monkeypatch.setattr(worker, "code_version", lambda: "other")
-    with pytest.raises(ValueError, match=r"code other.*changed code makes new cells"):
-        worker.work(folder.path, plan, "w")
+    here = worker.made_with()
+    others = {"sources other": here | {"code": "other"}, "torch 0": here | {"libraries": {"torch": "0"}}}
+    for said, made in others.items():
+        monkeypatch.setattr(worker, "made_with", lambda made=made: made)
+        with pytest.raises(ValueError, match=rf"computes with {said} \(planned with .*make new cells"):
+            worker.work(folder.path, plan, "w")
     assert worker.main([str(folder.path), plan, "w", "0"]) == worker.OTHER_CODE
 
 

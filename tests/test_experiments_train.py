@@ -275,6 +275,13 @@ def test_resume_of_nothing_says_what_was_expected(tmp_path):
         main([f"resume={tmp_path}", "seed=3"])
 
 
+def test_resume_of_a_part_of_a_run_names_the_run(tmp_path):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "config.yaml").write_text("exp: smoke\n")
+    with pytest.raises(FileNotFoundError, match=rf"part of the run '{tmp_path}/run': give resume={tmp_path}/run"):
+        main([f"resume={tmp_path / 'run' / 'checkpoints'}"])
+
+
 # ---- in processes of their own ---------------------------------------------------------------------------------------
 def command(*words, **env):
     variables = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | env

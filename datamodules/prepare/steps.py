@@ -151,7 +151,8 @@ def _check_plan(
     if source is not None and lacking:
         names = ", ".join(f"{archive.file} or {archive.target}" for archive in lacking)
         raise FileNotFoundError(
-            f"'{given}' does not hold all of '{name}'. Expected there: {names}, under that name or with that content."
+            f"'{given}' does not hold all of '{name}'. Expected there: {names}, under that name or with that content"
+            f"{'; unpack anything but .zip, .tar, .tar.gz and .tgz first' if given and given.is_file() else ''}."
         )
     # Some publishers ask for a form or a login: only a copy of one's own can be installed.
     if any(not archive.urls for archive in lacking):

@@ -14,7 +14,7 @@ from experiments.report.settings import read_config
 from experiments.run.folder import CONFIG, read_status
 from experiments.statistics import analyse, write_statistics
 from experiments.sweep.folder import latest_plan
-from experiments.sweep.samples import TransferRecord, read_samples, run_records
+from experiments.sweep.samples import TransferRecord, read_samples, run_records, sample_files
 from lightning_modules.prompts import Prompt
 from lightning_modules.records import read_rows
 
@@ -122,7 +122,7 @@ def read_statistics(folder: Path) -> dict[str, Any]:
     Raises:
         FileNotFoundError: no samples yet. ValueError: damaged, or of another version.
     """
-    path, samples = folder / "statistics.json", sorted((folder / "samples").glob("*.parquet"))
+    path, samples = folder / "statistics.json", sample_files(folder / "samples")
     if not samples and not path.is_file():
         raise FileNotFoundError(
             f"Nothing has finished in '{folder}' yet: expected samples/*.parquet. Continue the sweep with "

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.prepare.disk import write_bytes
-from experiments.sweep.cells import SweepCell, code_version
+from experiments.sweep.cells import SweepCell, made_with
 from lightning_modules.atomic import replace_file
 
 FORMAT = 1
@@ -101,7 +101,7 @@ class SweepFolder:
     # ---- plans -----------------------------------------------------------------------------------------------------
     def write_plan(self, cells: Sequence[SweepCell], recipe: dict[str, Any]) -> str:
         """Keep the identified cells of a recipe; its digest names the plan to workers on any host."""
-        plan = {"sweep": recipe["sweep"], "label": recipe["label"], "code": code_version(), "recipe": recipe}
+        plan = {"sweep": recipe["sweep"], "label": recipe["label"], "recipe": recipe, **made_with()}
         plan["cells"] = [cell._asdict() for cell in cells]
         text = json.dumps(plan, indent=1, sort_keys=True) + "\n"
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
