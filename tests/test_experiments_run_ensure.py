@@ -37,6 +37,10 @@ def test_a_summary_shows_sub_tests_apart_where_there_are_several(capsys):
         ["m: b", "20", "-", "50.0", "-", "-", "50.0", "-"],
     ]
     assert "| m: a | 20 |" in show_records("t", "top1", records, MODELS) and "m: b" in capsys.readouterr().out
+    shared = prompted._replace(units=[f"p{i // 4}" for i in range(N)])
+    told = {"m": {"prompt": shared, "black": records["m"]["black"]._replace(units=shared.units)}}
+    assert "| m: a | 20 on 5 pictures |" in show_records("t", "top1", told, MODELS)
+    assert "| 40 on 10 pictures |" in show_records("t", "top1", told, MODELS)
     plain = {"m": {"prompt": record(right)}}
     assert group_rows("top1", plain) == [] and "m:" not in show_records("t", "top1", plain, MODELS)
 
