@@ -11,6 +11,7 @@ import yaml  # type: ignore[import-untyped]  # comes with OmegaConf
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from datamodules.folder_scan import scan
 from experiments.cli import list_options, unknown
 from experiments.schema import GROUPS, OFFICIAL, PRESETS, Experiment
 
@@ -26,7 +27,7 @@ def list_recipes() -> dict[str, str]:
 
 def first_lines(folder: Path) -> dict[str, str]:
     """name -> the first line of every YAML file of a folder, a comment, without its mark."""
-    files = {path.stem: path.read_text("utf-8") for path in sorted(folder.glob("*.yaml"))}
+    files = {path.stem: path.read_text("utf-8") for path in scan(folder, "*.yaml")}
     return {name: text.splitlines()[0].lstrip("# ").strip() for name, text in files.items()}
 
 

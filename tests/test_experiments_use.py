@@ -83,7 +83,8 @@ def test_apply_keeps_subfolders_names_the_damaged_and_exits_with_1(artefact, tmp
     assert sorted(read_tree(out)) == ["deep/THREE.png", "deep/er/two.png", "one.png"]
     assert read_tree(images) == originals
     said = capsys.readouterr()
-    assert "Wrote 3 of 4" in said.out and "bad.jpg' is damaged" in said.err and "Skipped 1 " in said.err
+    assert "Wrote 3 of 4" in said.out and "Skipped: Cannot read image '" in said.err and "Skipped 1 " in said.err
+    assert "1 x .txt: 'deep/notes.txt'" in said.err
 
 
 def test_apply_never_overwrites(artefact, tmp_path):

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from datamodules.folder_scan import glob_data
 from datamodules.prepare.archives import CHUNK, Limits, unpack
 from datamodules.prepare.catalogue_entry import Archive, Digest
 from datamodules.prepare.content import PACKED, content_problems, find_top, folders_below, looks_like, packed_files
@@ -204,7 +205,7 @@ def _places(archive: Archive, source: Path) -> Iterator[Path]:
 
 def _is_bare(archive: Archive, source: Path) -> bool:
     """Say whether the folder itself may be the target, whatever its name: where an archive may lack a top folder."""
-    return "" in archive.top and all(any(source.glob(count.pattern)) for count in archive.counts)
+    return "" in archive.top and all(any(glob_data(source, count.pattern)) for count in archive.counts)
 
 
 def hash_tree(target: Path) -> Files:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from datamodules.folder_scan import scan
 from experiments.cli import suggest
 from experiments.report.gain_curves import Point, drift_rows, gain_points
 from experiments.report.numbers import main_method
@@ -176,6 +177,11 @@ def _name(folder: Path) -> str:
 
 
 # ---- run folders ---------------------------------------------------------------------------------------------------
+def _cell_folders(folder: Path) -> list[Path]:
+    cells = folder / "cells"
+    return [path for path in scan(cells, "*-????????") if path.is_dir()] if cells.is_dir() else []
+
+
 def run_folders(folder: Path) -> dict[str, Path]:
     """Label -> run folder below OUT/cells: of several with one label, one that a plan names, then the latest finished.
 
@@ -184,7 +190,7 @@ def run_folders(folder: Path) -> dict[str, Path]:
     cells = latest_plan(folder).get("cells", [])
     planned = {f"{cell.get('label')}-{str(cell.get('id'))[:8]}" for cell in cells}
     best: dict[str, tuple[tuple, Path]] = {}
-    for path in sorted((folder / "cells").glob("*-????????")):
+    for path in _cell_folders(folder):
         status = read_status(path)
         rank = (status.get("state") == "finished", path.name in planned, status.get("updated", 0.0))
         label = path.name[:-9]

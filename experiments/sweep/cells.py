@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig
 
 from experiments.recipes import as_yaml, load_experiment
+from lightning_modules.code_version import SOURCES, code_version, library_versions
 
 # Beside the three packages: what turns a configuration into a run, and a run into the rows of a cell.
 RUN_SOURCES = (

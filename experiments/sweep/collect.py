@@ -54,8 +54,8 @@ def _link_samples(folder: SweepFolder, finished: Sequence[SweepCell]) -> None:
     strange = [name for name in wanted if name not in ours and _is_foreign(folder.samples / name, wanted[name])]
     if strange:
         raise FileExistsError(
-            f"'{folder.samples / strange[0]}' was not written by this sweep, which needs that name. Expected the folder "
-            "samples/ to be the sweep's: move that file away, then make the report again."
+            f"'{folder.samples / strange[0]}' was not written by this sweep, which needs that name. Expected no such "
+            "file: move it away, then make the report again."
         )
     _note_written(folder, ours | set(wanted))  # first: a killed collection must know its own files again
     for name in sorted(ours - set(wanted)):
