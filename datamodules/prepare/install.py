@@ -167,15 +167,25 @@ def opened_source(parts: Sequence[list[Archive]], source: Path, root: Path, name
         return
     limits = Limits(max(a.max_entries for p in parts for a in p), max(a.max_bytes for p in parts for a in p))
     with scratch_folder(root / STATE / f"opened-{name}") as scratch:
-        for i, path in enumerate(packed):
-            into = scratch / str(i) if len(packed) > 1 else scratch
-            into.mkdir(exist_ok=True)
-            unpack(path, into, limits)
-        size = sum(path.stat().st_size for path in packed)
-        for _ in range(ROUNDS):
-            if all(find_source(choices, scratch) for choices in parts) or not open_inner(scratch, limits, size):
-                break
+        try:
+            _open_all(parts, packed, scratch, limits)
+        except OSError as error:
+            if not is_full(error):
+                raise
+            text = f"The disk is full: '{source}' cannot be unpacked below '{root}'. What was unpacked is removed. Free"
+            raise OSError(error.errno, f"{text} some space and run the same command.") from error
         yield scratch if all(find_source(choices, scratch) for choices in parts) else source
+
+
+def _open_all(parts: Sequence[list[Archive]], packed: list[Path], scratch: Path, limits: Limits) -> None:
+    for i, path in enumerate(packed):
+        into = scratch / str(i) if len(packed) > 1 else scratch
+        into.mkdir(exist_ok=True)
+        unpack(path, into, limits)
+    size = sum(path.stat().st_size for path in packed)
+    for _ in range(ROUNDS):
+        if all(find_source(choices, scratch) for choices in parts) or not open_inner(scratch, limits, size):
+            break
 
 
 def _to_open(parts: Sequence[list[Archive]], source: Path, name: str) -> list[Path]:
