@@ -50,7 +50,7 @@ def test_curves_and_trials_read_the_pooled_rows_only(tmp_path):
 
     row = {"split": "val", "input": "prompt", "metric": "top1", "mllm": "m", "epoch": 0}
     rows = [row | {"group": "", "value": 0.5}, row | {"group": "a", "value": 0.9}]
-    assert curve_rows(rows) == [["val epoch", "m"], ["0", "50.0"]]
+    assert curve_rows(rows) == [["val, update", "m"], ["0", "50.0"]]
     full = dict.fromkeys(f for f in FIELDS if f not in ("schema", "time"))
     ResultLog(tmp_path / "results.jsonl").append([full | r for r in rows])
     assert tune.trial_table({"evp_lr2_ep3": tmp_path})[0]["val"] == 0.5

@@ -207,7 +207,7 @@ def test_report_rebuilds_the_table_without_a_model(run, capsys, monkeypatch):
     monkeypatch.setattr("model_zoo.registry.load_mllm", lambda *a, **k: pytest.fail("a model was loaded"))
     report([f"run={run}"])
     out = capsys.readouterr().out
-    assert "val epoch" in out and "embedded_llava (heldout)" in out
+    assert "val, update" in out and "embedded_llava (heldout)" in out
 
 
 def test_missing_weights_and_data_are_all_named_and_nothing_is_created(tmp_path, monkeypatch):

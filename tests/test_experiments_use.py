@@ -205,3 +205,11 @@ def test_ask_refuses_unknown_words(artefact, tmp_path, tiny):
 def test_ask_of_an_unknown_model_suggests_one(artefact, tmp_path):
     with pytest.raises(ValueError, match=r"Unknown MLLM 'minigpt-4'. Did you mean 'minigpt4'"):
         ask.main([*asking(artefact, tmp_path), "mllm=minigpt-4"])
+
+
+@pytest.mark.parametrize("words", ["ja,ja ", "hot_dog,hot dog", "Cat,cat"])
+def test_ask_refuses_candidates_that_are_the_same_words_before_it_loads_a_model(artefact, tmp_path, words, monkeypatch):
+    monkeypatch.setattr("experiments.run.asking.load_mllm", None)
+    photo = picture(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"candidates=: the candidates? .*(same words|says nothing)"):
+        ask.main([f"prompt={artefact}", "mllm=embedded_llava", f"image={photo}", "question=?", f"candidates={words}"])
