@@ -131,7 +131,7 @@ def comparison_text(config: DictConfig) -> str:
     gains = {
         (e["method"], e["over"], e["control"]): Estimate(e["value"], e["low"], e["high"], e["interval"], e["n"])
         for e in found["methods"]
-        if e["data"] == ""
+        if e["data"] == (config.data.name if len(found["metrics"]) > 1 else "")
     }
     sides = [(over, control) for over in ("source", "targets") for control in ("full", "black", "replicate")]
     rows = [[m, *(gain_text(gains[m, *side]) for side in sides)] for m in METHODS if (m, *sides[0]) in gains]
