@@ -18,7 +18,7 @@ from datamodules.__main__ import main as prepare_main
 from datamodules.prepare.catalogue import PUBLISHED
 from datamodules.writable import note_unwritable_caches, require_writable, write_problem
 from experiments import apply, evaluate, import_prompt, train, transfer_sweep, tune
-from experiments.report import command as report
+from experiments.report import __main__ as report
 from lightning_modules.controls import Control, ControlStore
 from lightning_modules.feature_cache import FeatureCache
 from lightning_modules.metrics import Scores
