@@ -15,7 +15,7 @@ OVERRIDES = $(filter-out EXP=% ARGS=% PYTHON=% TORCH_ARGS=% LOCK_ARGS=% WORKERS=
 ITS_TORCH := ^(torch|torchvision|triton|nvidia-|cuda-)
 
 .DEFAULT_GOAL := help
-.PHONY: help install train evaluate table tune sweep report bench test test-slow test-all lint types upgrade newest clean
+.PHONY: help install headroom train evaluate table tune sweep report bench test test-slow test-all lint types upgrade newest clean
 
 help: ## Show what each target does
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -34,6 +34,9 @@ $(TESTS): $(STAMP) requirements/test.txt
 	touch $@
 
 install: $(STAMP) ## Create .venv with the tested versions of everything a run needs (requirements/train.txt; minutes, once)
+
+headroom: $(STAMP) ## Say before training what a prompt could win: make headroom data=NAME mllm=A,B [key=value ...]
+	$(BIN)/python -m experiments.headroom $(OVERRIDES)
 
 train: $(STAMP) ## Learn a prompt and score it on the targets: make train [EXP=name] [key=value ...]
 	$(BIN)/python -m experiments.train exp=$(EXP) $(OVERRIDES)

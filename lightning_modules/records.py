@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from datamodules.prepare.disk import write_bytes
+from lightning_modules.atomic import replace_file
 
 SCHEMA = 1
 FIELDS = (
@@ -47,6 +48,11 @@ class ResultLog:
                 f"Cannot append results to {self.path} ({error.strerror}). Earlier results are safe: free space or fix "
                 "permissions, then continue with resume=RUN",
             ) from error
+
+
+def write_rows(path: str | Path, rows: Iterable[dict]) -> None:
+    """Rows as the whole content of a file, replaced at once or left as it was. Raises: as `ResultLog.append`."""
+    replace_file(path, "".join(json.dumps(_checked(row), allow_nan=False) + "\n" for row in rows).encode())
 
 
 def read_rows(path: str | Path) -> list[dict]:

@@ -119,7 +119,7 @@ class PromptScorer:
         prompts: Mapping[str, Prompt],
         resident: Any,
     ) -> dict[Any, Scores]:
-        key = self._store_key(spec, split, n)
+        key = self.store_key(spec, split, n)
         known = {control: self.store.load(control, **key) for control in wanted}
         # Rank 0 says what is missing: ranks that saw different files would score different inputs and wait for ever.
         todo = from_rank_zero([control for control, scores in known.items() if scores is None])
@@ -144,7 +144,8 @@ class PromptScorer:
     def _best_colour(self, known: Mapping[Control, Scores]) -> Control:
         return max(known, key=lambda control: self._value(known[control]))
 
-    def _store_key(self, spec: ModelSpec, split: str, n: int | None) -> dict:
+    def store_key(self, spec: ModelSpec, split: str, n: int | None) -> dict:
+        """What a stored score depends on, apart from the control."""
         return {
             "model": spec.fingerprint(),
             "mllm": spec.name,

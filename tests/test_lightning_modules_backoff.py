@@ -133,7 +133,7 @@ def test_stored_controls_know_templates_options_and_the_data_set_s_name(tmp_path
     from model_zoo import templates
 
     own, spec = make_scorer(tmp_path), Spec("tiny_minigpt4", "source")
-    before = own._store_key(spec, "val", 7)
+    before = own.store_key(spec, "val", 7)
     assert {"model", "mllm", "options", "official", "dtype", "templates", "data", "data_name"} | {
         "code",
         "libraries",
@@ -141,15 +141,15 @@ def test_stored_controls_know_templates_options_and_the_data_set_s_name(tmp_path
     for name, other in (("code_version", "another"), ("library_versions", {"torch": "0"})):
         with monkeypatch.context() as patch:
             patch.setattr(f"lightning_modules.scorer.{name}", lambda other=other: other)
-            assert own._store_key(spec, "val", 7) != before
-    assert own._store_key(Spec("tiny_minigpt4", "source", options={"scoring": "naive"}), "val", 7) != before
+            assert own.store_key(spec, "val", 7) != before
+    assert own.store_key(Spec("tiny_minigpt4", "source", options={"scoring": "naive"}), "val", 7) != before
     changed = templates.TEMPLATES | {"llava": templates.Template(cls="{question}?")}
     digest = templates_digest()
     monkeypatch.setattr(templates, "TEMPLATES", changed)
-    assert templates_digest() != digest and own._store_key(spec, "val", 7) != before
+    assert templates_digest() != digest and own.store_key(spec, "val", 7) != before
     monkeypatch.setattr(own.datamodule, "name", "another")
     store, control = ControlStore(tmp_path), Control("black", FRAME, PAD)
-    assert store.path(control, **own._store_key(spec, "val", 7)) != store.path(control, **before)
+    assert store.path(control, **own.store_key(spec, "val", 7)) != store.path(control, **before)
 
 
 # ---- a GPU each ------------------------------------------------------------------------------------------------------

@@ -93,11 +93,11 @@ def test_a_zero_prompt_scores_bit_for_bit_as_the_black_border(tmp_path):
 def test_the_constant_border_on_test_is_the_best_of_validation(tmp_path):
     spec, scorer = Spec("tiny_llava", "heldout"), make_scorer(tmp_path)
     records = scorer.score(spec, "test", {"prompt": make_prompt()})
-    chosen, key = scorer.colours["tiny_llava"], scorer._store_key(spec, "val", 7)
+    chosen, key = scorer.colours["tiny_llava"], scorer.store_key(spec, "val", 7)
     accuracy = {c: scorer.store.load(c, **key).correct.mean() for c in scorer.controls if c.name == "constant"}
     assert accuracy[chosen] == max(accuracy.values())
     assert len(records["constant"].ids) == 11  # all of test
-    assert not any(scorer.store.load(c, **scorer._store_key(spec, "test", None)) for c in accuracy if c != chosen)
+    assert not any(scorer.store.load(c, **scorer.store_key(spec, "test", None)) for c in accuracy if c != chosen)
 
 
 def test_colours_compete_in_two_rounds_and_the_winner_is_the_best_finalist(tmp_path, counted, monkeypatch):
@@ -107,8 +107,8 @@ def test_colours_compete_in_two_rounds_and_the_winner_is_the_best_finalist(tmp_p
     records = scorer.score(spec, "val", {"prompt": make_prompt()})
     assert sum(name == "constant" for _, name in counted) == 27 + 3
     constants = [c for c in scorer.controls if c.name == "constant"]
-    first = [scorer.store.load(c, **scorer._store_key(spec, "val", 4)).correct.mean() for c in constants]
-    last = {c: scorer.store.load(c, **scorer._store_key(spec, "val", 7)) for c in constants}
+    first = [scorer.store.load(c, **scorer.store_key(spec, "val", 4)).correct.mean() for c in constants]
+    last = {c: scorer.store.load(c, **scorer.store_key(spec, "val", 7)) for c in constants}
     kept = [c for c in constants if last[c] is not None]
     assert len(kept) == 3 and min(first[constants.index(c)] for c in kept) >= sorted(first)[-3]
     assert records["constant"].correct.mean() == max(last[c].correct.mean() for c in kept)

@@ -6,6 +6,7 @@ from experiments.report import tables
 from experiments.report.load import Material
 from experiments.report.numbers import TextTable
 from experiments.report.sections.examples import regression_table
+from experiments.report.sections.headroom import headroom_section
 from experiments.report.verdict import about, verdicts
 
 
@@ -56,4 +57,7 @@ def report_markdown(material: Material) -> str:
     parts += ["\n".join(f"* {text}" for text in verdicts(statistics))]
     parts += ["Curves, pictures and the matrix with intervals: [report.html](report.html)."]
     parts += [f"## {title}\n\n{markdown_table(content).strip()}" for title, content in named]
+    for part in headroom_section(material.folder):
+        parts += [f"## Headroom before training: {part['data']}", "\n".join(f"* {text}" for text in part["verdict"])]
+        parts += [markdown_table(content).strip() for content in part["tables"]]
     return "\n\n".join(parts) + "\n"

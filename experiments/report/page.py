@@ -13,6 +13,7 @@ from experiments.report.sections.curves import curves_section, drift_section
 from experiments.report.sections.examples import examples_section, regressions_section
 from experiments.report.sections.gallery import Gallery
 from experiments.report.sections.headline import alarms_section, headline_section, reading_section
+from experiments.report.sections.headroom import headroom_section
 from experiments.report.sections.matrix import matrix_section
 from experiments.report.sections.prompts import prompts_section
 from experiments.report.sections.runs import runs_section
@@ -26,10 +27,12 @@ def page(material: Material) -> str:
     """One HTML document that needs no other file and asks for none."""
     gallery, said = Gallery(), about(material.statistics)
     # Key (its id and its template `<key>.html`), title, and the plain data that the template shows as `it`.
+    headroom = headroom_section(material.folder)
     sections = [
         ("headline", "Average gains", headline_section(material)),
         ("negative", "Negative transfer", alarms_section(material)),
         ("matrix", "Source × target", matrix_section(material)),
+        *([("headroom", "Headroom before training", headroom)] if headroom else []),
         ("curves", "Gain curves", curves_section(material)),
         ("prompts", "The prompts", prompts_section(material)),
         ("examples", "Prompted examples", examples_section(material, gallery)),

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from experiments.cli import markdown
 from experiments.run.folder import RunFolder
+from experiments.run.offsets import offset_record, one_list
 from experiments.run.preflight import left_out_text
 from experiments.tracking.run import draw_prompt, draw_samples
 from lightning_modules.atomic import replace_file
@@ -22,6 +23,13 @@ from lightning_modules.prompts import Prompt
 from lightning_modules.vocabulary import CONTROLS, INPUT_NAMES, METHODS
 
 COMPARISON = Path(__file__).parents[1] / "results" / "sweep_embedded_one_source" / "statistics.json"
+
+OFFSETS_NAME = "full + offsets"
+OFFSETS_NOTE = (
+    f"{OFFSETS_NAME}: the full image, with one number added to the score of each candidate, fitted on the validation "
+    "labels of the very model it is shown for (no prompt has seen a held-out model's): what a repair blind to the "
+    "image wins."
+)
 
 
 def points(value: float) -> str:
@@ -38,12 +46,22 @@ def count_text(scores: Scores) -> str:
     return str(len(scores.ids)) if units is None else f"{len(scores.ids)} on {units.max() + 1} pictures"
 
 
-def model_rows(metric: str, records: Mapping[str, Mapping[str, Scores]], roles: Mapping[str, str]) -> list[list[str]]:
-    """One row per model: every input's score, and the gain over every control with its 95 % interval."""
+def model_rows(
+    metric: str,
+    records: Mapping[str, Mapping[str, Scores]],
+    roles: Mapping[str, str],
+    offsets: Mapping[str, Scores] | None = None,
+) -> list[list[str]]:
+    """One row per model: every input's score, and the gain over every control with its 95 % interval.
+
+    offsets: mllm -> record of the full image with offsets; a column beside the controls where it is given.
+    """
     rows = []
     for name, of_input in records.items():
         prompted = of_input["prompt"]
         cells = [points(estimate(metric, of_input[i]).value) if i in of_input else "-" for i in INPUT_NAMES]
+        if offsets:
+            cells.insert(len(CONTROLS), points(estimate(metric, offsets[name]).value) if name in offsets else "-")
         gains = [gain_text(paired_gain(metric, prompted, of_input[c])) if c in of_input else "-" for c in CONTROLS]
         rows.append([f"{name} ({roles[name]})", count_text(prompted), *cells, *gains])
     return rows
@@ -59,7 +77,7 @@ def write_summary(config: DictConfig, folder: RunFolder, callback: Any, prompt: 
     )
     headline = headline_text(metric, records, roles)
     print(headline)
-    table = f"{headline}\n\n" + show_records(title, metric, records, roles)
+    table = f"{headline}\n\n" + show_records(title, metric, records, roles, offset_records(callback))
     table += "\n" + left_out_text(callback.scorer.datamodule, ("train", "val", "test"))
     comparison = comparison_text(config)
     print(comparison)
@@ -87,12 +105,42 @@ def headline_text(metric: str, records: Mapping[str, Mapping[str, Scores]], role
     return f"{heading}: on {learned}, where it was learned{others}"
 
 
-def show_records(title: str, metric: str, records: Mapping, roles: Mapping[str, str]) -> str:
-    """Print the table of scores and gains and the PNG's difference; return the same as Markdown."""
-    header = ["model", "n", *INPUT_NAMES.values(), *(f"gain over {INPUT_NAMES[control]}" for control in CONTROLS)]
-    rows = model_rows(metric, records, roles)
-    print_table(title, header, rows)
+def offset_records(callback: Any) -> dict[str, Scores]:
+    """mllm -> the full image's test record with K offsets fitted on its validation record.
+
+    Both are what was scored or stored already; nothing where offsets mean nothing: rows with candidates of their own,
+    a metric they cannot change, validation rows out of test (official).
+    """
+    scorer, found = callback.scorer, {}
+    full = next((control for control in scorer.controls if control.name == "full"), None)
+    if full is None or scorer.metric == "auroc" or one_list(scorer.datamodule, scorer.sizes) is None:
+        return {}
+    for spec in (callback.source, *callback.targets):
+        val = callback.latest.get("val", {}).get(spec.name, {}).get("full")
+        if val is None:  # a run continued after its last validation
+            val = scorer.store.load(full, **scorer.store_key(spec, "val", scorer.sizes["val"]))
+        record = offset_record(val, callback.latest["test"][spec.name].get("full"))
+        if record is not None:
+            found[spec.name] = record
+    return found
+
+
+def show_records(
+    title: str, metric: str, records: Mapping, roles: Mapping[str, str], offsets: Mapping[str, Scores] | None = None
+) -> str:
+    """Print the table of scores and gains and the PNG's difference; return the same as Markdown.
+
+    offsets: as in `model_rows`.
+    """
+    names = [*INPUT_NAMES.values()]
+    if offsets:
+        names.insert(len(CONTROLS), OFFSETS_NAME)
+    header = ["model", "n", *names, *(f"gain over {INPUT_NAMES[control]}" for control in CONTROLS)]
+    rows = model_rows(metric, records, roles, offsets)
+    print_table(title, header, rows, scores=len(names))
     difference = png_difference(metric, records)
+    if offsets:
+        difference = f"{OFFSETS_NOTE}\n{difference}"
     print(difference)
     groups = group_rows(metric, records)
     if groups:
@@ -115,10 +163,10 @@ def group_rows(metric: str, records: Mapping[str, Mapping[str, Scores]]) -> list
     return rows
 
 
-def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Tables for people, one model a row: the scores, then the gains; in a narrow terminal two gains at a time."""
+def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], scores: int) -> None:
+    """Tables for people, one model a row: the scores (so many), then the gains; in a narrow terminal two at a time."""
     console = Console(width=None if Console().is_terminal else 160)
-    cut, most = 2 + len(INPUT_NAMES), len(CONTROLS) if console.width >= 110 else 2
+    cut, most = 2 + scores, len(CONTROLS) if console.width >= 110 else 2
     gains = [[0, *range(at, min(at + most, len(header)))] for at in range(cut, len(header), most)]
     for columns in ([*range(cut)], *gains):
         table = Table(title=title if 1 in columns else None, title_justify="left")
