@@ -55,7 +55,7 @@ def _dispatch(argv: list[str]) -> int:
     if len(names) != (command != "list"):
         expected = "no NAME" if command == "list" else "one NAME"
         raise ValueError(f"Expected {expected} after '{command}', got {' '.join(names) or 'none'}. See --help.")
-    root = Path(options.get("root", "data"))
+    root = Path(options.get("root", "data")).expanduser()
     if command == "list":
         return _list(root)
     return _prepare(names[0], root, options) if command == "prepare" else _verify(names[0], root)
@@ -92,7 +92,7 @@ def _list(root: Path) -> int:
 def _prepare(name: str, root: Path, options: dict[str, str]) -> int:
     from datamodules.prepare.steps import prepare
 
-    source = Path(options["from"]) if "from" in options else None
+    source = Path(options["from"]).expanduser() if "from" in options else None
     keep, yes = _switch(options, "keep"), _switch(options, "yes")
     prepare(name, root, source=source, keep=keep, yes=yes, show=lambda line: print(line, flush=True))
     print(f"\n{name}: ready below '{root}'.")

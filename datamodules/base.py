@@ -71,7 +71,7 @@ class ImageTextDataModule(RowTables, lightning.LightningDataModule, ABC):
         val = val or ("official" if official else "train")
         expect("task", self.task, TASKS)
         expect("val", val, ("train", "official"))
-        self.root, self.image_size = str(root), image_size
+        self.root, self.image_size = str(Path(root).expanduser()), image_size
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         if n_train is not None and shots is not None:
             raise ValueError(f"Got n_train={n_train} and shots={shots}. Expected one of them: both choose train rows.")

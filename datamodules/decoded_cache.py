@@ -115,8 +115,9 @@ class DecodedCache:
             if os.fstat(self._file).st_size < self._total():
                 os.ftruncate(self._file, self._total())
         except OSError as error:
+            if not self._full:  # in a worker it was said before
+                say_unwritable(cache_root(), write_problem(self.path.parent) or error, CACHES["decoded"])
             self._full = True
-            say_unwritable(cache_root(), write_problem(self.path.parent) or error, CACHES["decoded"])
             if not self._open_to_read():
                 return
         self._map = mmap.mmap(self._file, self._total(), access=mmap.ACCESS_READ)

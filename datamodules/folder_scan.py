@@ -63,18 +63,28 @@ def iter_files(folder: str | Path, pattern: str = "*", above: frozenset[str] = f
             yield path
 
 
-def warn_left_out(what: str, files: Iterable[Path], top: Path) -> None:
-    """Say how many files were not taken, by ending, with examples; nothing for none."""
+def glob_data(top: Path, pattern: str) -> list[Path]:
+    """`top.glob(pattern)`, sorted, without tool files and what is in tool folders."""
+    found = sorted(top.glob(pattern))
+    return [path for path in found if not any(map(is_tool_file, path.relative_to(top).parts))]
+
+
+def left_out_text(what: str, files: Iterable[Path], top: Path) -> str:
+    """How many files were not taken, by ending, with examples; "" for none."""
     kinds: dict[str, list[Path]] = defaultdict(list)
     for path in files:
         kinds[path.suffix.lower() or "no ending"].append(path)
-    if not kinds:
-        return
     lines = []
     for ending, paths in sorted(kinds.items()):
         names = ", ".join(f"'{path.relative_to(top).as_posix()}'" for path in paths[:SHOWN])
         lines.append(f"{len(paths)} x {ending}: {names}{', ...' if len(paths) > SHOWN else ''}")
-    warnings.warn(f"Left out below '{top}', {what}:\n  " + "\n  ".join(lines), stacklevel=3)
+    return "\n  ".join([f"Left out below '{top}', {what}:", *lines]) if lines else ""
+
+
+def warn_left_out(what: str, files: Iterable[Path], top: Path) -> None:
+    """Warn with `left_out_text`, where there is any."""
+    if text := left_out_text(what, files, top):
+        warnings.warn(text, stacklevel=3)
 
 
 def _check_name(folder: Path, name: str) -> None:

@@ -14,7 +14,7 @@ from datamodules.base import Row
 from datamodules.image_files import ImageFiles
 from datamodules.places import find_folder
 from datamodules.rows import check_ids
-from datamodules.text_files import read_jsonl, take_field
+from datamodules.text_files import either_ending, read_jsonl, take_field
 
 FOLDERS = ("hateful_memes", "hateful-memes", "facebook-hateful-meme-dataset", "data", "")
 SOURCE = "the data set from https://hatefulmemeschallenge.com after accepting its licence"
@@ -40,16 +40,16 @@ class HatefulMemes(ImageFiles):
     @property
     def test_file(self) -> str:
         """The file that is the test: `dev_seen.jsonl`, or `dev.jsonl` where only that is there."""
-        here = [name for name in TEST_FILES if (self._folder() / name).is_file()]
+        here = [name for name in TEST_FILES if self._list(name).is_file()]
         return (here or TEST_FILES)[0]
 
     def missing(self) -> list[str]:
-        paths = [self._folder() / name for name in ("train.jsonl", self.test_file, "img")]
+        paths = [self._list("train.jsonl"), self._list(self.test_file), self._folder() / "img"]
         return [f"{path} (from {SOURCE}; it is never downloaded for you)" for path in paths if not path.exists()]
 
     def build_rows(self, split: str) -> list[Row]:
         name = self.test_file if split == "test" else "train.jsonl"
-        path = self._folder() / name
+        path = self._list(name)
         lines = read_jsonl(path)
         pairs = [self._read_row(line, path) for line in lines]
         check_ids((row.id, f"'{path}' line {line['line']}") for (row, _), line in zip(pairs, lines, strict=True))
@@ -73,7 +73,10 @@ class HatefulMemes(ImageFiles):
         return row, (path.parent / image).relative_to(self.root).as_posix()
 
     def _folder(self) -> Path:
-        return find_folder(self.root, FOLDERS, "train.jsonl")
+        return find_folder(self.root, FOLDERS, "train.json*")
+
+    def _list(self, name: str) -> Path:
+        return either_ending(self._folder() / name)
 
 
 def _read_label(value: object) -> int | None:

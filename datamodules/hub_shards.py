@@ -62,7 +62,9 @@ def find_shards(top: Path, configs: Sequence[str] = (), *, only: bool = False) -
     splits: dict[str, list[Shard]] = {}
     for shard in shards:
         splits.setdefault(shard.split, []).append(shard)
-    return {split: _one_series(split, found, top) for split, found in splits.items()}
+    # What else a copy has (SVHN's `extra`) is not read, so that it need not be whole.
+    wanted = [split for split in splits if split in SPLIT_WORDS] or list(splits)
+    return {split: _one_series(split, splits[split], top) for split in wanted}
 
 
 def parquet_files(top: Path) -> list[Path]:

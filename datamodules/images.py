@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import struct
+import threading
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import version
 from io import BytesIO
@@ -101,12 +103,25 @@ def _read(data: bytes, name: str) -> Image.Image:
 
 
 def _open(data: bytes) -> Image.Image:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # damaged metadata is no reason to refuse the pixels, and nothing to act on
-        with Image.open(BytesIO(data), formats=FORMATS) as image:
-            _check_size(image)
-            image.load()
-            return to_rgb(image)
+    with _quietly(), Image.open(BytesIO(data), formats=FORMATS) as image:
+        _check_size(image)
+        image.load()
+        return to_rgb(image)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """No warnings about metadata: damaged ones are no reason to refuse the pixels, and nothing to act on.
+
+    Python's filters are one list for all threads; two that change it at once may leave it changed for good. In other
+    threads than the main one warnings are therefore left as they are.
+    """
+    if threading.current_thread() is threading.main_thread():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    else:
+        yield
 
 
 def _unreadable(name: str, error: Exception) -> ValueError:
@@ -134,8 +149,7 @@ def _without_notes(data: bytes) -> bytes:
 def _orientation(image: Image.Image) -> int:
     """1 to 8, or 0 where the file says none that can be read."""
     with suppress(Exception):  # camera software writes texts, fractions and lists where a short belongs
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _quietly():
             value = image.getexif().get(ExifTags.Base.Orientation)
         return int(value[0] if isinstance(value, tuple | list) else value or 0)
     return 0

@@ -33,7 +33,6 @@ REPOSITORIES = {  # on the hub, where the name is not ours
     "oxford_pets": ("oxford-iiit-pet", "timm/oxford-iiit-pet"),
 }
 HUB_SPLITS = {"trainval": ("trainval", "train"), "val": ("validation",)}
-POOLED = ("train", "validation", "test", "trainval")
 LFS = b"version https://git-lfs"
 
 
@@ -84,9 +83,7 @@ class HubCopy:
     def _shards(self, part: str) -> list[Path]:
         found = self.found()
         if part == "all":
-            # whatever the copy calls its splits, they are dealt out anew; sets of another purpose are left alone
-            pooled = [split for split in sorted(found) if split in POOLED]
-            return [path for split in pooled or sorted(found) for path in found[split]]
+            return [path for split in sorted(found) for path in found[split]]  # dealt out anew
         for split in HUB_SPLITS.get(part, (part,)):
             if split in found:
                 return found[split]

@@ -14,7 +14,7 @@ from typing import Any
 from datamodules.base import Row
 from datamodules.image_files import ImageFiles
 from datamodules.places import find_folder
-from datamodules.text_files import read_json, read_jsonl, take_field
+from datamodules.text_files import either_ending, read_json, read_jsonl, take_field
 
 FOLDER = "pope"
 FOLDERS = ("pope", "pope/output/coco", "POPE/coco", "output/coco", "coco_pope", "")
@@ -78,7 +78,8 @@ class POPE(ImageFiles):
 
     def _questions(self, begin: str, group: str) -> Path:
         """The file of one type of questions; those of train, which are ours, are found as those of test are."""
-        return find_folder(self.root, FOLDERS, f"{begin}_{group}.json") / f"{begin}_{group}.json"
+        folder = find_folder(self.root, FOLDERS, f"{begin}_{group}.json*")
+        return either_ending(folder / f"{begin}_{group}.json")
 
     def _pictures(self, part: str) -> Path:
         around = ("coco", "", "coco/images", "images", "coco2014", "mscoco", "coco_2014")

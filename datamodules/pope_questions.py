@@ -136,7 +136,8 @@ def main(argv: Sequence[str]) -> int:
     if unknown:
         print((__doc__ or "").strip() if unknown == ["--help"] else f"Unknown key '{unknown[0]}'. Known: root, seed.")
         return 0 if unknown == ["--help"] else 2
-    for name, digest in write_questions(options.get("root", "data"), seed=int(options.get("seed", SEED))).items():
+    root = Path(options.get("root", "data")).expanduser()
+    for name, digest in write_questions(root, seed=int(options.get("seed", SEED))).items():
         print(f"{digest}  {name}")
     return 0
 

@@ -102,6 +102,12 @@ def _lists_in(text: str) -> list[str] | None:
     return [key for key, value in content.items() if isinstance(value, list)]
 
 
+def either_ending(path: Path) -> Path:
+    """`path`, or where only that is there the same with .jsonl for .json and the other way round."""
+    other = path.with_suffix({".json": ".jsonl", ".jsonl": ".json"}[path.suffix])
+    return other if other.is_file() and not path.exists() else path
+
+
 def _parse(line: str, path: Path, number: int) -> Any:
     try:
         return json.loads(line, object_pairs_hook=_pairs)

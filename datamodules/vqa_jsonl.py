@@ -65,6 +65,8 @@ class VQAJsonl(ImageFiles):
         if len(files := self._files_here) == 1 or {"train", "test"} <= set(files):
             return []
         found = f"it has: {', '.join(path.name for path in files.values())}" if files else "it has no *.jsonl"
+        deeper = [] if files else sorted(Path(self.root).glob("*/*.jsonl"))
+        found += f", '{deeper[0].parent}' has: give data.root={deeper[0].parent}" if deeper else ""
         return [f"{self.root}/train.jsonl and test.jsonl (and perhaps val.jsonl), or a single *.jsonl; {found}"]
 
     def build_rows(self, split: str) -> list[Row]:

@@ -52,7 +52,7 @@ def require_writable(folder: str | Path, what: str, setting: str, *, inside: boo
         if problem is not None:
             raise OSError(
                 problem.errno,
-                f"Cannot write {what} '{place}': {problem.strerror}. Nothing was loaded yet. Choose another one with "
+                f"Cannot write {what} '{place}': {problem.strerror}. Nothing was loaded yet. Choose another "
                 f"{setting}, or make this one writable.",
             )
 

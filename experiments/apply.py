@@ -9,14 +9,13 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from datamodules.folder_scan import left_out_text, scan_files
 from datamodules.writable import require_writable
 from experiments.cli import parse_options, run_command
 from lightning_modules.atomic import replace_file
 
 if TYPE_CHECKING:
     from lightning_modules.prompts import Prompt
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 
 
 @dataclass
@@ -26,7 +25,7 @@ class Options:
                       e.g. prompt=runs/embedded/ID/prompt images=photos out=prompted
 
     Reads a picture or a folder of them, writes one lossless PNG of frame x frame pixels for each. Pictures that cannot
-    be read (damaged, or over 89 million pixels) are named and skipped; the exit code is then 1.
+    be read (damaged, or over 100 million pixels) are named and skipped; the exit code is then 1.
     """
 
     prompt: Path
@@ -94,9 +93,15 @@ def plan_outputs(images: Path, out: Path) -> dict[Path, Path]:
         raise FileNotFoundError(f"No picture or folder '{images}'. Expected images=FILE or images=DIR.")
     if out.resolve().is_relative_to(images.resolve()):
         raise ValueError(f"out='{out}' lies inside images='{images}'. Expected a folder outside it.")
-    found = sorted(path for path in images.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    from datamodules.images import ENDINGS  # torch; the words are read first
+
+    files = scan_files(images)
+    found = [path for path in files if path.suffix.lower() in ENDINGS]
     if not found:
-        raise FileNotFoundError(f"No pictures in '{images}'. Expected files ending in {', '.join(SUFFIXES)}.")
+        raise FileNotFoundError(f"No pictures in '{images}'. Expected files ending in {', '.join(sorted(ENDINGS))}.")
+    others = [path for path in files if path.suffix.lower() not in ENDINGS]
+    if text := left_out_text("no pictures by their ending", others, images):
+        print(text, file=sys.stderr)
     short = [out / path.relative_to(images).with_suffix(".png") for path in found]
     if len({str(path).casefold() for path in short}) < len(found):  # casefold: some file systems ignore case
         return {path: out / f"{path.relative_to(images)}.png" for path in found}

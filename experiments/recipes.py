@@ -11,6 +11,8 @@ import yaml  # type: ignore[import-untyped]  # comes with OmegaConf
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from datamodules.folder_scan import scan
+from datamodules.text_files import read_text
 from experiments.cli import list_options, unknown
 from experiments.schema import GROUPS, OFFICIAL, PRESETS, Experiment
 
@@ -26,7 +28,7 @@ def list_recipes() -> dict[str, str]:
 
 def first_lines(folder: Path) -> dict[str, str]:
     """name -> the first line of every YAML file of a folder, a comment, without its mark."""
-    files = {path.stem: path.read_text("utf-8") for path in sorted(folder.glob("*.yaml"))}
+    files = {path.stem: read_text(path) for path in scan(folder, "*.yaml")}
     return {name: text.splitlines()[0].lstrip("# ").strip() for name, text in files.items()}
 
 
@@ -56,7 +58,18 @@ def _read_recipe(name: str) -> DictConfig | ListConfig:
     path = FOLDER / f"{name}.yaml"
     if not path.is_file():
         raise unknown("recipe", name, list(list_recipes()))
-    return OmegaConf.load(path)
+    return read_yaml(path)
+
+
+def read_yaml(path: Path) -> DictConfig | ListConfig:
+    """A YAML file in any marked encoding. Raises: ValueError naming the file and the line of what is none."""
+    text = read_text(path)
+    try:
+        return OmegaConf.create(text)
+    except yaml.YAMLError as error:
+        where = f" line {mark.line + 1}" if (mark := getattr(error, "problem_mark", None)) else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ValueError(f"'{path}'{where} is not YAML: {problem}. Expected `key: value`; mend that line.") from None
 
 
 def _expand_shorthand(key: str, value: str) -> tuple[str, str]:

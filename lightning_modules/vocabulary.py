@@ -7,10 +7,13 @@ from datamodules.splits import SPLITS as SPLITS
 CONTROL_NAMES = {
     "full": "full image",
     "black": "black border",
-    "constant": "best constant border",
+    "constant": "best constant border (own labels)",
     "replicate": "replicate padding",
 }
-"""Inputs without a learned prompt that a gain is stated against, with their names for people."""
+"""Inputs without a learned prompt that a gain is stated against, with their names for people.
+
+own labels: the colour is chosen by labelled validation rows of the very model it stands beside (docs/method.md).
+"""
 
 CONTROLS = tuple(CONTROL_NAMES)
 

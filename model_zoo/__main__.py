@@ -48,7 +48,7 @@ def _dispatch(argv: list[str]) -> int:
     names, options = parse(words, KEYS[command])
     if len(names) > 1 or (command != "list" and not names):
         raise ValueError(f"Expected one NAME after '{command}', got {' '.join(names) or 'none'}. See --help.")
-    name, weights = names[0] if names else None, Path(options.get("weights", "weights"))
+    name, weights = names[0] if names else None, Path(options.get("weights", "weights")).expanduser()
     if command == "list":
         return _list(name, weights, options.get("batch", "16"))
     assert name is not None  # one was asked for above
@@ -107,7 +107,7 @@ def _convert(name: str, weights: Path, options: dict[str, str]) -> int:
         raise ValueError(f"'{name}' ships with the package as safetensors. There is nothing to convert.")
     from model_zoo.weights.convert import convert
 
-    folder = convert(canonical(name), weights, Path(options["to"]))
+    folder = convert(canonical(name), weights, Path(options["to"]).expanduser())
     print(f"Wrote {folder}.")
     return 0
 

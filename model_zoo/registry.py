@@ -106,7 +106,7 @@ def load_mllm(
 
     Raises ValueError for an unknown name and where `quant` cannot run, FileNotFoundError listing every missing file.
     """
-    entry = get_entry(name)
+    entry, weights = get_entry(name), Path(weights).expanduser()
     module, function = entry.factory.split(":")
     from model_zoo import layer_options
 

@@ -11,6 +11,7 @@ import pytest
 from support.command_line import run
 
 import datamodules.__main__ as program
+from datamodules import load_datamodule
 from datamodules.prepare.catalogue import PUBLISHED
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -96,3 +97,13 @@ def test_ctrl_c_is_exit_code_130(monkeypatch, capsys):
 
     monkeypatch.setattr(program, "_dispatch", interrupt)
     assert run(capsys, "list", code=130) == "Interrupted.\n"
+
+
+def test_a_path_that_begins_with_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    """No shell expands the tilde in root=~/data; taken as it stands it would make a folder called `~`."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    program.main(["list", "root=~/data"])
+    program.main(["verify", "cifar10", "root=~/data"])
+    assert load_datamodule("cifar10", root="~/data").root == str(tmp_path / "data")
+    assert not (tmp_path / "~").exists()

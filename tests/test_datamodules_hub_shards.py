@@ -150,3 +150,8 @@ def test_a_pointer_of_git_lfs_says_what_to_do(tmp_path):
 def test_a_file_that_names_no_split_is_named_where_data_are_missing(tmp_path):
     touch(tmp_path, "imagenette/pictures.parquet")
     assert "'pictures.parquet' there names no split" in load_datamodule("imagenette", root=str(tmp_path)).missing()[-1]
+
+
+def test_a_split_that_is_never_read_need_not_be_whole(tmp_path):
+    touch(tmp_path, "train.parquet", "test.parquet", "extra-00000-of-00002.parquet")
+    assert sorted(found(tmp_path)) == ["test", "train"]

@@ -2,7 +2,9 @@
 
 import io
 import struct
+import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -250,3 +252,11 @@ def test_thirty_two_bits_that_may_be_eight_are_refused(tmp_path):
     path = save(Image.fromarray(np.full((4, 4), 200, np.int32)), tmp_path / "a.tiff")
     with pytest.raises(ValueError, match=r"a\.tiff': mode I with values from 200 to 200 has no known scale"):
         decode_image(path)
+
+
+def test_reading_in_threads_leaves_the_filters_of_warnings_as_they_were(tmp_path):
+    paths = [save(gradient(), tmp_path / f"{i}.png") for i in range(40)]
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        assert len(list(pool.map(decode_image, paths * 5))) == 200
+    assert warnings.filters == before

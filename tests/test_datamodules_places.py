@@ -175,3 +175,19 @@ def test_info_that_is_no_object_is_named(tmp_path):
     (tmp_path / "info.json").write_text("[1]")
     with pytest.raises(ValueError, match=r"info\.json' is a list\. Expected an object with task and candidates"):
         load_datamodule("vqa_jsonl", **kwargs)
+
+
+def test_questions_and_memes_may_have_the_other_ending(tmp_path):
+    pope, memes = vqa_files.write_pope(tmp_path / "a"), vqa_files.write_hateful_memes(tmp_path / "b")
+    expected = load_datamodule("pope", **pope).rows("test"), load_datamodule("hateful_memes", **memes).rows("train")
+    for path in (tmp_path / "a" / "pope").glob("coco_pope_*.json"):
+        path.rename(path.with_suffix(".jsonl"))
+    for path in (tmp_path / "b" / "hateful_memes").glob("*.jsonl"):
+        path.rename(path.with_suffix(".json"))
+    found = load_datamodule("pope", **pope).rows("test"), load_datamodule("hateful_memes", **memes).rows("train")
+    assert found == expected
+
+
+def test_ones_own_questions_a_folder_deeper_are_pointed_at(tmp_path):
+    vqa_files.write_vqa_jsonl(tmp_path / "mine")
+    assert f"give data.root={tmp_path / 'mine'}" in load_datamodule("vqa_jsonl", root=str(tmp_path)).missing()[0]

@@ -106,6 +106,25 @@ def test_a_zip_from_elsewhere_one_folder_deeper_gives_the_same_data(around, publ
     assert not list((tmp_path / "data" / STATE).glob(".opened*"))
 
 
+def test_a_wrong_form_makes_way_for_another_form_that_is_right(tmp_path, monkeypatch, capsys):
+    """imagenette2 is read before imagenette2-160, so that half of it would hide the other."""
+    small = data_files.write_imagenette(tmp_path / "made", "imagenette2-160")
+    forms = [
+        archive._replace(
+            counts=tuple(c._replace(n=count_of(tmp_path / "made" / "imagenette2-160", c)) for c in archive.counts)
+        )
+        for archive in PUBLISHED["imagenette"].archives
+    ]
+    monkeypatch.setitem(PUBLISHED, "imagenette", PUBLISHED["imagenette"]._replace(archives=tuple(forms)))
+    monkeypatch.setattr("datamodules.imagenette.Imagenette.counts", small["counts"])
+    root = tmp_path / "data"
+    shutil.copytree(tmp_path / "made" / "imagenette2-160", root / "imagenette2")
+    shutil.rmtree(root / "imagenette2" / "val")
+    assert main(["prepare", "imagenette", f"root={root}", f"from={tmp_path / 'made'}"]) == 0, capsys.readouterr()
+    assert main(["verify", "imagenette", f"root={root}"]) == 0, capsys.readouterr()
+    assert (root / STATE / "replaced" / "imagenette2-1" / "train").is_dir()
+
+
 def test_cifar10c_is_prepared_alone(tmp_path, monkeypatch, capsys):
     """Its train rows are CIFAR-10's, which need not be there, and no corruption has to be chosen."""
     made = Path(data_files.write_cifar10c(tmp_path / "made")["root"])

@@ -131,6 +131,7 @@ def test_an_encrypted_zip_is_refused(tmp_path: Path) -> None:
     data[data.index(b"PK\x01\x02") + 8] |= 1
     (tmp_path / "a.zip").write_bytes(data)
     refuse(tmp_path / "a.zip", "encrypted with a password")
+    refuse(tmp_path / "a.zip", "unpack it yourself and give the folder")
 
 
 @pytest.mark.parametrize("form", FORMS)

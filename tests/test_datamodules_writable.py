@@ -17,8 +17,8 @@ from datamodules import load_datamodule
 from datamodules.__main__ import main as prepare_main
 from datamodules.prepare.catalogue import PUBLISHED
 from datamodules.writable import note_unwritable_caches, require_writable, write_problem
-from experiments import apply, evaluate, headroom, import_prompt, train, transfer_sweep, tune
-from experiments.report import command as report
+from experiments import apply, evaluate, import_prompt, train, transfer_sweep, tune
+from experiments.report import __main__ as report
 from lightning_modules.controls import Control, ControlStore
 from lightning_modules.feature_cache import FeatureCache
 from lightning_modules.metrics import Scores
@@ -53,7 +53,7 @@ def test_a_read_only_folder_is_named_with_its_setting(folder, tmp_path, read_onl
         require_writable(tmp_path / folder, "the run folder", "out=DIR")
     said = str(caught.value)
     assert f"Cannot write the run folder '{tmp_path / folder}': '{tmp_path}' is read-only for this user" in said
-    assert "Choose another one with out=DIR, or make this one writable" in said
+    assert "Choose another out=DIR, or make this one writable" in said
 
 
 def test_a_file_where_a_folder_should_be_and_a_full_disk_are_said_as_such(tmp_path, monkeypatch):

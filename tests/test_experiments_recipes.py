@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from experiments.recipes import FOLDER, list_recipes, load_experiment
+from experiments.recipes import FOLDER, first_lines, list_recipes, load_experiment, read_yaml
 
 TEN = ("cifar10", "cifar100", "imagenette", "svhn", "eurosat", "oxford_pets", "dtd", "clevr", "hateful_memes", "pope")
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
@@ -147,3 +147,23 @@ def test_a_recipe_may_name_several_sources(tmp_path, monkeypatch):
     config = load(exp="pair")
     assert config.source.name == "embedded_minigpt4" and len(config.sources) == 2
     assert list(config.targets.names) == ["embedded_llava"]  # a source is no target
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_recipe_saved_with_a_byte_order_mark_is_read(encoding, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_bytes("# Mine: é\nseed: 3\n".encode(encoding))
+    assert read_yaml(path).seed == 3 and first_lines(tmp_path) == {"mine": "Mine: é"}
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"# caf\xe9\nseed: 3\n", r"mine.yaml' line 1 is not UTF-8"),
+        (b"seed: 3\nlist: [1\nother: 2\n", r"mine.yaml' line \d is not YAML"),
+    ],
+)
+def test_a_recipe_that_cannot_be_read_is_named_with_its_line(data, message, tmp_path):
+    (tmp_path / "mine.yaml").write_bytes(data)
+    with pytest.raises(ValueError, match=message):
+        read_yaml(tmp_path / "mine.yaml")

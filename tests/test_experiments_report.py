@@ -229,7 +229,7 @@ def row(**entries):
 def test_a_gain_is_prompt_minus_control_on_the_same_epoch():
     rows = [row(input="prompt", value=0.5), row(input="black", value=0.2), row(input="black", value=0.9, epoch=1)]
     (point,) = gain_points(rows, "top1")
-    assert (point.epoch, point.control, point.n) == (0, "black", 4) and point.gain == pytest.approx(0.3)
+    assert (point.update, point.control, point.n) == (0, "black", 4) and point.gain == pytest.approx(0.3)
 
 
 def test_mean_curves_leave_out_the_source_and_epochs_that_some_run_lacks():

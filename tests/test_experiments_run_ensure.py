@@ -11,7 +11,7 @@ from experiments import tune
 from experiments.recipes import load_experiment
 from experiments.run import ensure as many
 from experiments.run.ensure import NamedRun
-from experiments.run.summary import COMPARISON, comparison_text
+from experiments.run.summary import COMPARISON, comparison_text, headline_text
 from lightning_modules.metrics import Scores
 from lightning_modules.records import FIELDS, ResultLog
 
@@ -37,6 +37,10 @@ def test_a_summary_shows_sub_tests_apart_where_there_are_several(capsys):
         ["m: b", "20", "-", "50.0", "-", "-", "50.0", "-"],
     ]
     assert "| m: a | 20 |" in show_records("t", "top1", records, MODELS) and "m: b" in capsys.readouterr().out
+    shared = prompted._replace(units=[f"p{i // 4}" for i in range(N)])
+    told = {"m": {"prompt": shared, "black": records["m"]["black"]._replace(units=shared.units)}}
+    assert "| m: a | 20 on 5 pictures |" in show_records("t", "top1", told, MODELS)
+    assert "| 40 on 10 pictures |" in show_records("t", "top1", told, MODELS)
     plain = {"m": {"prompt": record(right)}}
     assert group_rows("top1", plain) == [] and "m:" not in show_records("t", "top1", plain, MODELS)
 
@@ -46,7 +50,7 @@ def test_curves_and_trials_read_the_pooled_rows_only(tmp_path):
 
     row = {"split": "val", "input": "prompt", "metric": "top1", "mllm": "m", "epoch": 0}
     rows = [row | {"group": "", "value": 0.5}, row | {"group": "a", "value": 0.9}]
-    assert curve_rows(rows) == [["val epoch", "m"], ["0", "50.0"]]
+    assert curve_rows(rows) == [["val, update", "m"], ["0", "50.0"]]
     full = dict.fromkeys(f for f in FIELDS if f not in ("schema", "time"))
     ResultLog(tmp_path / "results.jsonl").append([full | r for r in rows])
     assert tune.trial_table({"evp_lr2_ep3": tmp_path})[0]["val"] == 0.5
@@ -138,3 +142,17 @@ def test_a_trial_is_judged_by_the_last_row_of_each_epoch(tmp_path):
     assert tune.trial_table({"tvp_lr2_ep3": tmp_path})[0] == {
         **{"method": "tvp", "lr": 2.0, "epochs": 3, "val": 0.5, "best_epoch": 1},
     }
+
+
+def test_the_table_is_led_by_one_line_of_plain_picture_against_frame():
+    right = np.arange(N) % 2 == 0
+    of_input = {"prompt": record(np.ones(N, bool)), "full": record(right)}
+    line = headline_text(
+        "top1", {"a": of_input, "b": of_input, "c": of_input}, {"a": "source", "b": "select", "c": "heldout"}
+    )
+    assert "\n" not in line and line.startswith("top1 in %, plain full-size picture -> with the prompt")
+    assert (
+        "on a 50.0 -> 100.0 (+50.0 [" in line and "where it was learned | on models that never saw it: b 50.0" in line
+    )
+    assert "; c 50.0 -> 100.0" in line
+    assert "never saw" not in headline_text("top1", {"a": of_input}, {"a": "source"})

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import shutil
-from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
 from experiments.sweep import cells as module
 from experiments.sweep import identity
-from experiments.sweep.cells import SweepCell, build_cells, cell_words, code_version, resolved
+from experiments.sweep.cells import SweepCell, build_cells, cell_words, resolved
 from experiments.sweep.identity import Fingerprints, cell_id
 from experiments.sweep.recipe import FOLDER, list_sweeps, load_sweep
+from lightning_modules import code_version
 
 SMALL = [("sources", "embedded_minigpt4"), ("methods", "tvp"), ("seeds", "0")]
 
@@ -43,7 +42,9 @@ def test_the_list_of_sweeps_is_not_empty():
 def test_every_sweep_recipe_makes_valid_runs(name):
     sweep = load_sweep(name)
     cells = build_cells(sweep)
-    assert len(cells) == len(sweep.sources) * len(sweep.data) * len(sweep.methods) * len(sweep.seeds)
+    learned = [method for method in sweep.methods if method.name != "none"]
+    unlearned = len(sweep.methods) - len(learned)
+    assert len(cells) == len(sweep.data) * (unlearned + len(sweep.sources) * len(learned) * len(sweep.seeds))
     assert len({cell.label for cell in cells}) == len(cells)
     shown = {(cell.data, cell.method): cell for cell in cells} | {cell.source: cell for cell in cells}
     for cell in shown.values():
@@ -101,8 +102,10 @@ def test_weights_data_and_code_are_part_of_the_id(monkeypatch):
             return super().data(config) | {"test": "other"}
 
     assert one(known=OtherWeights()) != known and one(known=OtherData()) != known
-    monkeypatch.setattr(identity, "code_version", lambda: "other")
-    assert one() != known
+    real = identity.made_with()
+    for changed in ({"code": "other"}, {"libraries": real["libraries"] | {"torch": "0"}}):
+        monkeypatch.setattr(identity, "made_with", lambda changed=changed: real | changed)
+        assert one() != known
 
 
 @pytest.mark.slow
@@ -142,31 +145,18 @@ def test_what_is_missing_is_asked_again_for_other_weights_folders(monkeypatch):
     ]
 
 
-def test_code_version_follows_the_three_packages_and_nothing_else(tmp_path, monkeypatch):
-    for name in ("model_zoo", "datamodules", "lightning_modules", "experiments"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "a.py").write_text("x = 1\n")
-    monkeypatch.setattr(module, "ROOT", tmp_path)
+def test_what_runs_and_collects_a_cell_names_it_and_nothing_else_of_experiments():
+    """Of `experiments/`, what turns a configuration into a run and a run into rows; pages and commands are left out."""
+    for name in ("run/start.py", "run/build.py", "run/ensure.py", "schema.py", "recipes.py", "sweep/collect.py"):
+        assert any(f"experiments/{name}".startswith(source) for source in module.RUN_SOURCES)
+    assert all((code_version.ROOT / source).exists() for source in module.RUN_SOURCES)
+    assert module.made_with()["code"] != code_version.code_version()
 
-    def version():
-        code_version.cache_clear()
-        return code_version()
 
-    try:
-        first = version()
-        (tmp_path / "experiments" / "a.py").write_text("x = 2\n")
-        (tmp_path / "datamodules" / "notes.txt").write_text("seen")
-        shutil.copytree(tmp_path / "experiments", tmp_path / "tests")
-        assert version() == first
-        for name in module.SOURCES:
-            (tmp_path / name / "a.py").write_text("x = 2\n")
-            assert version() != first
-            (tmp_path / name / "a.py").write_text("x = 1\n")
-            assert version() == first
-        (tmp_path / "model_zoo" / "a.py").rename(tmp_path / "model_zoo" / "b.py")
-        assert version() != first
-    finally:
-        code_version.cache_clear()
+def test_nothing_is_learned_once_a_data_set():
+    cells = build_cells(load_sweep("embedded_smoke", []))
+    assert [(c.source, c.seed) for c in cells if c.method == "none"] == [("embedded_minigpt4", 0)]
+    assert len(cells) == 1 + 2 * 2 * 2
 
 
 def test_words_of_the_sweep_give_way_to_the_source_the_method_and_the_data():
@@ -218,10 +208,6 @@ def test_missing_weights_and_data_are_listed_once_each(monkeypatch, tmp_path):
     assert not any(cell.id for cell in cells)
     text = "\n".join(missing)
     assert text.count("No blip2 weights") == 1 and text.count("No cifar10 data") == 1 and "No CLIP weights" in text
-
-
-def test_code_version_reads_this_checkout():
-    assert Path(module.ROOT, "model_zoo", "base.py").is_file() and len(code_version()) == 16
 
 
 def test_the_primary_contrast_is_named_in_the_recipe_and_survives_narrowing():

@@ -17,11 +17,11 @@ from support.sweep_engines import PretendingActor, results, tiny_sweep
 from support.sweep_runs import sweep_cell
 
 from experiments.sweep import engines
-from experiments.sweep.cells import ROOT
 from experiments.sweep.engines import ray_actor, ray_cluster, ray_engine
 from experiments.sweep.engines.local import run_local
 from experiments.sweep.folder import SweepFolder
 from experiments.sweep.leases import process_mark, read_leases
+from lightning_modules.code_version import ROOT
 
 OPTIONS = {"jobs": "0", "gpus": 1, "address": "", "slurm": ""}
 TESTS = str(Path(__file__).parent)

@@ -18,7 +18,7 @@ from support.sweep_runs import sweep_cell
 from experiments.run import ensure as many
 from experiments.sweep import collect, leases, worker
 from experiments.sweep.folder import SweepFolder
-from experiments.sweep.samples import read_samples
+from experiments.sweep.samples import read_samples, sample_files
 
 CELLS = [sweep_cell(c, seed=i, source=s) for i, (c, s) in enumerate(zip("abcdef", "mtmtmt", strict=True))]
 RECIPE = {"sweep": "s", "label": "l"}
@@ -97,9 +97,12 @@ def test_a_full_disk_stops_the_worker_and_fails_no_cell(sweep, monkeypatch):
 
 def test_other_code_is_refused(sweep, monkeypatch):
     folder, plan = sweep
-    monkeypatch.setattr(worker, "code_version", lambda: "other")
-    with pytest.raises(ValueError, match=r"code other.*changed code makes new cells"):
-        worker.work(folder.path, plan, "w")
+    here = worker.made_with()
+    others = {"sources other": here | {"code": "other"}, "torch 0": here | {"libraries": {"torch": "0"}}}
+    for said, made in others.items():
+        monkeypatch.setattr(worker, "made_with", lambda made=made: made)
+        with pytest.raises(ValueError, match=rf"computes with {said} \(planned with .*make new cells"):
+            worker.work(folder.path, plan, "w")
     assert worker.main([str(folder.path), plan, "w", "0"]) == worker.OTHER_CODE
 
 
@@ -223,3 +226,32 @@ def test_samples_of_changed_cells_replace_the_old_ones(sweep):
     collect.collect(folder, CELLS)
     assert read_samples(folder.samples / f"{CELLS[0].label}.parquet")[0].scores["prompt"].correct.sum() == 8
     assert len(list(folder.samples.iterdir())) == len(CELLS)
+
+
+def test_what_a_user_keeps_in_samples_stays_and_is_no_sample(sweep):
+    folder, plan = sweep
+    worker.work(folder.path, plan, "w")
+    collect.collect(folder, CELLS)
+    (folder.samples / "notes.txt").write_text("mine")
+    (folder.samples / "sub").mkdir()
+    (folder.samples / "._x.parquet").write_bytes(b"\0\5")
+    pq.write_table(pq.read_table(folder.samples / f"{CELLS[0].label}.parquet").replace_schema_metadata({}), (
+        folder.samples / "mine.parquet"
+    ))  # fmt: skip
+    kept = {path.name for path in folder.samples.iterdir()}
+    collect.collect(folder, CELLS[1:])
+    collect.collect(folder, CELLS)
+    assert {path.name for path in folder.samples.iterdir()} == kept
+    assert len(sample_files(folder.samples)) == len(CELLS)
+    assert (folder.samples / "notes.txt").read_text() == "mine"
+
+
+def test_a_user_s_file_with_the_name_of_a_cell_is_refused_not_replaced(sweep):
+    folder, plan = sweep
+    worker.work(folder.path, plan, "w")
+    folder.samples.mkdir()
+    mine = folder.samples / f"{CELLS[0].label}.parquet"
+    mine.write_text("mine")
+    with pytest.raises(FileExistsError, match=r"was not written by this sweep.*move it away"):
+        collect.collect(folder, CELLS)
+    assert mine.read_text() == "mine"

@@ -208,7 +208,7 @@ def test_report_rebuilds_the_table_without_a_model(run, capsys, monkeypatch):
     monkeypatch.setattr("model_zoo.registry.load_mllm", lambda *a, **k: pytest.fail("a model was loaded"))
     report([f"run={run}"])
     out = capsys.readouterr().out
-    assert "val epoch" in out and "embedded_llava (heldout)" in out
+    assert "val, update" in out and "embedded_llava (heldout)" in out
 
 
 def test_missing_weights_and_data_are_all_named_and_nothing_is_created(tmp_path, monkeypatch):
@@ -274,6 +274,13 @@ def test_resume_of_nothing_says_what_was_expected(tmp_path):
         main([f"resume={tmp_path}"])
     with pytest.raises(ValueError, match="keeps its configuration"):
         main([f"resume={tmp_path}", "seed=3"])
+
+
+def test_resume_of_a_part_of_a_run_names_the_run(tmp_path):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "config.yaml").write_text("exp: smoke\n")
+    with pytest.raises(FileNotFoundError, match=rf"part of the run '{tmp_path}/run': give resume={tmp_path}/run"):
+        main([f"resume={tmp_path / 'run' / 'checkpoints'}"])
 
 
 # ---- in processes of their own ---------------------------------------------------------------------------------------

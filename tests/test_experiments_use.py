@@ -83,7 +83,8 @@ def test_apply_keeps_subfolders_names_the_damaged_and_exits_with_1(artefact, tmp
     assert sorted(read_tree(out)) == ["deep/THREE.png", "deep/er/two.png", "one.png"]
     assert read_tree(images) == originals
     said = capsys.readouterr()
-    assert "Wrote 3 of 4" in said.out and "bad.jpg' is damaged" in said.err and "Skipped 1 " in said.err
+    assert "Wrote 3 of 4" in said.out and "Skipped: Cannot read image '" in said.err and "Skipped 1 " in said.err
+    assert "1 x .txt: 'deep/notes.txt'" in said.err
 
 
 def test_apply_never_overwrites(artefact, tmp_path):
@@ -204,3 +205,11 @@ def test_ask_refuses_unknown_words(artefact, tmp_path, tiny):
 def test_ask_of_an_unknown_model_suggests_one(artefact, tmp_path):
     with pytest.raises(ValueError, match=r"Unknown MLLM 'minigpt-4'. Did you mean 'minigpt4'"):
         ask.main([*asking(artefact, tmp_path), "mllm=minigpt-4"])
+
+
+@pytest.mark.parametrize("words", ["ja,ja ", "hot_dog,hot dog", "Cat,cat"])
+def test_ask_refuses_candidates_that_are_the_same_words_before_it_loads_a_model(artefact, tmp_path, words, monkeypatch):
+    monkeypatch.setattr("experiments.run.asking.load_mllm", None)
+    photo = picture(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"candidates=: the candidates? .*(same words|says nothing)"):
+        ask.main([f"prompt={artefact}", "mllm=embedded_llava", f"image={photo}", "question=?", f"candidates={words}"])

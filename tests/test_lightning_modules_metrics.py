@@ -252,3 +252,10 @@ def test_pictures_that_all_agree_still_leave_doubt():
 def test_shards_join_with_their_units():
     whole = make([1, 0] * 6)._replace(units=[f"p{i // 3}" for i in range(12)])
     assert merge_scores([whole.take(np.arange(1, 12, 2)), whole.take(np.arange(0, 12, 2))]).units == whole.units
+
+
+def test_a_row_drawn_twice_is_one_unit():
+    """The reference draws validation rows with replacement."""
+    twice = make([1, 0, 1], ids=["a", "b", "a"]).with_units({"a": "a", "b": "b"})
+    assert twice.unit_numbers.tolist() == [0, 1, 0]
+    assert make([1, 0]).with_units({"000": "x", "001": "y"}).units == ()

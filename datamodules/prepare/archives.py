@@ -95,6 +95,8 @@ class _Names:
         if self.count > self.limits.max_entries:
             raise self._refusal(entry, f"is entry {self.count:,}", f"at most {self.limits.max_entries:,} entries")
         if entry.kind not in ("file", "folder"):
+            if "password" in entry.kind:
+                raise self._refusal(entry, f"is a {entry.kind}", "one without: unpack it yourself and give the folder")
             raise self._refusal(entry, f"is a {entry.kind}", "only plain files and folders")
         if (problem := unsafe(entry.name)) is not None:
             raise self._refusal(entry, problem, "paths that stay below the target folder")

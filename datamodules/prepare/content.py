@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from datamodules.folder_scan import glob_data
 from datamodules.prepare.catalogue_entry import Archive, Count, Digest, Listed
 from datamodules.prepare.manifest import hash_file, mismatch
 
@@ -38,7 +39,7 @@ def file_problem(path: Path, digest: Digest) -> list[str]:
 
 def count_of(target: Path, count: Count) -> int:
     """Count the files (or rows in them: lines, or the entries of a JSON array) that `count` is about below `target`."""
-    files = [path for path in (target.glob(count.pattern) if count.pattern else [target]) if path.is_file()]
+    files = [path for path in (glob_data(target, count.pattern) if count.pattern else [target]) if path.is_file()]
     return sum(len(rows_of(path)) for path in files) if count.lines else len(files)
 
 
@@ -61,7 +62,7 @@ def rows_of(path: Path) -> list[Any]:
 def missing_pictures(target: Path, listed: Listed) -> list[str]:
     """One line for each list that names pictures which are not there."""
     lines = []
-    for file in sorted(target.glob(listed.pattern)):
+    for file in glob_data(target, listed.pattern):
         names = [name for row in rows_of(file) if (name := _value(row, listed.key))]
         gone = [name for name in names if not (target / name).is_file()]
         if gone:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from datamodules.folder_scan import glob_data
 from datamodules.prepare.archives import CHUNK, Limits, unpack
 from datamodules.prepare.catalogue_entry import Archive, Digest
 from datamodules.prepare.content import PACKED, content_problems, find_top, folders_below, looks_like, packed_files
@@ -166,15 +167,25 @@ def opened_source(parts: Sequence[list[Archive]], source: Path, root: Path, name
         return
     limits = Limits(max(a.max_entries for p in parts for a in p), max(a.max_bytes for p in parts for a in p))
     with scratch_folder(root / STATE / f"opened-{name}") as scratch:
-        for i, path in enumerate(packed):
-            into = scratch / str(i) if len(packed) > 1 else scratch
-            into.mkdir(exist_ok=True)
-            unpack(path, into, limits)
-        size = sum(path.stat().st_size for path in packed)
-        for _ in range(ROUNDS):
-            if all(find_source(choices, scratch) for choices in parts) or not open_inner(scratch, limits, size):
-                break
+        try:
+            _open_all(parts, packed, scratch, limits)
+        except OSError as error:
+            if not is_full(error):
+                raise
+            text = f"The disk is full: '{source}' cannot be unpacked below '{root}'. What was unpacked is removed. Free"
+            raise OSError(error.errno, f"{text} some space and run the same command.") from error
         yield scratch if all(find_source(choices, scratch) for choices in parts) else source
+
+
+def _open_all(parts: Sequence[list[Archive]], packed: list[Path], scratch: Path, limits: Limits) -> None:
+    for i, path in enumerate(packed):
+        into = scratch / str(i) if len(packed) > 1 else scratch
+        into.mkdir(exist_ok=True)
+        unpack(path, into, limits)
+    size = sum(path.stat().st_size for path in packed)
+    for _ in range(ROUNDS):
+        if all(find_source(choices, scratch) for choices in parts) or not open_inner(scratch, limits, size):
+            break
 
 
 def _to_open(parts: Sequence[list[Archive]], source: Path, name: str) -> list[Path]:
@@ -204,7 +215,7 @@ def _places(archive: Archive, source: Path) -> Iterator[Path]:
 
 def _is_bare(archive: Archive, source: Path) -> bool:
     """Say whether the folder itself may be the target, whatever its name: where an archive may lack a top folder."""
-    return "" in archive.top and all(any(source.glob(count.pattern)) for count in archive.counts)
+    return "" in archive.top and all(any(glob_data(source, count.pattern)) for count in archive.counts)
 
 
 def hash_tree(target: Path) -> Files:

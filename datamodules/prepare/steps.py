@@ -73,7 +73,8 @@ def prepare(
     if source is not None and not source.exists():
         raise FileNotFoundError(f"No 'from={source}'. Expected an archive or a folder that holds '{name}'.")
     require_writable(root, "the folder of the data sets", "root=DIR")
-    require_writable(root / STATE, "the folder of the data sets", "root=DIR", inside=True)
+    for place in (root / STATE, *((root / archive.target).parent for archive in published.archives)):
+        require_writable(place, "the folder of the data sets", "root=DIR", inside=place.name == STATE)
     with ExitStack() as stack:
         parts = _look(name, published, root, source)
         todo = [part.choices for part in parts if part.to_do]
@@ -92,18 +93,18 @@ def prepare(
         return _index_or_undo(name, root, new, manifest, digests, show)
 
 
-def _is_there(choices: list[Archive], root: Path) -> Archive | None:
-    return next((archive for archive in choices if (root / archive.target).exists()), None)
-
-
 def _look(name: str, published: PublishedData, root: Path, source: Path | None) -> list[Part]:
     """What is below the root of each part, and what is wrong with it."""
     manifest, digests, parts = Manifest(root, name), Digests(root), []
     for choices in published.parts():
-        there = _is_there(choices, root)
-        ours = there is not None and there.target in manifest.parts
-        problems = part_problems(there, root, manifest, digests) if there is not None else []
-        parts.append(Part(choices, there, ours, problems))
+        forms = [archive for archive in choices if (root / archive.target).exists()]
+        looked = [(archive, part_problems(archive, root, manifest, digests)) for archive in forms]
+        right = [pair for pair in looked if not pair[1]]
+        if not looked:
+            parts.append(Part(choices, None, False, []))
+            continue
+        there, problems = (right or looked)[0]
+        parts.append(Part(choices, there, there.target in manifest.parts, problems))
     readable = published.coco_images or any(part.to_do for part in parts) or name not in DATAMODULES
     if source is None or readable:
         return parts
@@ -151,7 +152,8 @@ def _check_plan(
     if source is not None and lacking:
         names = ", ".join(f"{archive.file} or {archive.target}" for archive in lacking)
         raise FileNotFoundError(
-            f"'{given}' does not hold all of '{name}'. Expected there: {names}, under that name or with that content."
+            f"'{given}' does not hold all of '{name}'. Expected there: {names}, under that name or with that content"
+            f"{'; unpack anything but .zip, .tar, .tar.gz and .tgz first' if given and given.is_file() else ''}."
         )
     # Some publishers ask for a form or a login: only a copy of one's own can be installed.
     if any(not archive.urls for archive in lacking):
@@ -213,6 +215,8 @@ def _prepare_part(
         if source is None:  # the next call would only find the same archive again
             found.path.unlink()
         raise
+    if part.there is not None and part.there.target != found.archive.target:
+        kept = set_aside(root / part.there.target, root)  # a wrong form would be read before the right one
     if kept is not None:
         manifest.remove(part.there.target if part.there else found.archive.target)
         show(f"{found.archive.target}: was not as published ({_first(part)}). It is kept in '{kept}'; remove it there.")

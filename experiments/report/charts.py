@@ -50,16 +50,16 @@ def forest(name: str, control: str, entries: Sequence[tuple[Key, Mapping]], limi
 def mean_curves(
     name: str, label: str, curves: Sequence[tuple[Key, Sequence[Average]]], limits: tuple[float, float]
 ) -> str:
-    """Mean target gain by epoch, a line a method; the band spans the lowest and the highest seed."""
+    """Mean target gain by update, a line a method; the band spans the lowest and the highest seed."""
     figure, axes = new_axes(*PANEL)
     titles = {}
     for (place, method), averages in curves:
-        epochs = [a.epoch for a in averages]
+        updates = [a.update for a in averages]
         low, value, high = (100 * np.array([getattr(a, key) for a in averages]) for key in ("low", "value", "high"))
-        axes.fill_between(epochs, low, high, color=SERIES[place], alpha=0.18, linewidth=0)
-        _line(axes, place, method, epochs, value)
+        axes.fill_between(updates, low, high, color=SERIES[place], alpha=0.18, linewidth=0)
+        _line(axes, place, method, updates, value)
         titles[f"m-{method}"] = [
-            f"{method}, epoch {a.epoch}: {change(a.value)} (seeds from {change(a.low)} to {change(a.high)})"
+            f"{method}, update {a.update}: {change(a.value)} (seeds from {change(a.low)} to {change(a.high)})"
             for a in averages
         ]
     _curve_axes(axes, limits)
@@ -69,12 +69,12 @@ def mean_curves(
 def run_curves(
     name: str, label: str, curves: Sequence[tuple[Key, Sequence[Point]]], limits: tuple[float, float]
 ) -> str:
-    """Gain by epoch of single models under the prompts of one source, mean over seeds; a line a model."""
+    """Gain by update of single models under the prompts of one source, mean over seeds; a line a model."""
     figure, axes = new_axes(*PANEL)
     titles = {}
     for (place, mllm), points in curves:
-        _line(axes, place, mllm, [p.epoch for p in points], 100 * np.array([p.gain for p in points]))
-        titles[f"m-{mllm}"] = [f"{mllm}, epoch {p.epoch}: {change(p.gain)}, n {p.n}" for p in points]
+        _line(axes, place, mllm, [p.update for p in points], 100 * np.array([p.gain for p in points]))
+        titles[f"m-{mllm}"] = [f"{mllm}, update {p.update}: {change(p.gain)}, n {p.n}" for p in points]
     _curve_axes(axes, limits)
     return to_svg(figure, name=name, label=label, titles=titles)
 
@@ -101,7 +101,7 @@ def _marks(axes: Any, place: int, x: Sequence[float], y: Any, *, gid: str, size:
 def _curve_axes(axes: Any, limits: tuple[float, float]) -> None:
     axes.axhline(0, color=INK, linewidth=1, zorder=1)
     axes.set_ylim(*limits)
-    axes.set_xlabel("epoch")
+    axes.set_xlabel("update")
     axes.set_ylabel("gain in points")
     axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5))

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from datamodules.folder_scan import scan
 from experiments.cli import suggest
 from experiments.report.gain_curves import Point, drift_rows, gain_points
 from experiments.report.numbers import main_method
@@ -14,7 +15,7 @@ from experiments.report.settings import read_config
 from experiments.run.folder import CONFIG, read_status
 from experiments.statistics import analyse, write_statistics
 from experiments.sweep.folder import latest_plan
-from experiments.sweep.samples import TransferRecord, read_samples, run_records
+from experiments.sweep.samples import TransferRecord, read_samples, run_records, sample_files
 from lightning_modules.prompts import Prompt
 from lightning_modules.records import read_rows
 
@@ -122,7 +123,7 @@ def read_statistics(folder: Path) -> dict[str, Any]:
     Raises:
         FileNotFoundError: no samples yet. ValueError: damaged, or of another version.
     """
-    path, samples = folder / "statistics.json", sorted((folder / "samples").glob("*.parquet"))
+    path, samples = folder / "statistics.json", sample_files(folder / "samples")
     if not samples and not path.is_file():
         raise FileNotFoundError(
             f"Nothing has finished in '{folder}' yet: expected samples/*.parquet. Continue the sweep with "
@@ -176,6 +177,11 @@ def _name(folder: Path) -> str:
 
 
 # ---- run folders ---------------------------------------------------------------------------------------------------
+def _cell_folders(folder: Path) -> list[Path]:
+    cells = folder / "cells"
+    return [path for path in scan(cells, "*-????????") if path.is_dir()] if cells.is_dir() else []
+
+
 def run_folders(folder: Path) -> dict[str, Path]:
     """Label -> run folder below OUT/cells: of several with one label, one that a plan names, then the latest finished.
 
@@ -184,7 +190,7 @@ def run_folders(folder: Path) -> dict[str, Path]:
     cells = latest_plan(folder).get("cells", [])
     planned = {f"{cell.get('label')}-{str(cell.get('id'))[:8]}" for cell in cells}
     best: dict[str, tuple[tuple, Path]] = {}
-    for path in sorted((folder / "cells").glob("*-????????")):
+    for path in _cell_folders(folder):
         status = read_status(path)
         rank = (status.get("state") == "finished", path.name in planned, status.get("updated", 0.0))
         label = path.name[:-9]

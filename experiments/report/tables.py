@@ -57,10 +57,12 @@ def differences(statistics: Mapping) -> TextTable:
         ]
         for e in sorted(entries, key=lambda e: (not e.get("primary"), e["data"], e["over"] != "targets"))
     ]
-    first = "the primary contrast, named beforehand, is tested first and the others after it with"
+    first = ": the primary contrast, named beforehand, is tested first, the others after it" * (
+        any(e.get("primary") for e in entries)
+    )
     caption = (
-        f"Paired difference of prompted scores in points; {interval_kind(entries)}; p as it is and adjusted: "
-        f"{first if any(e.get('primary') for e in entries) else 'by'} Holm's correction; n: test images."
+        f"Paired difference of prompted scores in points; {interval_kind(entries)}; p raw and adjusted by Holm's "
+        f"correction{first}; n: test images."
     )
     return TextTable(caption, ["methods", "difference", "p", "p (adjusted)", "over", "data set", "from"], rows)
 

@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from datamodules.rows import check_candidates
 from lightning_modules.apply_prompt import fit_picture, load_picture
 from lightning_modules.artefact import read_manifest
 from lightning_modules.prompts import Prompt
@@ -24,10 +25,12 @@ def show_answers(options: Any) -> None:
     """
     prompt, manifest = Prompt.load(options.prompt, reading=options.reading), read_manifest(options.prompt)
     names, frames = build_inputs(prompt, load_picture(options.image), fit=options.fit)
+    candidates = [text.strip() for text in options.candidates]
+    if candidates:
+        check_candidates(candidates, "candidates=")
     device = find_device(options.device)
     with Console(stderr=True).status(f"Loading {options.mllm}"):
         mllm = load_mllm(options.mllm, weights=options.weights, dtype=options.dtype).to(device)
-    candidates = [text.strip() for text in options.candidates if text.strip()]
     print(f"{options.mllm}: {options.question}")
     if options.reading == "png" and manifest.get("png_clamped_fraction", 0) > 0:
         share = manifest["png_clamped_fraction"]

@@ -9,9 +9,9 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple, cast
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from experiments.recipes import load_experiment
+from experiments.recipes import load_experiment, read_yaml
 from experiments.run.folder import CONFIG, STATUS, plain_config, read_status
 
 
@@ -54,7 +54,7 @@ def _remove_empty(folder: Path) -> None:
 
 
 def _check_same(config: DictConfig, folder: Path) -> None:
-    made, wanted = plain_config(cast(DictConfig, OmegaConf.load(folder / CONFIG))), plain_config(config)
+    made, wanted = plain_config(cast(DictConfig, read_yaml(folder / CONFIG))), plain_config(config)
     different = [key for key in wanted if key not in ("out", "log", "resume") and wanted[key] != made.get(key)]
     if different:
         raise ValueError(

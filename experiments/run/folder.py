@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
+from datamodules.folder_scan import scan
 from lightning_modules.atomic import replace_file
 from lightning_modules.records import read_rows
 
@@ -71,7 +72,7 @@ def create_run_folder(config: DictConfig) -> RunFolder:
         return RunFolder(Path(os.environ[FOLDER_OF_RANK_ZERO]), lock=-1)
     if config.out is not None:
         path = Path(config.out)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if path.exists() and (not path.is_dir() or scan(path)):
             raise FileExistsError(
                 f"'{path}' already holds files. A run needs a folder of its own: choose another out=DIR, or continue "
                 f"that run with resume={path}."

@@ -75,7 +75,9 @@ def write_summary(config: DictConfig, folder: RunFolder, callback: Any, prompt: 
         f"{config.exp}: method {config.method.name}, seed {config.seed}, bounds {config.prompt.bounds}, test {metric} "
         "in %, gains in points with 95 % paired intervals"
     )
-    table = show_records(title, metric, records, roles, offset_records(callback))
+    headline = headline_text(metric, records, roles)
+    print(headline)
+    table = f"{headline}\n\n" + show_records(title, metric, records, roles, offset_records(callback))
     table += "\n" + left_out_text(callback.scorer.datamodule, ("train", "val", "test"))
     comparison = comparison_text(config)
     print(comparison)
@@ -86,6 +88,21 @@ def write_summary(config: DictConfig, folder: RunFolder, callback: Any, prompt: 
         name: {given: estimate(metric, scores)._asdict() for given, scores in of_input.items()}
         for name, of_input in records.items()
     } | {"metric": metric, "split": "test"}
+
+
+def headline_text(metric: str, records: Mapping[str, Mapping[str, Scores]], roles: Mapping[str, str]) -> str:
+    """One line: the plain full-size picture against the framed one, on the source and on each model it never saw."""
+    parts: dict[bool, list[str]] = {True: [], False: []}
+    for name, of_input in records.items():
+        if "full" not in of_input:
+            continue
+        plain, framed = (points(estimate(metric, of_input[given]).value) for given in ("full", "prompt"))
+        gain = gain_text(paired_gain(metric, of_input["prompt"], of_input["full"]))
+        parts[roles[name] == "source"].append(f"{name} {plain} -> {framed} ({gain})")
+    learned, unseen = ("; ".join(parts[own]) for own in (True, False))
+    heading = f"{metric} in %, plain full-size picture -> with the prompt (change, 95 %)"
+    others = f" | on models that never saw it: {unseen}" if unseen else ""
+    return f"{heading}: on {learned}, where it was learned{others}"
 
 
 def offset_records(callback: Any) -> dict[str, Scores]:
@@ -179,7 +196,7 @@ def comparison_text(config: DictConfig) -> str:
     gains = {
         (e["method"], e["over"], e["control"]): Estimate(e["value"], e["low"], e["high"], e["interval"], e["n"])
         for e in found["methods"]
-        if e["data"] == ""
+        if e["data"] == (config.data.name if len(found["metrics"]) > 1 else "")
     }
     sides = [(over, control) for over in ("source", "targets") for control in ("full", "black", "replicate")]
     rows = [[m, *(gain_text(gains[m, *side]) for side in sides)] for m in METHODS if (m, *sides[0]) in gains]

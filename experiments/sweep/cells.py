@@ -1,25 +1,39 @@
-"""The cells of a sweep, one trained prompt each, and the version of the code that computes them."""
+"""The cells of a sweep, one trained prompt each, and what computes them."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
-from functools import cache
 from itertools import product
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
 
 from experiments.recipes import as_yaml, load_experiment
+from lightning_modules.code_version import SOURCES, code_version, library_versions
 
-ROOT = Path(__file__).resolve().parents[2]
-SOURCES, TEXTS = ("model_zoo", "datamodules", "lightning_modules"), (".py", ".json", ".yaml")
-# What lies there and cannot change a score: getting data, listing and checking files, planning memory.
-NO_SOURCES = (
-    *("datamodules/prepare/", "datamodules/__main__.py"),
-    *("model_zoo/__main__.py", "model_zoo/listing.py", "model_zoo/check.py", "model_zoo/memory/"),
+# Beside the three packages: what turns a configuration into a run, and a run into the rows of a cell.
+RUN_SOURCES = (
+    *("experiments/run", "experiments/schema.py", "experiments/recipes.py"),
+    *("experiments/sweep/collect.py", "experiments/sweep/samples.py"),
 )
+
+
+def made_with() -> dict[str, Any]:
+    """The code and the libraries that compute the cells of this host; two hosts that differ never share a cell."""
+    return {"code": code_version((*SOURCES, *RUN_SOURCES)), "libraries": library_versions()}
+
+
+def require_same(planned: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Raises: ValueError naming how this host differs from the one that made the plan."""
+    pairs = {"sources": (planned.get("code"), here["code"])}
+    libraries = planned.get("libraries", {})
+    pairs |= {name: (libraries.get(name), version) for name, version in here["libraries"].items()}
+    others = [f"{name} {mine} (planned with {theirs})" for name, (theirs, mine) in pairs.items() if mine != theirs]
+    if others:
+        raise ValueError(
+            f"This host computes with {', '.join(others)}. Expected what the sweep was planned with: bring both to the "
+            "same versions, then start the sweep again: other code or libraries make new cells."
+        )
 
 
 class SweepCell(NamedTuple):
@@ -51,10 +65,14 @@ class SweepCell(NamedTuple):
 def build_cells(sweep: DictConfig) -> list[SweepCell]:
     """Every (source, data, method, seed) of a recipe, in that order, without ids; nothing is read or loaded.
 
-    The source comes first, because a worker goes through the cells in this order and keeps the source it has loaded.
+    Of `none`, which learns nothing, one a data set: it is the same from every source and seed, and its cell (of the
+    first of both) scores every model. The source comes first, because a worker goes through the cells in this order and
+    keeps the source it has loaded.
     """
     cells = []
     for source, data, method, seed in product(sweep.sources, sweep.data, sweep.methods, sweep.seeds):
+        if (method.base or method.name) == "none" and (source, seed) != (sweep.sources[0], sweep.seeds[0]):
+            continue
         label = f"{source}-{data.name}-{method.name}-s{seed}"
         words = cell_words(sweep, source, data, method, seed)
         cells.append(SweepCell(label, source, data.name, method.name, seed, tuple(words)))
@@ -94,23 +112,3 @@ def resolved(cell: SweepCell) -> DictConfig:
         return load_experiment(cell.words)
     except ValueError as error:
         raise ValueError(f"Cell {cell.label}: {error}") from None
-
-
-@cache
-def code_version() -> str:
-    """sha256 over the sources of the three packages that decide a result; a commit that touches none changes nothing.
-
-    Text files (.py, .json, .yaml) by path below the repository, but for `NO_SOURCES`; shipped weights count by their
-    own fingerprints.
-    """
-    digest = hashlib.sha256()
-    files = [path for name in SOURCES for path in (ROOT / name).rglob("*") if path.suffix in TEXTS and path.is_file()]
-    for path in sorted(files):
-        name = path.relative_to(ROOT).as_posix()
-        if name.startswith(NO_SOURCES):
-            continue
-        # The name counts beside the content: modules are found by name, so a renamed file is another program. A zero
-        # byte, which no name holds, and a digest of fixed length keep one file's end apart from the next one's start.
-        digest.update(f"{name}\0".encode())
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()[:16]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from lightning_modules.vocabulary import CONTROLS
 
 COLUMNS = ("source", "target", "data", "method", "seed", "control", "metric", "n", "value", "status")
 SAMPLES = "samples.parquet"
+SAMPLES_WRITTEN = "samples.json"  # beside samples/: the names in it that we wrote
 
 
 def keep_samples(run: Path, cell: SweepCell) -> None:
@@ -40,18 +43,52 @@ def collect(folder: SweepFolder, cells: Sequence[SweepCell]) -> dict[str, str]:
 
 
 def _link_samples(folder: SweepFolder, finished: Sequence[SweepCell]) -> None:
-    """samples/ holds the finished cells of this plan and nothing else; files are shared with the run folders."""
+    """samples/ holds the finished cells of this plan; files are shared with the run folders.
+
+    Of what is there only files are replaced or removed that an earlier collection wrote, as `SAMPLES_WRITTEN` lists
+    them: whatever else a user keeps there stays. Raises: FileExistsError where such a thing has the name of a cell.
+    """
     folder.samples.mkdir(exist_ok=True)
     wanted = {f"{cell.label}.parquet": folder.cells / cell.folder / SAMPLES for cell in finished}
-    for path in folder.samples.iterdir():
-        if path.name not in wanted or not path.samefile(wanted[path.name]):
-            path.unlink()
+    ours = _written(folder)
+    strange = [name for name in wanted if name not in ours and _is_foreign(folder.samples / name, wanted[name])]
+    if strange:
+        raise FileExistsError(
+            f"'{folder.samples / strange[0]}' was not written by this sweep, which needs that name. Expected no such "
+            "file: move it away, then make the report again."
+        )
+    _note_written(folder, ours | set(wanted))  # first: a killed collection must know its own files again
+    for name in sorted(ours - set(wanted)):
+        (folder.samples / name).unlink(missing_ok=True)
     for name, path in wanted.items():
-        if not (folder.samples / name).exists():
-            try:
-                os.link(path, folder.samples / name)
-            except OSError:  # a file system without links
-                replace_file(folder.samples / name, path.read_bytes())
+        target = folder.samples / name
+        if target.exists() and target.samefile(path):
+            continue
+        target.unlink(missing_ok=True)
+        try:
+            os.link(path, target)
+        except OSError:  # a file system without links
+            replace_file(target, path.read_bytes())
+    _note_written(folder, set(wanted))
+
+
+def _is_foreign(target: Path, path: Path) -> bool:
+    """Something of that name which no collection left: of the same bytes it is ours, from before there was a list."""
+    if not target.exists():
+        return False
+    return not target.is_file() or target.read_bytes() != path.read_bytes()
+
+
+def _written(folder: SweepFolder) -> set[str]:
+    """The names in samples/ that earlier collections wrote and that are still files."""
+    names = set()
+    with suppress(OSError, ValueError):
+        names = set(json.loads((folder.path / SAMPLES_WRITTEN).read_text("utf-8")))
+    return {name for name in names if Path(name).name == name and (folder.samples / name).is_file()}
+
+
+def _note_written(folder: SweepFolder, names: set[str]) -> None:
+    replace_file(folder.path / SAMPLES_WRITTEN, (json.dumps(sorted(names), indent=0) + "\n").encode())
 
 
 def matrix_rows(folder: SweepFolder, cell: SweepCell, status: str) -> Iterator[tuple]:

@@ -16,8 +16,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from datamodules.folder_scan import scan
 from datamodules.prepare.disk import write_bytes
-from experiments.sweep.cells import SweepCell, code_version
+from experiments.sweep.cells import SweepCell, made_with
 from lightning_modules.atomic import replace_file
 
 FORMAT = 1
@@ -65,8 +66,7 @@ class SweepFolder:
                 f"No sweep in '{self.path}': expected {MARKER} there, as `python -m experiments.transfer_sweep out="
                 f"{self.path}` writes it."
             )
-        strangers = sorted(p.name for p in self.path.iterdir()) if self.path.is_dir() else []
-        strangers = [stranger for stranger in strangers if not stranger.startswith(f".{MARKER}")]
+        strangers = [path.name for path in scan(self.path)] if self.path.is_dir() else []
         if self.path.is_file() or strangers:
             raise FileExistsError(
                 f"'{self.path}' holds files that are no sweep ({', '.join(strangers[:3]) or 'a file'}). A sweep needs "
@@ -101,7 +101,7 @@ class SweepFolder:
     # ---- plans -----------------------------------------------------------------------------------------------------
     def write_plan(self, cells: Sequence[SweepCell], recipe: dict[str, Any]) -> str:
         """Keep the identified cells of a recipe; its digest names the plan to workers on any host."""
-        plan = {"sweep": recipe["sweep"], "label": recipe["label"], "code": code_version(), "recipe": recipe}
+        plan = {"sweep": recipe["sweep"], "label": recipe["label"], "recipe": recipe, **made_with()}
         plan["cells"] = [cell._asdict() for cell in cells]
         text = json.dumps(plan, indent=1, sort_keys=True) + "\n"
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -148,7 +148,7 @@ class SweepFolder:
     def states(self) -> States:
         """Of every cell the row of the latest attempt, finished before failed. Torn lines are skipped."""
         known = States()
-        for path in sorted(self.ledger.glob("*.jsonl")):
+        for path in scan(self.ledger, "*.jsonl"):
             for line in path.read_bytes().splitlines():
                 try:
                     row = json.loads(line)

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from experiments.run.build import RunParts, build_datamodule, used_splits
 from experiments.run.folder import plain_config
 from experiments.run.preflight import missing_things
-from experiments.sweep.cells import SweepCell, code_version, resolved
+from experiments.sweep.cells import SweepCell, made_with, resolved
 from model_zoo.registry import clip_fingerprint
 
 # Words that change where and how fast a cell is computed, never what comes out. Weights and data are in by fingerprint.
@@ -40,10 +40,9 @@ def identified(cells: Sequence[SweepCell]) -> tuple[list[SweepCell], list[str]]:
 
 
 def cell_id(config: DictConfig, known: Fingerprints) -> str:
-    """First 16 hex digits of sha256 over the resolved configuration, the code, the weights and the data."""
-    identity = {
+    """First 16 hex digits of sha256 over the configuration, the code, the libraries, the weights and the data."""
+    identity = made_with() | {
         "config": settled(config),
-        "code": code_version(),
         "weights": known.weights(config),
         "data": known.data(config),
     }

@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from datamodules.folder_scan import scan
 from lightning_modules.atomic import replace_file
 
 REFRESH, EXPIRES = 2.0, 60.0
@@ -192,5 +193,5 @@ def read_lease(path: Path) -> dict[str, Any] | None:
 
 def read_leases(folder: Path) -> dict[str, dict[str, Any]]:
     """cell id -> lease, of all that are written down (their holders may be gone)."""
-    found = {path.stem: read_lease(path) for path in folder.glob("*.json")}
+    found = {path.stem: read_lease(path) for path in scan(folder, "*.json")}
     return {key: lease for key, lease in found.items() if lease is not None}

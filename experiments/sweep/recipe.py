@@ -11,7 +11,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.cli import suggest, unknown
-from experiments.recipes import first_lines
+from experiments.recipes import first_lines, read_yaml
 from model_zoo.registry import get_entry
 
 FOLDER = Path(__file__).resolve().parents[1] / "sweeps"
@@ -80,7 +80,7 @@ def load_sweep(name: str, overrides: Sequence[tuple[str, str]] = ()) -> DictConf
     if not path.is_file():
         raise unknown("sweep", name, list(list_sweeps()))
     try:
-        sweep = cast("DictConfig", OmegaConf.merge(OmegaConf.structured(Sweep), OmegaConf.load(path)))
+        sweep = cast("DictConfig", OmegaConf.merge(OmegaConf.structured(Sweep), read_yaml(path)))
     except OmegaConfBaseException as error:
         raise ValueError(f"experiments/sweeps/{path.name}: {str(error).splitlines()[0]}") from None
     _check_primary(sweep)

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from datamodules.folder_scan import scan
 from experiments.run.folder import RESULTS, run_roles, run_scores
 from lightning_modules.atomic import replace_file
 from lightning_modules.metrics import Scores
@@ -126,7 +127,21 @@ def read_samples(path: Path) -> list[TransferRecord]:
     ]
 
 
+def sample_files(folder: Path) -> list[Path]:
+    """The files of samples in a folder: of *.parquet those we wrote by their metadata; tool files are passed over."""
+    files = [path for path in scan(folder, "*.parquet") if path.is_file()] if folder.is_dir() else []
+    return [path for path in files if _is_ours(path)]
+
+
+def _is_ours(path: Path) -> bool:
+    """A damaged file counts as ours: reading it says what is wrong."""
+    try:
+        return b"cell" in (pq.read_schema(path).metadata or {})
+    except (pa.ArrowException, OSError):
+        return True
+
+
 def all_records(folder: Path) -> Iterator[TransferRecord]:
-    """Every record below OUT/samples, file by file in the order of their names."""
-    for path in sorted(folder.glob("*.parquet")):
+    """Every record below OUT/samples, file by file in the order of their names, but those of other makes."""
+    for path in sample_files(folder):
         yield from read_samples(path)

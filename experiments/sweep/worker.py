@@ -17,7 +17,7 @@ from pathlib import Path
 
 from datamodules.prepare.disk import is_full
 from experiments.run.shared_source import keep_sources, kept_source
-from experiments.sweep.cells import SweepCell, code_version
+from experiments.sweep.cells import SweepCell, made_with, require_same
 from experiments.sweep.folder import SweepFolder
 from experiments.sweep.leases import Leases
 
@@ -34,18 +34,14 @@ def work(out: Path, plan: str, name: str, *, stop: Callable[[], bool] = lambda: 
         stop: asked between cells.
 
     Raises:
-        ValueError: this host's sources are not those the plan was made with.
+        ValueError: this host's sources or libraries are not those the plan was made with.
         OSError: the disk is full.
     """
     import torch  # after the program has said what a signal does to it
 
     folder = SweepFolder(out)
     cells, made = folder.read_plan(plan)
-    if made["code"] != code_version():
-        raise ValueError(
-            f"This host's sources (code {code_version()}) are not those the sweep was planned with ({made['code']}). "
-            "Bring both to the same version, then start the sweep again: changed code makes new cells."
-        )
+    require_same(made, made_with())
     torch.set_num_threads(1)  # sums in one order whatever the machine; GPUs are not concerned
     leases, done, source = Leases(folder.leases, name), 0, kept_source()
     while not stop() and not (limit and done >= limit):

@@ -12,6 +12,7 @@ import numpy as np
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 
+from datamodules.folder_scan import scan
 from experiments.tracking.logger import WandbRun, wandb_runs
 from experiments.tracking.session import quiet_wandb
 from lightning_modules.artefact import read_manifest
@@ -151,7 +152,7 @@ def log_prompt(run: Any, folder: Path, config: Mapping[str, Any]) -> None:
     lineage = {key: manifest[key] for key in LINEAGE if key in manifest}
     made = lineage | {"config": dict(config), "run": run.id}
     artifact = wandb.Artifact(prompt_name(run.id), type="prompt", metadata=made)
-    for path in sorted(folder.iterdir()):
+    for path in scan(folder):
         artifact.add_file(str(path), name=path.name, policy="immutable")
     if not run.offline:
         for name, fingerprint in zip(manifest["source"], manifest["source_fingerprints"], strict=True):

@@ -10,6 +10,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from datamodules.folder_scan import glob_data
 from experiments.tracking.heat_map import heat_maps
 from experiments.tracking.logger import WandbRun, closing
 from experiments.tracking.run import prompt_name
@@ -44,7 +45,7 @@ def log_sweep(out: Path, *, project: str, mode: str) -> None:
 
 def sweep_group(out: Path) -> str:
     """The group its cells' runs were logged under; the sweep's own name where they have none."""
-    for path in sorted((out / "cells").glob("*/config.yaml")):
+    for path in glob_data(out / "cells", "*/config.yaml"):
         group = OmegaConf.select(OmegaConf.load(path), "log.group")
         if group:
             return str(group)
@@ -137,7 +138,7 @@ def _consume_prompts(run: Any, out: Path) -> None:
     """Declare the cells' prompts as inputs; only a server knows artifacts by name."""
     if run.offline:
         return
-    for path in sorted((out / "cells").glob("*/wandb/run_id")):
+    for path in glob_data(out / "cells", "*/wandb/run_id"):
         try:
             run.use_artifact(f"{prompt_name(path.read_text().strip())}:latest")
         except Exception as error:  # a cell logged offline whose upload is still to come

@@ -34,7 +34,7 @@ def check_target(target: Path) -> None:
         what = "is read-only for this user" if place.is_dir() else "is no folder"
         raise OSError(
             errno.EACCES,
-            f"Cannot write '{target}': '{place}' {what}. Nothing was read yet. Choose another one with to=DIR, or make "
+            f"Cannot write '{target}': '{place}' {what}. Nothing was read yet. Choose another to=DIR, or make "
             "this one writable",
         )
 

@@ -113,6 +113,18 @@ FAULTS = {
     "another interval than Wilson's": Fault(
         "lightning_modules/intervals.py", 'method="wilson"', 'method="normal"', ("lightning_modules_metrics",)
     ),
+    "questions about one picture taken for independent": Fault(
+        "lightning_modules/metrics.py",
+        "return numbers if len(names) < len(units) else None",
+        "return None",
+        ("lightning_modules_metrics",),
+    ),
+    "degrees of freedom as if all sources' seeds varied alike": Fault(
+        "experiments/statistics/two_way.py",
+        "return float(df * parts.sum() ** 2 / squares) if squares > 0 else float(df * len(parts))",
+        "return float(df * len(parts))",
+        ("experiments_statistics",),
+    ),
     "normalised with another model's numbers": Fault(
         "model_zoo/base.py", "0.26862954", "0.229", ("golden", "model_zoo_preprocess")
     ),

@@ -1,4 +1,4 @@
-"""Charts of runs: gain by epoch, and feature drift against gain."""
+"""Charts of runs: gain by update, and feature drift against gain."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Curves = list[tuple[Key, list[Average]]]
 
 
 def curves_section(material: Material) -> dict[str, Any] | None:
-    """Mean target gain by epoch for every control, then every source alone over the black border."""
+    """Mean target gain by update for every control, then every source alone over the black border."""
     runs = [run for _, run in sorted(material.runs.items()) if run.points]
     learned = _learned(material)
     if not runs or not learned:
@@ -31,8 +31,8 @@ def curves_section(material: Material) -> dict[str, Any] | None:
         found = {control: _averages(of_data, learned, control) for control in material.statistics["controls"]}
         panels += _mean_panels(f"c{number}", data, found)
         rows += [_curve_row(data, control, *curve) for control, curves in found.items() for curve in curves]
-    caption = "Mean target gain on validation images in points by epoch (0 is the first), mean over seeds."
-    header = ["data set, control, method", "by epoch", "lowest and highest seed at the end", "from"]
+    caption = "Mean target gain on validation images in points by update, mean over seeds."
+    header = ["data set, control, method", "by update", "lowest and highest seed at the end", "from"]
     models = places(sorted({point.mllm for run in runs for point in run.points}))
     return {
         "learned": learned,
@@ -62,7 +62,7 @@ def _mean_panels(name: str, data: str, found: Mapping[str, Curves]) -> Iterator[
     for control, curves in found.items():
         if curves:
             over = f"over the {CONTROL_NAMES[control]}"
-            label = f"{data}: mean target gain {over} by epoch, a line a method"
+            label = f"{data}: mean target gain {over} by update, a line a method"
             yield Panel(charts.mean_curves(f"{name}-{control}", label, curves, limits), f"{data}, {over}")
 
 
@@ -100,7 +100,7 @@ def _source_panels(name: str, runs: Sequence[Run], models: Sequence[Key], learne
     limits = charts.common_limits([p.gain for curves in found.values() for _, points in curves for p in points])
     for method, curves in found.items():
         if curves:
-            label = f"{method} learned on {short(source)}, {data}: gain over the black border by epoch"
+            label = f"{method} learned on {short(source)}, {data}: gain over the black border by update"
             seeds = len({run.cell.seed for run in runs if run.cell.method == method})
             n = max(point.n for _, points in curves for point in points)
             chart = charts.run_curves(f"{name}-{method}", label, curves, limits)

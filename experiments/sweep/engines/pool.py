@@ -10,11 +10,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from experiments.sweep.cells import ROOT
 from experiments.sweep.engines import SweepStopped
 from experiments.sweep.folder import SweepFolder
 from experiments.sweep.leases import drop_leases, is_held_by, read_leases
 from experiments.sweep.worker import FULL_DISK, OTHER_CODE
+from lightning_modules.code_version import ROOT
 
 LOOK = 0.3  # seconds between looks at the workers
 PATIENCE = 120  # seconds that workers have to stop after Ctrl-C

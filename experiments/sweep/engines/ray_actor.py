@@ -14,10 +14,10 @@ from typing import Any
 
 import ray
 
-from experiments.sweep.cells import ROOT
 from experiments.sweep.folder import SweepFolder
 from experiments.sweep.leases import this_process
 from experiments.sweep.worker import work
+from lightning_modules.code_version import ROOT
 
 SEEN = 10.0  # seconds that a shared folder may take to show a new file
 
