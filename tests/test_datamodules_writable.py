@@ -17,7 +17,7 @@ from datamodules import load_datamodule
 from datamodules.__main__ import main as prepare_main
 from datamodules.prepare.catalogue import PUBLISHED
 from datamodules.writable import note_unwritable_caches, require_writable, write_problem
-from experiments import apply, evaluate, import_prompt, train, transfer_sweep, tune
+from experiments import apply, evaluate, headroom, import_prompt, train, transfer_sweep, tune
 from experiments.report import __main__ as report
 from lightning_modules.controls import Control, ControlStore
 from lightning_modules.feature_cache import FeatureCache
