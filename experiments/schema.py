@@ -150,7 +150,7 @@ class Train:
     """validate and export the average of the prompts of about the last so many updates: a plain mean of the first N,
     then one part in N of each new one (0: the prompt itself)"""
     keep_prompts: list[int] = field(default_factory=list)
-    """updates after which the prompt is kept in RUN/prompts, as <update>.npy"""
+    """updates after which the prompt is kept in RUN/prompts as <update>.npy, and then the last one too (empty: none)"""
     precision: str = "32-true"
     """of the update alone, in Lightning's words. bf16-mixed saves arithmetic but no memory (it casts frozen float32
     weights in every forward and keeps the copies): prefer source.dtype=bfloat16, which has both"""

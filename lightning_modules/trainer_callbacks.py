@@ -104,13 +104,17 @@ class ValidateLast(L.Callback):
 
 
 class KeepPrompts(L.Callback):
-    """Keeps the prompt that is learned (not its average) after some updates, numbered from 1, as `<update>.npy`."""
+    """Keeps the prompt that is learned (not its average) as `<update>.npy`: after some updates, and after the last."""
 
     def __init__(self, folder: Path, updates: Sequence[int]) -> None:
         self.folder, self.updates = folder, set(updates)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        if trainer.global_step in self.updates and trainer.is_global_zero:
+        if trainer.global_step in self.updates:
+            self.on_train_end(trainer, pl_module)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
             buffer, delta = io.BytesIO(), cast(Any, pl_module).prompt.delta.detach().to("cpu", torch.float32)
             np.save(buffer, delta.numpy())
             self.folder.mkdir(parents=True, exist_ok=True)
