@@ -65,7 +65,7 @@ def main(argv: Sequence[str]) -> int:
     out = options.out or Path("runs/chaos") / config.exp / run_id(config)
     require_writable(out, "the folder of the two runs", "out=DIR", inside=True)
     note_unwritable_caches(("controls", "images"))
-    folders = {}
+    folders: dict[str, Path] = {}
     for cell in cells:
         with cpu_kernels("default" if cell.name == "cpu" else None):  # inherited by the process that makes the run
             folders |= ensure_all([cell], out)
