@@ -190,7 +190,8 @@ def describe(found: Mapping[str, Any]) -> str:
         "split": "the batch whole against in two halves",
     }[found["rounding"]]
     header = ["model", "rows", "metric"]
-    header += [f"{what}: {which}" for what in ("last", "exported") for which in ("first", "second", "difference")]
+    runs = ("plain", found["rounding"], "difference")
+    header += [f"{what} prompt: {which}" for what in ("last", "exported") for which in runs]
     rows = []
     for name, model in found["models"].items():
         cells = [text for key in ("last", "exported") for text in ("{:.1f} {:.1f} {:+.1f}".format(*model[key])).split()]

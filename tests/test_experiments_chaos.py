@@ -53,7 +53,8 @@ def test_scores_are_compared_after_the_last_update_and_as_exported_and_prompts_w
     assert found["apart"] == {"1": 0.0, "4": 0.5} and found["cpu_kernels"] == ["AVX2", "DEFAULT"]
     assert found["worst"] == pytest.approx(12.0) and found["chaotic"]
     text = chaos.describe(found | {"rounding": "cpu"})
-    assert "AVX2 against DEFAULT" in text and "| t (heldout) | 50 | top1 | 30.0 | 42.0 | +12.0 |" in text
+    assert "AVX2 against DEFAULT" in text and "last prompt: plain | last prompt: cpu | last prompt: difference" in text
+    assert "| t (heldout) | 50 | top1 | 30.0 | 42.0 | +12.0 |" in text
     assert "Warning: rounding alone moved a score by 12.0 points" in text and "| 4 | 5.0e-01 |" in text
 
 
