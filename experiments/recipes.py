@@ -14,7 +14,8 @@ from omegaconf.errors import OmegaConfBaseException
 from datamodules.folder_scan import scan
 from datamodules.text_files import read_text
 from experiments.cli import list_options, unknown
-from experiments.schema import GROUPS, OFFICIAL, PRESETS, Experiment
+from experiments.schema import ADAM, GROUPS, OFFICIAL, PRESETS, Experiment
+from lightning_modules.vocabulary import check_init
 
 FOLDER = Path(__file__).parent / "recipes"
 # Kept when `method=evp` is said of a tvp recipe (or the reverse): the same loop with parts switched.
@@ -143,7 +144,8 @@ def resolve(config: DictConfig) -> DictConfig:
         group, leaf = key.split(".")
         if OmegaConf.is_missing(config[group], leaf):
             raise ValueError(f"The recipe has no {key}. Add `{key}: ...` or give {key}=NAME.")
-    for key, value in PRESETS[config.method.name].items():
+    preset = PRESETS[config.method.name] | (ADAM if config.method.optimizer == "adam" else {})
+    for key, value in preset.items():
         group = config.prompt if key == "init" else config.method
         if group[key] is None:
             group[key] = value
@@ -172,6 +174,7 @@ def _check_method(config: DictConfig) -> None:
             f"Method '{method.name}' has no FCA or TSE loss, got fca={method.fca}, tse={method.tse}. "
             "Use method=tvp with these weights, or leave them out."
         )
+    _check_update(config)
     for key in ("epochs", "batch_size", "eval_batch_size", "accumulate", "devices", "checkpoint_every", "val_every"):
         if config.train[key] < 1:
             raise ValueError(f"Expected train.{key} >= 1, got {config.train[key]}.")
@@ -179,6 +182,34 @@ def _check_method(config: DictConfig) -> None:
         raise ValueError(f"Expected train.val_every_steps >= 0 or null, got {config.train.val_every_steps}.")
     if not config.train.feature_cache_gib > 0:
         raise ValueError(f"Expected train.feature_cache_gib > 0, got {config.train.feature_cache_gib}.")
+    if config.train.average_last < 0:
+        raise ValueError(f"Expected train.average_last >= 0 (0: off), got {config.train.average_last}.")
+    if any(step < 1 for step in config.train.keep_prompts):
+        raise ValueError(f"Expected updates >= 1 in train.keep_prompts, got {list(config.train.keep_prompts)}.")
+
+
+def _check_update(config: DictConfig) -> None:
+    """The start, and what an optimizer or a schedule would leave unread or could not mean."""
+    method, prompt = config.method, config.prompt
+    check_init(prompt.init, "overlay" if method.name == "vp" else "pad")
+    if prompt.init_images < 1:
+        raise ValueError(f"Expected prompt.init_images >= 1, got {prompt.init_images}.")
+    if method.optimizer == "adam" and method.momentum:
+        raise ValueError(
+            f"method.optimizer=adam averages gradients itself, got method.momentum={method.momentum}. "
+            "Set method.momentum=0, or use normalized or sgd."
+        )
+    if method.optimizer == "adam" and method.lr > 1:
+        raise ValueError(
+            f"method.optimizer=adam moves every pixel by about method.lr an update, got method.lr={method.lr:g} where "
+            "pixels are in [0, 1]: that is the scale of the normalised step. Expected at most 1, for example "
+            "method.lr=0.01."
+        )
+    if method.schedule == "cosine_epoch" and method.warmup_steps:
+        raise ValueError(
+            f"method.schedule=cosine_epoch changes lr once an epoch and has no warm-up, got method.warmup_steps="
+            f"{method.warmup_steps}. Use method.schedule=cosine_step or constant, or method.warmup_steps=0."
+        )
 
 
 def _resolve_geometry(config: DictConfig) -> None:

@@ -94,10 +94,13 @@ class Prompt:
     """width of the border in pixels"""
     bounds: Literal["image", "unbounded"] = "image"
     """keep prompted pixels in [0, 1], or let them leave it as the reference does"""
-    init: Literal["zero", "normal"] | None = None
-    """what the prompt starts from (null: the method's own)"""
+    init: Literal["zero", "grey", "replicate", "normal"] | None = None
+    """what the prompt starts from (null: the method's own): black, grey (0.5), replicate (the mean over train images of
+    their edge pixels repeated) or noise; an overlay (vp) from zero or normal only"""
     init_std: float = 0.27
     """standard deviation of init=normal, in pixel units"""
+    init_images: int = 256
+    """init=replicate: how many train images are averaged at most, drawn by seed"""
 
 
 @dataclass
@@ -113,13 +116,14 @@ class Method:
     fca_relative: bool = False
     """divide FCA's distances by the mean norm of the clean tokens"""
     lr: float | None = None
-    """learning rate; normalized: the length of a step in pixel units of [0, 1] images, before the schedule"""
+    """learning rate before the schedule, for [0, 1] images. normalized: the length of a step of the whole frame; adam:
+    about how far every pixel moves (at most 1; null: 0.01); sgd: a factor of the gradient itself"""
     momentum: float | None = None
-    """momentum of the update"""
+    """momentum of the update (not with adam, which averages gradients itself)"""
     optimizer: Literal["normalized", "sgd", "adam"] | None = None
-    """rule of the update; normalized divides the gradient by its norm"""
+    """rule of the update: normalized divides the gradient by its norm, adam each pixel's by its own recent size"""
     schedule: Literal["cosine_epoch", "cosine_step", "constant"] | None = None
-    """how lr falls: by half a cosine over the epochs, over the updates, or not at all"""
+    """how lr falls: by half a cosine over the epochs (one epoch: not at all), over the updates, or not at all"""
     warmup_steps: int = 0
     """updates in which lr rises to its value (not with cosine_epoch)"""
     sources: Literal["mean", "sum"] = "mean"
@@ -142,6 +146,11 @@ class Train:
     """most images scored at a time; halved for a model where memory runs out, with equal scores"""
     accumulate: int = 1
     """micro-batches an update"""
+    average_last: int = 0
+    """validate and export the average of the prompts of about the last so many updates: a plain mean of the first N,
+    then one part in N of each new one (0: the prompt itself)"""
+    keep_prompts: list[int] = field(default_factory=list)
+    """updates after which the prompt is kept in RUN/prompts as <update>.npy, and then the last one too (empty: none)"""
     precision: str = "32-true"
     """of the update alone, in Lightning's words. bf16-mixed saves arithmetic but no memory (it casts frozen float32
     weights in every forward and keeps the copies): prefer source.dtype=bfloat16, which has both"""
@@ -241,6 +250,9 @@ PRESETS: dict[str, dict[str, object]] = {
     "none": {"fca": 0.0, "tse": 0.0, "lr": 0.0, "momentum": 0.0, "optimizer": "normalized"}
     | {"schedule": "constant", "init": "zero"},
 }
+
+# Adam instead of a method's own rule: lr is per pixel, and there is no further momentum.
+ADAM: dict[str, object] = {"lr": 0.01, "momentum": 0.0}
 
 # What official=true sets (docs/method.md#deviations); each can be set alone.
 OFFICIAL = {"prompt.bounds": "unbounded", "data.val": "official", "data.official": "true", "source.official": "true"}

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lightning_modules.apply_prompt import apply_prompt
 from lightning_modules.artefact import load_artefact, save_artefact
 from lightning_modules.artefact_png import PromptTensors, border_mask, check_geometry
+from lightning_modules.vocabulary import INITS, check_init
 
 
 class Prompt(nn.Module, ABC):
@@ -63,17 +64,37 @@ class Prompt(nn.Module, ABC):
         if self.bounds == "image":
             self.delta.clamp_(self.lowest, 1.0)
 
-    def init_(self, how: str = "zero", *, std: float = 1.0, seed: int = 0) -> None:
-        """Start value of the border: `zero` (the paper) or `normal` (N(0, std)), then projected."""
+    def init_(self, how: str = "zero", *, std: float = 1.0, seed: int = 0, mean_image: Tensor | None = None) -> None:
+        """Start value of the border, then projected.
+
+        Args:
+            how: `zero` (the paper), `normal` (N(0, std)), `grey` (0.5) or `replicate` (`mean_image`'s edge pixels
+                repeated: as padding is linear, the mean of the replicate padding of the images it is the mean of).
+            std, seed: of `normal`.
+            mean_image: (3, image_size, image_size) in [0, 1], for `replicate`.
+
+        Raises:
+            ValueError: unknown `how`; `grey` or `replicate` for an overlay; `replicate` without a fitting mean image.
+        """
+        if how not in INITS:
+            raise ValueError(f"Unknown prompt init '{how}'. Available: {', '.join(INITS)}.")
+        check_init(how, self.kind)
         with torch.no_grad():
-            if how == "zero":
-                self.delta.zero_()
-            elif how == "normal":
+            if how == "normal":
                 noise = torch.randn(self.delta.shape, generator=torch.Generator().manual_seed(seed))
                 self.delta.copy_(noise * std)
+            elif how == "replicate":
+                self.delta.copy_(self._replicated(mean_image))
             else:
-                raise ValueError(f"Unknown prompt init '{how}'. Available: zero, normal.")
+                self.delta.fill_(0.5 if how == "grey" else 0.0)
         self.project_()
+
+    def _replicated(self, mean_image: Tensor | None) -> Tensor:
+        wanted = (3, self.image_size, self.image_size)
+        if mean_image is None or tuple(mean_image.shape) != wanted:
+            got = None if mean_image is None else tuple(mean_image.shape)
+            raise ValueError(f"A prompt that starts from replicate padding needs a mean image {wanted}, got {got}.")
+        return F.pad(mean_image[None].to(self.delta), [self.pad] * 4, mode="replicate")[0]
 
     def __call__(self, images: Any, **fit: Any) -> Any:
         """Frames for a batch tensor (B,3,S,S); for one PIL image, numpy array or (3,H,W) tensor, the same kind back.

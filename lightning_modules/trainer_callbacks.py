@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -100,6 +101,24 @@ class ValidateLast(L.Callback):
     def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
         if trainer.global_step + 1 >= self.total_steps:
             trainer.val_check_batch = 1
+
+
+class KeepPrompts(L.Callback):
+    """Keeps the prompt that is learned (not its average) as `<update>.npy`: after some updates, and after the last."""
+
+    def __init__(self, folder: Path, updates: Sequence[int]) -> None:
+        self.folder, self.updates = folder, set(updates)
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        if trainer.global_step in self.updates:
+            self.on_train_end(trainer, pl_module)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            buffer, delta = io.BytesIO(), cast(Any, pl_module).prompt.delta.detach().to("cpu", torch.float32)
+            np.save(buffer, delta.numpy())
+            self.folder.mkdir(parents=True, exist_ok=True)
+            replace_file(self.folder / f"{trainer.global_step}.npy", buffer.getvalue(), sync=False)
 
 
 def build_checkpoints(folder: Path, *, monitor: str, every: int, validate_every: int | None) -> list[ModelCheckpoint]:

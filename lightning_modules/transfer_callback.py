@@ -85,7 +85,7 @@ class TransferCallback(L.Callback):
     def score_split(self, module: Any, split: str, epoch: int, step: int) -> dict[str, float]:
         """Score source and targets, append rows, return the metrics to log."""
         self.scorer.device = module.device
-        prompts = {"prompt": module.prompt} | (self.test_prompts if split == "test" else {})
+        prompts = {"prompt": module.result} | (self.test_prompts if split == "test" else {})
         self.latest[split] = {}
         logged: dict[str, float] = {}
         own = (self.source, self.scorer.score(self.source, split, prompts, resident=module.sources[0]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -34,7 +35,7 @@ class TVPModule(L.LightningModule):
     batch (all ranks, all accumulated micro-batches), docs/method.md#losses.
 
     Args:
-        prompt: what is learned; the only thing with gradients and the only thing in a checkpoint.
+        prompt: what is learned; the only thing with gradients.
         load_sources: called once in `configure_model`, returns the frozen source MLLMs (several: an ensemble).
         load_clip: called once if tse != 0, returns a frozen `similarity(frames, captions)` scorer.
         clean_features: one `encode_clean` or `CachedFeatures` per source (default: all `encode_clean`).
@@ -43,6 +44,12 @@ class TVPModule(L.LightningModule):
         sources_reduction: `mean` or `sum` of the sources' task and FCA losses.
         accumulate: micro-batches a batch is cut into.
         total_epochs, total_steps: length of the schedules.
+        average_last: N > 0 also keeps `average`, the mean of the first N prompts, then an exponential one that takes
+            one part in N of each new prompt.
+
+    Attributes:
+        average: a frozen Prompt, or None; part of every checkpoint.
+        result: the prompt that is validated and exported: `average` where there is one, else `prompt`.
     """
 
     strict_loading = False
@@ -66,6 +73,7 @@ class TVPModule(L.LightningModule):
         accumulate: int = 1,
         total_epochs: int = 1,
         total_steps: int = 1,
+        average_last: int = 0,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -79,6 +87,12 @@ class TVPModule(L.LightningModule):
         self.schedule, self.warmup_steps = schedule, warmup_steps
         self.sources_reduction, self.accumulate = sources_reduction, accumulate
         self.total_epochs, self.total_steps = total_epochs, total_steps
+        self.average_last = average_last
+        self.average: Prompt | None = copy.deepcopy(prompt).requires_grad_(False) if average_last else None
+
+    @property
+    def result(self) -> Prompt:
+        return self.prompt if self.average is None else self.average
 
     def configure_model(self) -> None:
         """Load what is frozen, once, when a trainer needs it: building the module touches no weights."""
@@ -116,9 +130,17 @@ class TVPModule(L.LightningModule):
         gradient = self.prompt.delta.grad.norm()
         optimizer.step()
         self.prompt.project_()
+        self._average()
         if self.schedule != "cosine_epoch":
             cast(LambdaLR, self.lr_schedulers()).step()
         self._log_step(self.trainer.strategy.reduce(logged, reduce_op="sum"), gradient, optimizer, int(samples))
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Take the prompt after update k = `global_step` into the average: its share is 1 / min(k, N)."""
+        if self.average is not None:
+            self.average.delta.lerp_(self.prompt.delta, 1 / min(max(self.global_step, 1), self.average_last))
+            self.average.project_()
 
     def losses(self, batch: Any) -> Losses:
         """Sums of a micro-batch, nats and fca per source: ((S,), (S,), ()). Each frame is encoded once per source."""
@@ -173,15 +195,16 @@ class TVPModule(L.LightningModule):
         self._log_loss("test/loss", batch)
 
     def _log_loss(self, name: str, batch: Any) -> None:
-        frames = self.prompt(batch.images)
+        frames = self.result(batch.images)
         losses = [source.answer_loss(frames, batch.questions, batch.answers) for source in self.sources]
         loss = torch.stack([nats.sum() / tokens.sum() for nats, tokens in losses]).mean()
         self.log(name, loss, batch_size=len(batch.ids), sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        """Keep the prompt only: kilobytes, never the frozen LLM."""
+        """Keep the prompt and its average only: kilobytes, never the frozen LLM."""
         state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {key: value for key, value in state.items() if key.startswith("prompt.")}
+        kept = ("prompt.", "average.")
+        checkpoint["state_dict"] = {key: value for key, value in state.items() if key.startswith(kept)}
 
 
 def split_batch(batch: Any, parts: int) -> list[Any]:

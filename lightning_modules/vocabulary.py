@@ -33,3 +33,15 @@ TASK_METRICS = {
 
 ROLES = ("source", "select", "heldout")
 """What a model is to a run: learned on; a target that may steer choices; a target that may not."""
+
+INITS = ("zero", "normal", "grey", "replicate")
+"""What a prompt can start from."""
+
+
+def check_init(how: str, kind: str) -> None:
+    """Raises ValueError for a start that a kind of prompt cannot have: an overlay's border is not a picture's."""
+    if kind == "overlay" and how in ("grey", "replicate"):
+        raise ValueError(
+            f"prompt.init={how} is a border by itself, and an overlay (method vp) is ADDED to pixels the image already "
+            "has there. Expected prompt.init=zero or normal, or a method that pads (evp, tvp)."
+        )

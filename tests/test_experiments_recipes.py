@@ -62,6 +62,18 @@ def test_switching_parts_off_keeps_the_loop_and_switching_the_loop_does_not():
     assert tvp.data.image_size == tvp.prompt.frame - 2 * tvp.prompt.pad
 
 
+def test_adam_has_a_scale_of_its_own_and_no_further_momentum():
+    for method in ("vp", "evp", "tvp"):
+        config = load(f"method={method}", "method.optimizer=adam", "method.lr=null")
+        assert (config.method.lr, config.method.momentum) == (0.01, 0)
+
+
+def test_every_start_is_an_option_of_every_method_that_pads():
+    for method in ("evp", "tvp"):
+        for init in ("zero", "grey", "replicate", "normal"):
+            assert load(f"method={method}", f"prompt.init={init}").prompt.init == init
+
+
 def test_official_sets_every_deviation_and_each_can_be_set_alone():
     config = load("official=true", exp="cifar10_minigpt4")
     assert config.prompt.bounds == "unbounded" and config.data.val == "official"
@@ -124,6 +136,13 @@ def test_a_list_override_replaces_the_whole_list():
         (["prompt.pad=40"], "does not fit prompt.frame=64"),
         (["data.image_size=50"], "needs 48"),
         (["targets.select=[embedded_llava]"], "targets.select and targets.heldout"),
+        (["method=vp", "prompt.init=grey"], "prompt.init=grey is a border by itself"),
+        (["prompt.init=replicate", "prompt.init_images=0"], "Expected prompt.init_images >= 1"),
+        (["method.optimizer=adam"], "at most 1, for example method.lr=0.01"),
+        (["method.optimizer=adam", "method.lr=0.01", "method.momentum=0.9"], "Set method.momentum=0"),
+        (["method.warmup_steps=5"], "cosine_epoch changes lr once an epoch and has no warm-up"),
+        (["train.average_last=-1"], "Expected train.average_last >= 0"),
+        (["train.keep_prompts=[0]"], "Expected updates >= 1 in train.keep_prompts"),
     ],
 )
 def test_a_wrong_word_gets_one_message_that_names_it(words, message):

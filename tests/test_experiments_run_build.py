@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+import torch
 
 from experiments.recipes import load_experiment
 from experiments.run import build
 from experiments.run.preflight import missing_things
+from experiments.run.prompt_start import start_prompt, start_record
 from experiments.train import main
+from lightning_modules.artefact import prompt_sha256
 from lightning_modules.evaluation import ModelSpec
 
 pytestmark = [
@@ -50,3 +53,20 @@ def test_every_source_is_looked_for_in_its_own_weights_folder(tmp_path):
 def test_the_monitor_is_the_first_source_s_own_score():
     words = [("exp", "smoke"), ("sources", "[{name: embedded_llava},{name: embedded_blip2}]")]
     assert build.RunParts(load_experiment(words)).monitor == "val/top1/embedded_llava"
+
+
+def test_a_replicate_start_is_a_function_of_the_seed_and_the_train_rows_and_is_recorded():
+    def made(seed, images=8):
+        words = [("exp", "smoke"), ("prompt.init", "replicate"), ("prompt.init_images", str(images))]
+        config = load_experiment([*words, ("seed", str(seed)), ("data.augment", "true")])
+        datamodule = build.build_datamodule(config)
+        return start_prompt(config, datamodule), start_record(config, datamodule), datamodule
+
+    (first, record, datamodule), (same, again, _), (other, _, _) = made(1), made(1), made(2)
+    assert torch.equal(first.delta, same.delta) and record == again
+    assert record == {"init": "replicate", "images": 8, "prompt": prompt_sha256(first.delta)}
+    assert not torch.equal(first.delta, other.delta) and first.delta.any()
+    everything, record, _ = made(1, images=1000)
+    assert record["images"] == datamodule.n("train") == 32
+    mean = torch.stack([datamodule.image("train", i) for i in range(32)]).mean(0)
+    torch.testing.assert_close(everything.delta[:, 0, 0].detach(), mean[:, 0, 0])

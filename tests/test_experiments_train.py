@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -147,6 +148,36 @@ def test_a_run_cut_at_any_update_resumes_to_the_same_prompt(run, tmp_path, monke
     assert (tmp_path / "cut/csv/metrics.csv").exists() or step == 1
     epochs = [r["epoch"] for r in read_rows(tmp_path / "cut/results.jsonl") if r["kind"] == "val"]
     assert sorted(set(epochs)) == [0, 1]
+
+
+def test_a_cut_run_resumes_to_the_same_average_which_is_what_is_scored_and_exported(cache, tmp_path, monkeypatch):
+    from lightning_modules.tvp import TVPModule
+
+    words = ["train.average_last=3", "train.keep_prompts=[1,2,3,4,5,6,7]", "prompt.init=replicate", "data.n_test=0"]
+    words += ["targets.select=[]", "targets.heldout=[]", "train.checkpoint_every=1"]
+    whole = smoke(tmp_path / "whole", *words)
+
+    def cut(self, *_):
+        if self.global_step == 6:
+            raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TVPModule, "on_train_batch_start", cut, raising=False)
+        with pytest.raises(Killed):
+            smoke(tmp_path / "cut", *words)
+    state = torch.load(tmp_path / "cut/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    assert set(state) == {"prompt.delta", "average.delta"} and not torch.equal(*state.values())
+    main([f"resume={tmp_path / 'cut'}"])
+    assert torch.equal(delta_of(tmp_path / "cut"), delta_of(whole))
+    average, manifest = 0, read_manifest(whole / "prompt")
+    for step in range(1, manifest["steps"] + 1):
+        kept = [np.load(folder / f"prompts/{step}.npy") for folder in (whole, tmp_path / "cut")]
+        assert (kept[0] == kept[1]).all()
+        average = average + (kept[0] - average) / min(step, 3)
+    torch.testing.assert_close(delta_of(whole), torch.from_numpy(average))
+    assert manifest["average_last"] == 3 and manifest["start"]["init"] == "replicate"
+    scored = {row["prompt"] for row in read_rows(whole / "results.jsonl") if row["input"] == "prompt"}
+    assert manifest["prompt"] in scored and (whole / "prompts/8.npy").is_file()
 
 
 def test_resuming_a_finished_run_prints_its_table_and_changes_nothing(run, capsys):

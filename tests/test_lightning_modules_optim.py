@@ -72,6 +72,15 @@ def test_parameters_without_gradient_stay_and_the_closure_is_called():
     assert param.item() == 1.0
 
 
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_adam_first_moves_every_pixel_of_the_border_by_lr_whatever_its_gradient(scale):
+    prompt = PadPrompt(frame=4, pad=1, bounds="unbounded")
+    prompt.delta.grad = scale * torch.linspace(-2.0, -1.0, 48).view(3, 4, 4)
+    build_optimizer("adam", [prompt.delta], lr=0.01).step()
+    prompt.project_()
+    torch.testing.assert_close(prompt.delta.detach(), 0.01 * prompt.mask.expand(3, 4, 4), rtol=1e-4, atol=0)
+
+
 def test_wrong_settings_are_refused():
     for wrong in ({"lr": -1.0}, {"momentum": 1.0}, {"eps": -1e-3}):
         with pytest.raises(ValueError, match=r"Expected lr >= 0, eps >= 0, 0 <= momentum < 1"):

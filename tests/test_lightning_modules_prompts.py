@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 
+from lightning_modules.controls import Control
 from lightning_modules.prompts import OverlayPrompt, PadPrompt, Prompt, border_mask, build_prompt
 
 KINDS = ("pad", "overlay")
@@ -95,6 +96,29 @@ def test_wrong_settings_say_what_is_available():
         build_prompt("frame", frame=20, pad=4, bounds="image")
     with pytest.raises(ValueError, match=r"Unknown prompt init 'ones'. Available: zero, normal"):
         make(how="ones")
+
+
+@pytest.mark.parametrize("bounds", ["image", "unbounded"])
+def test_a_grey_start_is_half_of_white_on_the_border_alone(bounds):
+    prompt = make("pad", bounds, how="grey")
+    assert torch.equal(prompt.delta.detach(), 0.5 * prompt.mask.expand(3, 20, 20))
+
+
+def test_a_start_of_the_mean_image_is_the_mean_of_the_images_replicate_padding():
+    prompt = make()
+    images = images_for(prompt, 5)
+    prompt.init_("replicate", mean_image=images.mean(0))
+    padded = Control("replicate", 20, 4)(images).mean(0)
+    torch.testing.assert_close(prompt.delta.detach(), padded * prompt.mask)
+    for wrong in (None, images[0, :, 1:]):
+        with pytest.raises(ValueError, match=r"needs a mean image \(3, 12, 12\), got (None|\(3, 11, 12\))"):
+            prompt.init_("replicate", mean_image=wrong)
+
+
+@pytest.mark.parametrize("how", ["grey", "replicate"])
+def test_an_overlay_refuses_a_start_that_is_a_border_by_itself(how):
+    with pytest.raises(ValueError, match=f"prompt.init={how} is a border.*Expected prompt.init=zero or normal"):
+        make("overlay", how=how)
 
 
 def test_init_is_seeded_and_leaves_the_global_generator_alone():

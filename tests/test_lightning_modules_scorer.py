@@ -154,7 +154,7 @@ def make_callback(tmp_path, targets):
 
 
 def make_module():
-    return SimpleNamespace(device="cpu", prompt=make_prompt(), sources=[Spec("tiny_minigpt4", "source").load("cpu")])
+    return SimpleNamespace(device="cpu", result=make_prompt(), sources=[Spec("tiny_minigpt4", "source").load("cpu")])
 
 
 def test_held_out_targets_never_enter_the_mean_that_may_steer(tmp_path):

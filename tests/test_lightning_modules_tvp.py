@@ -135,3 +135,50 @@ def test_micro_batches_cover_a_batch_once():
     parts = split_batch(make_batch(7), 3)
     assert [key for part in parts for key in part.ids] == make_batch(7).ids
     assert torch.equal(torch.cat([part.images for part in parts]), make_batch(7).images)
+
+
+# ---- averaging -------------------------------------------------------------------------------------------------------
+class Deltas(L.Callback):
+    """The prompt after every update."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_batch_end(self, trainer, module, *_):
+        self.seen.append(module.prompt.delta.detach().clone())
+
+
+def test_the_average_is_the_mean_of_the_first_n_prompts_and_then_takes_one_part_in_n_of_each():
+    module, deltas = make_module(average_last=3), Deltas()
+    fit(module, [make_batch(seed=s) for s in range(5)], callbacks=[deltas])
+    a, b, c, d, e = deltas.seen
+    expected = (((a + b + c) / 3) * 2 / 3 + d / 3) * 2 / 3 + e / 3
+    torch.testing.assert_close(module.result.delta.detach(), expected)
+    assert not torch.allclose(module.result.delta, module.prompt.delta, atol=1e-3)
+
+
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_the_average_of_a_constant_prompt_is_that_prompt_bit_for_bit(n):
+    module = make_module(average_last=n, lr=0.0, bounds="image")
+    module.prompt.init_("normal", seed=2)
+    fit(module, [make_batch(seed=s) for s in range(4)])
+    assert module.prompt.delta.any() and torch.equal(module.result.delta, module.prompt.delta)
+
+
+def test_averaging_changes_no_update_and_is_off_by_default():
+    batches = [make_batch(seed=s) for s in range(3)]
+    plain = make_module()
+    assert torch.equal(fit(make_module(average_last=2), batches), fit(plain, batches))
+    assert plain.average is None and plain.result is plain.prompt
+
+
+def test_validation_is_of_the_average():
+    module, batch = make_module(average_last=2), make_batch()
+    module.configure_model()
+    module.average.init_("grey")
+    logged = []
+    module.log = lambda name, value, **_: logged.append(value)
+    module.validation_step(batch, 0)
+    frames = module.average(batch.images)
+    nats, tokens = module.sources[0].answer_loss(frames, batch.questions, batch.answers)
+    torch.testing.assert_close(logged[0], nats.sum() / tokens.sum())

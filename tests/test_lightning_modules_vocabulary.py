@@ -9,11 +9,11 @@ from typing import get_args, get_type_hints
 import pytest
 
 from datamodules.base import TASKS
-from experiments.schema import Method
+from experiments.schema import Method, Prompt
 from experiments.tracking.keys import METRICS
 from lightning_modules.controls import all_controls
 from lightning_modules.evaluation import ModelSpec
-from lightning_modules.vocabulary import CONTROLS, INPUT_NAMES, METHODS, ROLES, TASK_METRICS
+from lightning_modules.vocabulary import CONTROLS, INITS, INPUT_NAMES, METHODS, ROLES, TASK_METRICS
 
 
 def test_every_control_named_can_be_made_and_is_an_input():
@@ -24,6 +24,7 @@ def test_every_control_named_can_be_made_and_is_an_input():
 def test_tasks_methods_and_metrics_are_those_of_the_other_rooms():
     assert tuple(TASK_METRICS) == TASKS
     assert set(METHODS) == set(get_args(get_type_hints(Method)["name"]))
+    assert set(INITS) == set(get_args(get_args(get_type_hints(Prompt)["init"])[0]))
     assert set(METRICS.split("|")) == {metric for metrics in TASK_METRICS.values() for metric in metrics}
 
 

@@ -14,6 +14,7 @@ from datamodules.registry import load_datamodule
 from datamodules.writable import cache_root
 from experiments.run.folder import RunFolder
 from experiments.run.progress import Progress, show_progress
+from experiments.run.prompt_start import start_prompt
 from experiments.run.shared_source import load_source
 from experiments.tracking.loggers import build_loggers, shows_samples
 from experiments.tracking.run import PictureCallback
@@ -24,10 +25,15 @@ from lightning_modules.evaluation import ModelSpec
 from lightning_modules.feature_cache import FeatureCache
 from lightning_modules.features import CachedFeatures
 from lightning_modules.metrics import primary_metric
-from lightning_modules.prompts import build_prompt
 from lightning_modules.records import ResultLog
 from lightning_modules.scorer import PromptScorer
-from lightning_modules.trainer_callbacks import AtomicCheckpointIO, ValidateLast, build_checkpoints, speed_callbacks
+from lightning_modules.trainer_callbacks import (
+    AtomicCheckpointIO,
+    KeepPrompts,
+    ValidateLast,
+    build_checkpoints,
+    speed_callbacks,
+)
 from lightning_modules.transfer_callback import TransferCallback
 from lightning_modules.tvp import TVPModule
 from model_zoo.registry import load_clip
@@ -120,13 +126,10 @@ def used_splits(config: DictConfig) -> dict[str, int | None]:
 
 def build_module(parts: RunParts, steps_per_epoch: int) -> TVPModule:
     """TVPModule with an initialised prompt; frozen models are loaded later, by `configure_model`."""
-    config, method, geometry = parts.config, parts.config.method, parts.config.prompt
-    kind = "overlay" if method.name == "vp" else "pad"
-    prompt = build_prompt(kind, frame=geometry.frame, pad=geometry.pad, bounds=geometry.bounds)
-    prompt.init_(geometry.init, std=geometry.init_std, seed=config.seed)
+    config, method = parts.config, parts.config.method
     epochs, steps = run_length(config, steps_per_epoch)
     return TVPModule(
-        prompt,
+        start_prompt(config, parts.datamodule),
         lambda: [load_source(spec) for spec in parts.sources],
         lambda: load_clip(method.clip, weights=config.source.weights),
         clean_features=build_clean_features(parts),
@@ -134,6 +137,7 @@ def build_module(parts: RunParts, steps_per_epoch: int) -> TVPModule:
         accumulate=config.train.accumulate,
         total_epochs=epochs,
         total_steps=steps,
+        average_last=config.train.average_last,
         **{key: method[key] for key in METHOD_KEYS},
     )
 
@@ -185,7 +189,9 @@ def build_trainer(parts: RunParts, folder: RunFolder, callback: TransferCallback
     config = parts.config
     train = config.train
     interval = validation_interval(config, steps_per_epoch)
-    by_steps = [] if interval is None else [ValidateLast(run_length(config, steps_per_epoch)[1])]
+    by_steps: list[L.Callback] = [] if interval is None else [ValidateLast(run_length(config, steps_per_epoch)[1])]
+    if train.keep_prompts:
+        by_steps.append(KeepPrompts(folder.prompts, train.keep_prompts))
     loggers = build_loggers(config, folder.path)
     pictures = PictureCallback(callback, samples=shows_samples(config, loggers))
     shown = show_progress(config.log.progress)

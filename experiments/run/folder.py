@@ -35,6 +35,7 @@ class RunFolder:
     def __init__(self, path: Path, lock: int) -> None:
         self.path, self._lock = path, lock
         self.checkpoints, self.prompt = path / "checkpoints", path / "prompt"
+        self.prompts = path / "prompts"  # of `train.keep_prompts`
         self.results, self.scores = path / RESULTS, path / "scores"
 
     def write_status(self, state: str, **entries: object) -> None:

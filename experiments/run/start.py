@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.recipes import resolve
@@ -17,6 +18,7 @@ from experiments.run.build import RunParts, build_callback, build_module, build_
 from experiments.run.folder import RunFolder, create_run_folder, open_run_folder, read_status
 from experiments.run.memory_plan import check_memory
 from experiments.run.preflight import read_images, require_everything, require_places
+from experiments.run.prompt_start import start_record
 from experiments.run.summary import write_summary
 from experiments.schema import Experiment
 from experiments.tracking.logger import closing
@@ -124,7 +126,8 @@ def execute(parts: RunParts, folder: RunFolder) -> None:
         if trainer.is_global_zero:
             samples = shows_samples(config, trainer.loggers)
             log_results(trainer, callback, folder.path, samples=samples, config=public_config(config))
-            folder.write_status("finished", device=str(module.device))
+            kernels = torch.backends.cpu.get_cpu_capability()
+            folder.write_status("finished", device=str(module.device), cpu_kernels=kernels)
         for logger in trainer.loggers:
             logger.finalize("success")
 
@@ -134,7 +137,7 @@ def score_on_test(parts: RunParts, trainer: L.Trainer, module: Any, callback: An
     callback.test_prompts = {"png": Prompt.load(folder.prompt, reading="png").to(module.device)}
     trainer.test(module, datamodule=parts.datamodule, verbose=False)
     if trainer.is_global_zero:
-        scores = write_summary(parts.config, folder, callback, module.prompt)
+        scores = write_summary(parts.config, folder, callback, module.result)
         update_manifest(folder.prompt, {"scores": scores})
 
 
@@ -158,14 +161,14 @@ def train(config: DictConfig, trainer: L.Trainer, module: Any, datamodule: Any, 
     if config.official or not path.is_file():
         return trainer.current_epoch, trainer.global_step
     best = read_checkpoint(path)
-    module.load_state_dict(best["state_dict"], strict=False)  # the prompt only: frozen models are never saved
+    module.load_state_dict(best["state_dict"], strict=False)  # prompt and average only: frozen models are never saved
     return best["epoch"], best["global_step"]
 
 
 def export(parts: RunParts, module: Any, folder: RunFolder, *, steps: int) -> None:
     """Write the prompt artefact of the run; its scores are added after the test."""
     config, datamodule = parts.config, parts.datamodule
-    module.prompt.save(
+    module.result.save(
         folder.prompt,
         {
             "method": config.method.name,
@@ -177,6 +180,8 @@ def export(parts: RunParts, module: Any, folder: RunFolder, *, steps: int) -> No
             "train_data_fingerprint": datamodule.fingerprint("train"),
             "seed": config.seed,
             "steps": steps,
+            "start": start_record(config, datamodule),
+            "average_last": config.train.average_last,
             "run": folder.path.name,
             "licence": LICENCE,
         },

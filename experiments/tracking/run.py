@@ -43,7 +43,7 @@ class PictureCallback(L.Callback):
         self._drawn = scored
         takers = picture_takers(trainer)
         if takers:
-            prompt = cast(Prompt, pl_module.prompt)
+            prompt = cast(Prompt, pl_module.result)
             pictures = {"pictures/prompt": draw_prompt(prompt)}
             if self.samples:
                 pictures["pictures/samples"] = draw_samples(self.transfer, prompt, "val", "validation samples")
