@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from experiments.tuning.space import Dimension, Range, Space, Value, asked, growing, range_of
+from experiments.tuning.space import Dimension, Range, Space, Value, asked, range_of
 
 Params = dict[str, Value]
 # One column each, the same for every method: methods start from the same lr, steps and init.
@@ -55,15 +55,14 @@ def next_proposals(space: Space, told: Sequence[Told], seed: int, count: int) ->
     return _ask(space, told, seed, [{} for _ in range(count)])
 
 
-def proposals_beyond(
-    before: Space, space: Space, best: Params, told: Sequence[Told], seed: int, count: int
-) -> list[Params]:
-    """As `next_proposals`, with values spread over what the ranges have gained where the best point lay on an edge."""
-    strips = {name: range_of(space, name).strip(range_of(before, name)) for name in growing(before, best)}
+def proposals_beyond(before: Space, space: Space, told: Sequence[Told], seed: int, count: int) -> list[Params]:
+    """As `next_proposals`, with values spread over what the ranges have gained since `before`."""
+    wider = [name for name in space if space[name] != before[name]]
+    strips = {name: range_of(space, name).strip(range_of(before, name)) for name in wider}
     fixed: list[Params] = []
     for number in range(count):
         there: Params = {name: strip.at(places(seed, number)[name]) for name, strip in strips.items()}
-        fixed.append(there | {only[0]: only[1] for name in strips if (only := space[name].only)})
+        fixed.append(there | {only[0]: only[1] for name in wider if (only := space[name].only)})
     return _ask(space, told, seed, fixed)
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from experiments.sweep.tuned import FORMAT
 from experiments.tuning.proposals import Params, Told, derived_seed, first_proposals, next_proposals, proposals_beyond
-from experiments.tuning.space import Space, edges_of, growing, grown, words_of
+from experiments.tuning.space import Space, edges_of, grown, words_of
 from lightning_modules.atomic import replace_file
 
 WAVE = 4  # TPE's proposals at a time, whatever `jobs` is: a trial must not depend on the machine
@@ -114,8 +114,12 @@ def spaces_of(study: Study, trials: Sequence[Trial]) -> list[Space]:
 
 
 def _grown_after(space: Space, trials: Sequence[Trial], round_: int) -> Space:
-    best = best_of([trial for trial in trials if trial.round < round_])
-    return grown(space, best.params) if best else space
+    return grown(space, _edges(space, [trial for trial in trials if trial.round < round_]))
+
+
+def _edges(space: Space, trials: Sequence[Trial]) -> dict[str, str]:
+    best = best_of(trials)
+    return edges_of(space, best.params, [trial.params for trial in trials]) if best else {}
 
 
 def space_of(study: Study, trials: Sequence[Trial]) -> Space:
@@ -125,8 +129,7 @@ def space_of(study: Study, trials: Sequence[Trial]) -> Space:
 
 def edges(study: Study, trials: Sequence[Trial]) -> dict[str, str]:
     """Dimension -> `lower` or `upper`, where the best trial of a study lies on an edge of its space."""
-    best = best_of(trials)
-    return edges_of(space_of(study, trials), best.params) if best else {}
+    return _edges(space_of(study, trials), trials)
 
 
 def search(
@@ -177,8 +180,8 @@ def waves(start: int, count: int) -> list[tuple[int, int]]:
 
 
 def _moves(study: Study, trials: Sequence[Trial]) -> bool:
-    best = best_of(trials)
-    return best is not None and bool(growing(space_of(study, trials), best.params))
+    space = space_of(study, trials)
+    return grown(space, _edges(space, trials)) != space
 
 
 def _do_wave(
@@ -215,7 +218,6 @@ def _proposed(study: Study, before: Sequence[Trial], seed: int, round_: int, ope
         spaces.append(_grown_after(spaces[-1], before, round_))
     told = [Told(trial.params, trial.val) for trial in before]
     own = derived_seed(seed, study.source, study.method, len(before))
-    best = best_of(before)
-    if round_ and opens and best:
-        return proposals_beyond(spaces[-2], spaces[-1], best.params, told, own, count)
+    if round_ and opens:
+        return proposals_beyond(spaces[-2], spaces[-1], told, own, count)
     return next_proposals(spaces[-1], told, own, count)

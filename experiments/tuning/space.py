@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 Value = float | int | str | bool
-EDGE = 0.1  # a value in the outer tenth of a range (on its log scale) lies on the edge
+EDGE = 0.05  # the outer twentieth of a range, on its log scale, is its edge
 GROWTH = 4.0  # how far, as a factor, a range grows where the best value lies on its edge
 
 
@@ -32,12 +32,17 @@ class Range:
             return min(max(round(value), int(self.low)), int(self.high))
         return min(max(float(f"{value:.3g}"), self.low), self.high)
 
-    def edge(self, value: float) -> str:
-        """`lower`, `upper` or nothing."""
+    def edge(self, value: float, tried: Sequence[float]) -> str:
+        """`lower`, `upper` or nothing: no value below, or above, was tried, or the range ends there.
+
+        tried: the values that were, this one among them.
+        """
         if self.low == self.high:
             return ""
         place = math.log(value / self.low) / math.log(self.high / self.low)
-        return "lower" if place < EDGE else "upper" if place > 1 - EDGE else ""
+        if place < EDGE or value == min(tried):
+            return "lower"
+        return "upper" if place > 1 - EDGE or value == max(tried) else ""
 
     def can_grow(self, edge: str) -> bool:
         """Whether there is room beyond an edge."""
@@ -113,16 +118,14 @@ def asked(space: Space, params: Mapping[str, Value], name: str) -> bool:
     return only is None or params.get(only[0]) == only[1]
 
 
-def edges_of(space: Space, params: Mapping[str, Value]) -> dict[str, str]:
-    """Dimension -> `lower` or `upper`, of those whose value lies on an edge of its range."""
-    numbers = {name: dim.values for name, dim in space.items() if name in params and isinstance(dim.values, Range)}
-    found = {name: values.edge(float(params[name])) for name, values in numbers.items()}
+def edges_of(space: Space, best: Mapping[str, Value], tried: Sequence[Mapping[str, Value]]) -> dict[str, str]:
+    """Dimension -> `lower` or `upper`, of those where the best point lies on an edge among all that were tried."""
+    found = {}
+    for name, dimension in space.items():
+        if name in best and isinstance(dimension.values, Range):
+            others = [float(params[name]) for params in tried if name in params]
+            found[name] = dimension.values.edge(float(best[name]), others)
     return {name: edge for name, edge in found.items() if edge}
-
-
-def growing(space: Space, params: Mapping[str, Value]) -> dict[str, str]:
-    """`edges_of` those ranges that can still grow there."""
-    return {name: edge for name, edge in edges_of(space, params).items() if range_of(space, name).can_grow(edge)}
 
 
 def range_of(space: Space, name: str) -> Range:
@@ -132,11 +135,10 @@ def range_of(space: Space, name: str) -> Range:
     return values
 
 
-def grown(space: Space, params: Mapping[str, Value]) -> Space:
-    """The space with more room wherever the parameters lie on an edge."""
-    more = {name: space[name]._replace(values=range_of(space, name).grown(edge))
-            for name, edge in growing(space, params).items()}  # fmt: skip
-    return space | more
+def grown(space: Space, edges: Mapping[str, str]) -> Space:
+    """The space with more room beyond these edges (`edges_of`), where there may be more; else the same space."""
+    moving = {name: edge for name, edge in edges.items() if range_of(space, name).can_grow(edge)}
+    return space | {n: space[n]._replace(values=range_of(space, n).grown(edge)) for n, edge in moving.items()}
 
 
 def words_of(method: str, params: Mapping[str, Value], steps_per_epoch: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from experiments.recipes import as_yaml, load_experiment
 from experiments.sweep.display import clock
 from experiments.sweep.plan import HOW, Cost, counted
 from experiments.tuning.search import Record, Study, Trial, best_of, edges, half
-from experiments.tuning.space import Range, words_of
+from experiments.tuning.space import Range, range_of, words_of
 from experiments.tuning.trials import Pairs, trial_runs
 
 
@@ -59,13 +59,15 @@ def summary(studies: Sequence[Study], record: Record) -> str:
         rows.append((study.source, study.method, told, f"{100 * best.val:.1f}", by_seed, words))
         notes += [_edge_note(study, name, edge, best) for name, edge in edges(study, trials).items()]
     table = markdown(("source", "method", "trials", "val %", "by seed", "chosen on the source's validation data"), rows)
-    return "\n".join([table, *(notes or ["No chosen value lies on the edge of its range."])])
+    return "\n".join([table, *(notes or ["No chosen value lies on the edge of what was tried."])])
 
 
 def _edge_note(study: Study, name: str, edge: str, best: Trial) -> str:
-    where = f"{study.source}, {study.method}: {name} {best.params[name]:g} lies on the {edge} edge of its range"
+    where = f"{study.source}, {study.method}: {name} {best.params[name]:g} lies on the {edge} edge of what was tried"
     if name == "steps" and edge == "upper":
         return f"{where}, the cap; give max_steps=N for more."
     if name in ("fca", "fca_scale_free", "tse") and edge == "lower":
         return f"{where}: its own validation data would rather do without this loss."
+    if not range_of(study.space, name).can_grow(edge):
+        return f"{where}, where its range ends."
     return f"{where}; give rounds=N for more."
