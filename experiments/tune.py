@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from datamodules.writable import note_unwritable_caches, require_writable
@@ -79,16 +80,19 @@ def main(argv: Sequence[str]) -> int:
         require_writable(out, "the folder of the trials", "out=DIR", inside=True)
         note_unwritable_caches(("controls", "images"))
     # Lightning takes seconds to import: --help and a wrong word are answered before.
+    from experiments.sweep.plan import count_rows
     from experiments.tuning.tell import estimate, summary
-    from experiments.tuning.trials import build_study, train_trials, trial_words
+    from experiments.tuning.trials import build_study, shared_config, train_trials, trial_words
 
     base = trial_words(options.exp, data, others)
-    studies = [build_study(base, source, name, options.max_steps) for source in sources for name in options.methods]
+    rows = count_rows(shared_config(base, sources[0]))
+    kinds = product(sources, options.methods)
+    studies = [build_study(base, source, method, options.max_steps, rows) for source, method in kinds]
     asked = {"exp": options.exp, "data": data, "sources": list(sources), "methods": list(options.methods)}
     asked |= {key: getattr(options, key) for key in ("seed", "seeds", "trials", "rounds", "max_steps")}
     record = Record(out / "tuning.json", asked | {"words": dict(others)}, made_with())
     costs = {"rounds": options.rounds, "seeds": len(options.seeds), "jobs": options.jobs}
-    print(estimate(studies, record, base, trials=options.trials, **costs), flush=True)
+    print(estimate(studies, record, base, rows, trials=options.trials, **costs), flush=True)
     if options.plan:
         return 0
 

@@ -94,12 +94,12 @@ def predicted(cell: SweepCell, config: DictConfig, cells: Sequence[SweepCell], s
     return counted(config)
 
 
-def counted(config: DictConfig) -> Cost:
-    """Updates and scored rows times what one takes."""
-    rows = _rows(config)
+def counted(config: DictConfig, rows: dict[str, int] | None = None) -> Cost:
+    """Updates and scored rows times what one takes. rows: of `count_rows`, where they are known."""
+    rows = count_rows(config) if rows is None else rows
     # Training: as many updates as the run itself will do; `none` learns nothing and validates once.
     per_update = config.train.batch_size * config.train.accumulate
-    steps_per_epoch = _updates_of_an_epoch(config, rows)
+    steps_per_epoch = updates_of_an_epoch(config, rows)
     epochs, updates = run_length(config, steps_per_epoch)
     updates = 0 if config.method.name == "none" else updates
     interval = validation_interval(config, steps_per_epoch)
@@ -121,16 +121,12 @@ def counted(config: DictConfig) -> Cost:
     return Cost(2 * TOKENS * work / FLOPS, "assumed")
 
 
-def steps_per_epoch(config: DictConfig) -> int:
-    """Updates of one epoch of a run; of data that is not here yet, by what was published."""
-    return _updates_of_an_epoch(config, _rows(config))
-
-
-def _updates_of_an_epoch(config: DictConfig, rows: dict[str, int]) -> int:
+def updates_of_an_epoch(config: DictConfig, rows: dict[str, int]) -> int:
+    """How many updates a run makes of its train rows. rows: of `count_rows`."""
     return max(1, rows["train"] // (config.train.batch_size * config.train.accumulate))
 
 
-def _rows(config: DictConfig) -> dict[str, int]:
+def count_rows(config: DictConfig) -> dict[str, int]:
     """Rows of each split: counted where the data is here, else as it was published."""
     datamodule = build_datamodule(config)
     if datamodule.missing():

@@ -6,7 +6,7 @@ import hashlib
 import math
 import random
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -81,7 +81,8 @@ def _ask(space: Space, told: Sequence[Told], seed: int, fixed: Sequence[Params])
     for params in fixed:
         if params:
             study.enqueue_trial(dict(params))
-        asking, point = study.ask(), {}
+        asking = study.ask()
+        point: Params = {}
         for name in space:
             if asked(space, point, name):
                 point[name] = _suggested(asking, name, space[name])
@@ -92,7 +93,7 @@ def _ask(space: Space, told: Sequence[Told], seed: int, fixed: Sequence[Params])
 def _suggested(asking: optuna.Trial, name: str, dimension: Dimension) -> Value:
     values = dimension.values
     if not isinstance(values, Range):
-        return asking.suggest_categorical(name, list(values))
+        return cast(Value, asking.suggest_categorical(name, list(values)))
     if values.whole:
         return asking.suggest_int(name, int(values.low), int(values.high), log=True)
     return values.rounded(asking.suggest_float(name, values.low, values.high, log=True))

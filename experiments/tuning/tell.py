@@ -15,14 +15,22 @@ from experiments.tuning.trials import Pairs, trial_runs
 
 
 def estimate(
-    studies: Sequence[Study], record: Record, base: Pairs, *, trials: int, rounds: int, seeds: int, jobs: int
+    studies: Sequence[Study],
+    record: Record,
+    base: Pairs,
+    rows: dict[str, int],
+    *,
+    trials: int,
+    rounds: int,
+    seeds: int,
+    jobs: int,
 ) -> str:
     """How many runs there will be at least and at most, and how long they will take.
 
-    base: the words that all trials share. trials, rounds: as `search` takes them. seeds: runs a trial. jobs: at a time.
+    base: the words that all trials share. rows: split -> how many. trials, rounds: as `search` takes them. seeds: runs a trial. jobs: at a time.
     """
     least, most = trials, trials + rounds * half(trials)
-    costs = [_cost(study, record.of(study), base, seeds) for study in studies]
+    costs = [_cost(study, record.of(study), base, rows, seeds) for study in studies]
     seconds = [sum(cost.seconds for cost in costs) * n * seeds / jobs for n in (least, most)]
     how = "; ".join(HOW[kind] for kind in HOW if kind in {cost.how for cost in costs})
     done = sum(trial.state != "planned" for trial in record.trials)
@@ -33,7 +41,7 @@ def estimate(
     )
 
 
-def _cost(study: Study, trials: Sequence[Trial], base: Pairs, seeds: int) -> Cost:
+def _cost(study: Study, trials: Sequence[Trial], base: Pairs, rows: dict[str, int], seeds: int) -> Cost:
     """Of one run: the median of those that are done, else what is counted for a run in the middle of the space."""
     if took := [trial.seconds / seeds for trial in trials if trial.state == "finished" and trial.seconds]:
         return Cost(median(took), "measured")
@@ -41,7 +49,7 @@ def _cost(study: Study, trials: Sequence[Trial], base: Pairs, seeds: int) -> Cos
     middle = {"steps": steps.at(0.5)} if isinstance(steps, Range) else {}
     words = words_of(study.method, middle, study.steps_per_epoch)
     (run,) = trial_runs(Trial(study.source, study.method, 0, 0, {}, words), base, [0])
-    return counted(load_experiment(run.words))
+    return counted(load_experiment(run.words), rows)
 
 
 def summary(studies: Sequence[Study], record: Record) -> str:

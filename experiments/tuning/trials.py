@@ -7,13 +7,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import get_args, get_type_hints
 
+from omegaconf import DictConfig
+
 from experiments.cli import alternatives
 from experiments.recipes import as_yaml, load_experiment
 from experiments.run.build import run_length
 from experiments.run.ensure import NamedRun, ensure_all
 from experiments.run.folder import read_status
 from experiments.schema import Prompt
-from experiments.sweep.plan import steps_per_epoch
+from experiments.sweep.plan import updates_of_an_epoch
 from experiments.tuning.search import Study, Trial
 from experiments.tuning.space import METHODS, initial_space, words_of
 from lightning_modules.records import read_rows
@@ -30,10 +32,10 @@ def trial_words(exp: str, data: str, others: Pairs = ()) -> list[tuple[str, str]
     return [*words, ("log.wandb", "off"), ("log.progress", "false"), *others]
 
 
-def build_study(base: Pairs, source: str, method: str, max_steps: int) -> Study:
+def build_study(base: Pairs, source: str, method: str, max_steps: int, rows: dict[str, int]) -> Study:
     """Where the search for a source and method starts, less what the shared words fix.
 
-    max_steps: most updates of a trial; 0: as many as the recipe's run.
+    max_steps: most updates of a trial; 0: as many as the recipe's run. rows: split -> how many, the same for all.
 
     Raises:
         ValueError: the words make no valid run, or validation rows are test rows.
@@ -42,14 +44,24 @@ def build_study(base: Pairs, source: str, method: str, max_steps: int) -> Study:
     # Neutral weights: the recipe's own belong to another method.
     words += [(key, as_yaml(value)) for key, value in words_of(method, {}, 1).items()]
     config = load_experiment(words)
-    if config.data.val != "train":
-        raise ValueError("data.val=official takes validation rows from test. Tune with rows of train: data.val=train.")
-    per_epoch = steps_per_epoch(config)
+    per_epoch = updates_of_an_epoch(config, rows)
     most = max_steps or run_length(config, per_epoch)[1]
     given = {FIXES[key] for key, _ in base if key in FIXES}
     inits = tuple(init for init in _inits() if "init" in given or _is_valid([*words, ("prompt.init", init)]))
     space = initial_space(method, config.method.optimizer, most, inits)
     return Study(source, method, {name: dim for name, dim in space.items() if name not in given}, per_epoch)
+
+
+def shared_config(base: Pairs, source: str) -> DictConfig:
+    """The configuration whose data all trials share.
+
+    Raises:
+        ValueError: the words make no valid run, or validation rows are test rows.
+    """
+    config = load_experiment([*base, ("source.name", source)])
+    if config.data.val != "train":
+        raise ValueError("data.val=official takes validation rows from test. Tune with rows of train: data.val=train.")
+    return config
 
 
 def _inits() -> tuple[str, ...]:
