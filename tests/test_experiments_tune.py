@@ -147,7 +147,7 @@ def test_methods_start_from_the_same_rates_lengths_and_starts(tmp_path):
 
 def test_a_search_of_failures_stops_and_says_the_first(tmp_path):
     with pytest.raises(ValueError, match="Every one of the first 2 trials failed, the first with: ValueError: nan"):
-        searched(tmp_path, [PLAIN], surface, trials=4, failing={("evp", 0, ROWS), ("evp", 1)})
+        searched(tmp_path, [PLAIN], surface, trials=4, failing={("evp", 0), ("evp", 1)})
     assert [t["state"] for t in json.loads((tmp_path / "tuning.json").read_text())["trials"]] == ["failed"] * 2
 
 

@@ -27,7 +27,8 @@ def estimate(
 ) -> str:
     """How many runs there will be at least and at most, and how long they will take.
 
-    base: the words that all trials share. rows: split -> how many. trials, rounds: as `search` takes them. seeds: runs a trial. jobs: at a time.
+    base: the words that all trials share. rows: split -> how many. trials, rounds: as `search` takes them.
+    seeds: runs a trial. jobs: runs at a time.
     """
     least, most = trials, trials + rounds * half(trials)
     costs = [_cost(study, record.of(study), base, rows, seeds) for study in studies]
