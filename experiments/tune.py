@@ -1,4 +1,4 @@
-"""Choose lr, length, start and loss weights of each method on the source's validation data, all with equal trials."""
+"""Choose the settings of every method on validation data, fairly."""
 
 from __future__ import annotations
 

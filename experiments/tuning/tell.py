@@ -37,9 +37,13 @@ def estimate(
     done = sum(trial.state != "planned" for trial in record.trials)
     return (
         f"{len(studies)} searches (source x method), {least} trials each, up to {most} if ranges grow; {seeds} runs a "
-        f"trial: {least * len(studies) * seeds} to {most * len(studies) * seeds} runs, {clock(seconds[0])} to "
-        f"{clock(seconds[1])} with jobs={jobs} ({how}). {done} trials are done."
+        f"trial: {_span(str(least * len(studies) * seeds), str(most * len(studies) * seeds))} runs, "
+        f"{_span(*map(clock, seconds))} with jobs={jobs} ({how}). {done} trials are done."
     )
+
+
+def _span(least: str, most: str) -> str:
+    return least if least == most else f"{least} to {most}"
 
 
 def _cost(study: Study, trials: Sequence[Trial], base: Pairs, rows: dict[str, int], seeds: int) -> Cost:
