@@ -47,7 +47,7 @@ evaluate: $(STAMP) ## Score a finished prompt: make evaluate prompt=DIR mllm=NAM
 table: $(STAMP) ## Compare none, vp, evp, tvp from one source (a sweep; resumable): what `make train` prints beside
 	$(BIN)/python -m experiments.transfer_sweep sweep=embedded_one_source $(OVERRIDES)
 
-tune: $(STAMP) ## Choose lr and epochs of vp, evp, tvp on the source's validation data: make tune [data=NAME]
+tune: $(STAMP) ## Search settings of vp, evp, fca, tse, tvp on the source's validation: make tune [sources=A,B] [plan=true]
 	$(BIN)/python -m experiments.tune $(OVERRIDES)
 
 sweep: $(STAMP) ## Run or continue a transfer matrix: make sweep [sweep=NAME] [key=value ...]

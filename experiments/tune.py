@@ -1,52 +1,69 @@
-"""Choose lr and epochs of each method on validation data."""
+"""Choose the settings of every method on validation data, fairly."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from datamodules.writable import note_unwritable_caches, require_writable
-from experiments.cli import parse_options, run_command
+from experiments.cli import parse_options, run_command, unknown
 from experiments.recipes import load_experiment
-from experiments.run.ensure import NamedRun, ensure_all
-from lightning_modules.atomic import replace_file
-from lightning_modules.records import read_rows
+from experiments.sweep.cells import made_with
+from experiments.tuning.search import Record, Trial, search
+from experiments.tuning.space import METHODS
 
-EPOCHS = ("3", "6")
-# VP's update is not normalised, hence its own scale of lr: 1.0 and the published 2.9 (pixel units) lose to 0.3 on the
-# source's validation rows, see LOG.md.
-GRID: dict[str, tuple[str, ...]] = {
-    "vp": ("0.03", "0.1", "0.3"),
-    "evp": ("10", "20", "40"),
-    "tvp": ("10", "20", "40"),
-}
+# Given as words these would let a trial read more than the source's validation data, or differ from the others.
+OURS = ("seed", "out", "resume", "monitor", "official", "method", "source", "data.n_test")
+OURS_OF = ("targets.names", "targets.select", "targets.heldout", "source.name", "data.name", "method.name", "sources")
+WEIGHTS = ("method.fca", "method.fca_relative", "method.tse")
 
 
 @dataclass
 class Options:
     """
-    python -m experiments.tune [exp=embedded] [data=NAME] [out=DIR] [key=value ...]
+    python -m experiments.tune [exp=embedded] [data=NAME] [sources=A,B] [methods=vp,evp,fca,tse,tvp] [trials=N]
+                               [plan=true] [out=DIR] [key=value ...]
 
-    Tries the same number of settings (lr x epochs) for each learned method on the SOURCE's validation data: no target
-    is loaded, no test row is read. Prints every trial and the best of each method, and writes OUT/tuning.json; a sweep
-    recipe takes them over (experiments/sweeps/embedded.yaml). Trials are ordinary run folders: finished ones are kept,
-    cut ones continue. Any other key=value goes to every trial (see `python -m experiments.train --help`).
+    One seeded search for each source and method over lr, number of updates, start (prompt.init) and the weights of FCA
+    (also its scale-free form) and TSE, with the same number of trials for all, judged by the mean over two training
+    seeds of the SOURCE's validation score: no target is loaded, no test row is read. The methods fca and tse are evp
+    with that one loss more.
+
+    A range grows where the best trial lies on its edge, with half as many trials more for every source and method;
+    what still lies on an edge after `rounds` of it is said. Every trial, also a failed one, is in OUT/tuning.json.
+    Killed at any moment, the same command goes on; the same seed makes the same trials, whatever `jobs` is.
+
+    A sweep takes the result over: `tuned: FILE` in its recipe, or tuned=FILE beside `transfer_sweep`. Any other
+    key=value goes to every trial (see `python -m experiments.train --help`); method.lr, prompt.init, train.max_steps
+    and train.epochs are then fixed instead of searched for.
     """
 
     exp: str = "embedded"
     """the recipe"""
     data: str = ""
     """another data set than the recipe's"""
+    sources: tuple[str, ...] = ()
+    """models to tune on, separated by commas, each for itself (default: the recipe's source)"""
+    methods: tuple[str, ...] = tuple(METHODS)
+    """methods to tune"""
     out: Path | None = None
     """folder of the trials (default: runs/tune/<exp>-<data>)"""
     seed: int = 0
-    """of every trial"""
-    epochs: tuple[str, ...] = EPOCHS
-    """lengths to try, separated by commas"""
+    """of the search"""
+    seeds: tuple[int, ...] = (0, 1)
+    """training seeds of every trial"""
+    trials: int = 16
+    """of each source and method in the first round"""
+    rounds: int = 3
+    """most times that ranges grow"""
+    max_steps: int = 0
+    """most updates of a trial (0: as long as the recipe's run)"""
     jobs: int = 2
-    """trials at a time, one thread each"""
+    """runs at a time, one thread each"""
+    plan: bool = False
+    """only say how many trials there will be and how long they will take"""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -54,75 +71,62 @@ def main(argv: Sequence[str]) -> int:
     options = parse_options(Options, argv, others=others)
     if options is None:
         return 0
-    exp = options.exp
-    data = options.data or load_experiment([("exp", exp)]).data.name
-    out = options.out or Path(f"runs/tune/{exp}-{data}")
-    require_writable(out, "the folder of the trials", "out=DIR", inside=True)
-    note_unwritable_caches(("controls", "images"))
-    cells = trial_cells(exp, data, options.seed, options.epochs, others)
-    trials = trial_table(ensure_all(cells, out, jobs=options.jobs))
-    result = {
-        "exp": exp,
-        "data": data,
-        "seed": options.seed,
-        "words": dict(others),
-        "trials": trials,
-        "chosen": choose(trials),
-    }
-    replace_file(out / "tuning.json", (json.dumps(result, indent=1) + "\n").encode())
-    for trial in trials:
-        print(f"{trial['method']:4} lr {trial['lr']:<5g} {trial['epochs']} epochs: {100 * trial['val']:.1f} %")
-    print("Chosen on the source's validation data:", json.dumps(result["chosen"]))
-    print(f"Written to {out / 'tuning.json'}.")
+    _check(options, others)
+    recipe = load_experiment([("exp", options.exp)])
+    data = options.data or recipe.data.name
+    sources = options.sources or (recipe.source.name,)
+    out = options.out or Path(f"runs/tune/{options.exp}-{data}")
+    if not options.plan:
+        require_writable(out, "the folder of the trials", "out=DIR", inside=True)
+        note_unwritable_caches(("controls", "images"))
+    # Lightning takes seconds to import: --help and a wrong word are answered before.
+    from experiments.sweep.plan import count_rows
+    from experiments.tuning.tell import estimate, summary
+    from experiments.tuning.trials import build_study, shared_config, train_trials, trial_words
+
+    base = trial_words(options.exp, data, others)
+    rows = count_rows(shared_config(base, sources[0]))
+    kinds = product(sources, options.methods)
+    studies = [build_study(base, source, method, options.max_steps, rows) for source, method in kinds]
+    asked = {"exp": options.exp, "data": data, "sources": list(sources), "methods": list(options.methods)}
+    asked |= {key: getattr(options, key) for key in ("seed", "seeds", "trials", "rounds", "max_steps")}
+    record = Record(out / "tuning.json", asked | {"words": dict(others)}, made_with())
+    costs = {"rounds": options.rounds, "seeds": len(options.seeds), "jobs": options.jobs}
+    print(estimate(studies, record, base, rows, trials=options.trials, **costs), flush=True)
+    if options.plan:
+        return 0
+
+    def run(trials: list[Trial]) -> None:
+        first, last = min(trial.number for trial in trials), max(trial.number for trial in trials)
+        print(f"Round {trials[0].round}, trials {first} to {last} of each source and method:", flush=True)
+        train_trials(trials, base, out, options.seeds, options.jobs)
+
+    search(studies, record, run, seed=options.seed, trials=options.trials, rounds=options.rounds)
+    print(summary(studies, record))
+    print(f"Written to {record.path}. A sweep takes it over with tuned={record.path}, or `tuned:` in its recipe.")
     return 0
 
 
-def trial_cells(
-    exp: str, data: str, seed: int, epochs: Sequence[str] = EPOCHS, others: Sequence[tuple[str, str]] = ()
-) -> list[NamedRun]:
-    """lr x epochs for each learned method, on the source's validation alone: no target is loaded, no test row read.
-
-    data: another data set than the recipe's, or "". others: further words for every trial.
-    """
-    cells = []
-    settings = [(method, lr, length) for method, rates in GRID.items() for lr in rates for length in epochs]
-    for method, lr, length in settings:
-        words = [("exp", exp), ("method", method), ("seed", str(seed)), *([("data", data)] if data else [])]
-        words += [("method.lr", lr), ("train.epochs", length), ("log.wandb", "off"), ("log.progress", "false")]
-        words += [("targets.select", "[]"), ("targets.heldout", "[]"), ("data.n_test", "0")]
-        words += [("prompt.init", "zero")] if method == "vp" else []
-        cells.append(NamedRun(f"{method}_lr{lr}_ep{length}", [*words, *others]))
-    return cells
-
-
-def trial_table(folders: Mapping[str, Path]) -> list[dict]:
-    """Per trial the best validation score of the source, in its primary metric: what its checkpoint was chosen by.
-
-    Of an epoch that was validated more than once (an attempt whose checkpoint was lost) the last row counts.
-    """
-    rows = []
-    for name, folder in folders.items():
-        method, lr, epochs = name.split("_")
-        found = [
-            row
-            for row in read_rows(folder / "results.jsonl")
-            if (row["split"], row["input"], row["group"]) == ("val", "prompt", "")
-        ]
-        last = {(row["epoch"], row["step"] or 0): row for row in found if row["metric"] == found[0]["metric"]}
-        value, epoch, _ = max((row["value"], -epoch, -step) for (epoch, step), row in last.items())
-        trial = {"method": method, "lr": float(lr[2:]), "epochs": int(epochs[2:]), "val": round(value, 6)}
-        rows.append(trial | {"best_epoch": -epoch})
-    return rows
-
-
-def choose(trials: Sequence[dict]) -> dict[str, dict]:
-    """The trial with the best validation score of each method; ties go to the shorter run, then the smaller lr."""
-    best = {}
-    for method in dict.fromkeys(trial["method"] for trial in trials):
-        mine = [trial for trial in trials if trial["method"] == method]
-        winner = max(mine, key=lambda trial: (trial["val"], -trial["epochs"], -trial["lr"]))
-        best[method] = {"lr": winner["lr"], "epochs": winner["epochs"]}
-    return best
+def _check(options: Options, others: Sequence[tuple[str, str]]) -> None:
+    """Raises: ValueError for options without a meaning, and for words that tuning decides itself."""
+    for key, least in (("trials", 2), ("rounds", 0), ("max_steps", 0), ("jobs", 1)):
+        if getattr(options, key) < least:
+            raise ValueError(f"Expected {key} >= {least}, got {key}={getattr(options, key)}.")
+    for method in options.methods:
+        if method not in METHODS:
+            raise unknown("method", method, list(METHODS))
+    for key in ("sources", "methods", "seeds"):
+        given = getattr(options, key)
+        if len(set(given)) != len(given) or (not given and key != "sources"):
+            raise ValueError(f"Expected {key} to name at least one, each once, got {key}={','.join(map(str, given))}.")
+    for key, value in others:
+        if key in (*OURS, *OURS_OF):
+            raise ValueError(
+                f"{key}={value}: a trial reads the source's validation data and nothing else, and tuning decides what "
+                "it trains. Leave it out (see --help for sources=, data=, methods=, seeds=)."
+            )
+        if key in WEIGHTS:
+            raise ValueError(f"{key}={value} is searched for, by the methods that have it. Leave it out.")
 
 
 if __name__ == "__main__":

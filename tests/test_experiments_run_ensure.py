@@ -1,4 +1,4 @@
-"""Runs by name, tuning with equal trials and no target read, and the comparison that `make train` prints."""
+"""Runs by name, and the comparison that `make train` prints."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import json
 import numpy as np
 import pytest
 
-from experiments import tune
 from experiments.recipes import load_experiment
 from experiments.run import ensure as many
 from experiments.run.ensure import NamedRun
 from experiments.run.summary import COMPARISON, comparison_text, headline_text
+from experiments.tuning.trials import best_validation
 from lightning_modules.metrics import Scores
 from lightning_modules.records import FIELDS, ResultLog
 
@@ -53,27 +53,7 @@ def test_curves_and_trials_read_the_pooled_rows_only(tmp_path):
     assert curve_rows(rows) == [["val, update", "m"], ["0", "50.0"]]
     full = dict.fromkeys(f for f in FIELDS if f not in ("schema", "time"))
     ResultLog(tmp_path / "results.jsonl").append([full | r for r in rows])
-    assert tune.trial_table({"evp_lr2_ep3": tmp_path})[0]["val"] == 0.5
-
-
-def test_every_learned_method_gets_the_same_number_of_trials():
-    cells = tune.trial_cells("embedded", "", 0)
-    counts = {method: sum(cell.name.startswith(f"{method}_") for cell in cells) for method in tune.GRID}
-    assert set(counts) == {"vp", "evp", "tvp"} and len(set(counts.values())) == 1
-
-
-def test_tuning_loads_no_target_and_is_steered_by_the_source_s_validation():
-    for cell in tune.trial_cells("embedded", "", 0):
-        config = load_experiment(cell.words)
-        assert list(config.targets.names) == [] and config.monitor == "source" and config.data.n_test == 0
-
-
-def test_the_best_validation_score_wins_and_ties_go_to_the_cheaper_setting():
-    def trial(lr, epochs, val):
-        return {"method": "evp", "lr": lr, "epochs": epochs, "val": val}
-
-    assert tune.choose([trial(2, 2, 0.5), trial(5, 2, 0.6), trial(9, 2, 0.4)]) == {"evp": {"lr": 5, "epochs": 2}}
-    assert tune.choose([trial(9, 6, 0.5), trial(9, 2, 0.5), trial(2, 2, 0.5)]) == {"evp": {"lr": 2, "epochs": 2}}
+    assert best_validation(tmp_path) == (0.5, 0)
 
 
 def test_finished_cells_are_skipped_and_other_settings_refused(tmp_path, monkeypatch):
@@ -115,33 +95,6 @@ def test_make_train_prints_the_committed_comparison_of_its_own_data_set():
     assert f"{100 * tvp['value']:+.1f} [" in text and text.count("\n| ") == 1 + 4
     for words in ([("exp", "smoke")], [("exp", "embedded"), ("data.name", "emoji_counting")]):
         assert comparison_text(load_experiment(words)).startswith("No committed comparison")
-
-
-def test_tuning_another_data_set_changes_the_data_and_nothing_else():
-    mine, theirs = (tune.trial_cells("embedded", data, 0, ["3"]) for data in ("", "emoji_counting"))
-    assert len(mine) == 9 and [cell.name for cell in mine] == [cell.name for cell in theirs]
-    a, b = (load_experiment(cells[0].words) for cells in (mine, theirs))
-    assert (a.data.name, b.data.name) == ("emoji_recognition", "emoji_counting")
-
-
-def test_trials_are_judged_by_the_primary_metric_of_their_task(tmp_path):
-    full = dict.fromkeys(f for f in FIELDS if f not in ("schema", "time"))
-    full |= {"split": "val", "input": "prompt", "group": ""}
-    rows = [full | {"metric": m, "value": v, "epoch": 1} for m, v in (("accuracy", 0.25), ("mae", 3.0), ("drift", 9.0))]
-    ResultLog(tmp_path / "results.jsonl").append(rows)
-    assert tune.trial_table({"tvp_lr2_ep3": tmp_path})[0]["val"] == 0.25
-
-
-def test_a_trial_is_judged_by_the_last_row_of_each_epoch(tmp_path):
-    """The first attempt's checkpoint was lost: its prompt of epoch 1 is not the one that is kept."""
-    full = dict.fromkeys(f for f in FIELDS if f not in ("schema", "time"))
-    full |= {"kind": "val", "split": "val", "input": "prompt", "group": "", "metric": "top1"}
-    values = [(0, 4, 0.3, "a"), (1, 8, 0.9, "b"), (0, 4, 0.3, "a"), (1, 8, 0.5, "c")]
-    rows = [full | {"epoch": e, "step": s, "value": v, "prompt": p} for e, s, v, p in values]
-    ResultLog(tmp_path / "results.jsonl").append(rows)
-    assert tune.trial_table({"tvp_lr2_ep3": tmp_path})[0] == {
-        **{"method": "tvp", "lr": 2.0, "epochs": 3, "val": 0.5, "best_epoch": 1},
-    }
 
 
 def test_the_table_is_led_by_one_line_of_plain_picture_against_frame():

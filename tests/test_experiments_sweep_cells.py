@@ -159,15 +159,16 @@ def test_nothing_is_learned_once_a_data_set():
     assert len(cells) == 1 + 2 * 2 * 2
 
 
-def test_words_of_the_sweep_give_way_to_the_source_the_method_and_the_data():
+def test_words_of_the_sweep_give_way_to_the_source_the_method_the_data_and_what_was_tuned():
     sweep = OmegaConf.create(
         {"sweep": "s", "exp": "embedded", "sources": ["a"], "targets": ["a", "b", "c"], "select": ["b"]}
     )
-    sweep |= {"words": {"x": 1, "y": 1, "z": 1, "v": 1}, "source_words": {"a": {"y": 2, "z": 2, "v": 2}}}
-    method = OmegaConf.create({"name": "mine", "base": "tvp", "words": {"z": 3, "v": 3}})
-    data = OmegaConf.create({"name": "d", "exp": None, "words": {}, "methods": {"mine": {"v": True}}})
+    sweep |= {"words": dict.fromkeys("xyzvt", 1), "source_words": {"a": dict.fromkeys("yzvt", 2)}}
+    sweep |= {"tuned_words": {"d": {"a": {"mine": {"t": 5}, "other": {"x": 6}}, "b": {"mine": {"x": 7}}}}}
+    method = OmegaConf.create({"name": "mine", "base": "tvp", "words": dict.fromkeys("zvt", 3), "tuned": None})
+    data = OmegaConf.create({"name": "d", "exp": None, "words": {}, "methods": {"mine": {"v": True, "t": 4}}})
     words = dict(cell_words(OmegaConf.create(sweep), "a", data, method, 7))
-    assert [words[key] for key in "xyzv"] == ["1", "2", "3", "true"]
+    assert [words[key] for key in "xyzvt"] == ["1", "2", "3", "true", "5"]
     assert words["method.name"] == "tvp" and words["seed"] == "7"
     assert (words["targets.select"], words["targets.heldout"]) == ("[b]", "[c]")
 

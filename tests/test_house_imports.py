@@ -18,19 +18,9 @@ ALLOWED = {
 }
 # Inside experiments/, from top to bottom: every import goes from an earlier line to a later one, or stays in its room.
 FLOORS = (
-    *(
-        "write_docs",
-        "train",
-        "evaluate",
-        "transfer_sweep",
-        "tune",
-        "chaos",
-        "apply",
-        "ask",
-        "import_prompt",
-        "dashboards",
-    ),
-    *("headroom", "__main__", "bench", "embedded_zoo", "report", "statistics", "sweep", "run", "tracking"),
+    *("write_docs", "train", "evaluate", "transfer_sweep", "tune", "chaos", "apply", "ask", "import_prompt"),
+    *("dashboards", "headroom", "__main__", "bench", "embedded_zoo", "report", "statistics", "tuning", "sweep", "run"),
+    *("tracking",),
     *("recipes", "schema", "cli"),
 )
 TORCH_ONLY = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor, as_completed
 from contextlib import redirect_stderr, redirect_stdout
 from multiprocessing import get_context
 from pathlib import Path
@@ -63,11 +63,17 @@ def _check_same(config: DictConfig, folder: Path) -> None:
         )
 
 
-def ensure_all(cells: Iterable[NamedRun], out: Path, *, jobs: int = 1) -> dict[str, Path]:
+def ensure_all(
+    cells: Iterable[NamedRun], out: Path, *, jobs: int = 1, failures: dict[str, str] | None = None
+) -> dict[str, Path]:
     """Every cell, `jobs` at a time, with a line as each is done; what a cell prints goes to OUT/<cell>.log.
 
     Each job is a process with one thread, so that results do not depend on how many run or on the machine's cores.
     Ctrl-C lets the running cells stop; the same call continues them.
+
+    Args:
+        failures: takes `cell: error` of the cells that failed, and the others go on. Without it the first error is
+            raised; errors of the system (a full disk, a missing file, a killed worker) always are.
     """
     cells = list(cells)
     todo = [cell for cell in cells if not _is_finished(cell, out)]
@@ -79,12 +85,27 @@ def ensure_all(cells: Iterable[NamedRun], out: Path, *, jobs: int = 1) -> dict[s
             running = {pool.submit(_ensure_logged, cell, out): cell for cell in todo}
             try:
                 for i, done in enumerate(as_completed(running), 1):
-                    done.result()
-                    print(f"[{i}/{len(todo)}] {running[done].name} finished", flush=True)
+                    failed = _failure(done, collected=failures is not None)
+                    if failures is not None and failed:
+                        failures[running[done].name] = failed
+                    print(f"[{i}/{len(todo)}] {running[done].name} {'failed' if failed else 'finished'}", flush=True)
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
     return {cell.name: out / cell.name for cell in cells}
+
+
+def _failure(done: Future, *, collected: bool) -> str:
+    """What a cell failed with, empty where it did not; raised unless it is collected and the cell's own."""
+    try:
+        done.result()
+    except (OSError, BrokenExecutor):
+        raise
+    except Exception as error:
+        if not collected:
+            raise
+        return f"{type(error).__name__}: {error}"
+    return ""
 
 
 def _one_thread() -> None:
@@ -100,7 +121,7 @@ def _ensure_logged(cell: NamedRun, out: Path) -> None:
 
 def _is_finished(cell: NamedRun, out: Path) -> bool:
     """Whether the run is there and done. Raises ValueError where the folder holds a run of other settings."""
-    if state_of(out / cell.name) != "finished":
-        return False
-    _check_same(load_experiment([*cell.words, ("out", str(out / cell.name))]), out / cell.name)
-    return True
+    folder = out / cell.name
+    if (folder / CONFIG).exists():
+        _check_same(load_experiment([*cell.words, ("out", str(folder))]), folder)
+    return state_of(folder) == "finished"

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig
 
 from experiments.recipes import as_yaml, load_experiment
+from experiments.sweep.recipe import tuned_method
 from lightning_modules.code_version import SOURCES, code_version, library_versions
 
 # Beside the three packages: what turns a configuration into a run, and a run into the rows of a cell.
@@ -80,7 +81,11 @@ def build_cells(sweep: DictConfig) -> list[SweepCell]:
 
 
 def cell_words(sweep: DictConfig, source: str, data: Any, method: Any, seed: int) -> list[tuple[str, str]]:
-    """The `key=value` words of a cell's run: the sweep's, the source's, the method's, the method's on this data set."""
+    """The `key=value` words of a cell's run, later ones before earlier ones.
+
+    The sweep's, the source's, the method's, the data set's, the method's on this data set, what was tuned for this
+    source, data set and method.
+    """
     exp = data.exp or sweep.exp
     if exp is None:
         raise ValueError(f"The sweep names no recipe for {data.name}. Add `exp:` to the data set or to the sweep.")
@@ -101,7 +106,8 @@ def cell_words(sweep: DictConfig, source: str, data: Any, method: Any, seed: int
         "log.tags": [sweep.sweep, source, data.name, method.name],
     }
     more = (sweep.words, sweep.source_words.get(source, {}), method.words, data.words)
-    for words in (*more, data.methods.get(method.name, {})):
+    tuned = sweep.tuned_words.get(data.name, {}).get(source, {}).get(tuned_method(method), {})
+    for words in (*more, data.methods.get(method.name, {}), tuned):
         own |= dict(words)
     return [(key, as_yaml(value)) for key, value in own.items()]
 

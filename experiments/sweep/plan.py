@@ -94,15 +94,12 @@ def predicted(cell: SweepCell, config: DictConfig, cells: Sequence[SweepCell], s
     return counted(config)
 
 
-def counted(config: DictConfig) -> Cost:
-    """Updates and scored rows times what one takes."""
-    # How many rows there are: counted where the data is here, else as it was published.
-    datamodule = build_datamodule(config)
-    missing = bool(datamodule.missing())
-    rows = _published_rows(config) if missing else {split: len(datamodule.rows(split)) for split in SPLITS}
+def counted(config: DictConfig, rows: dict[str, int] | None = None) -> Cost:
+    """Updates and scored rows times what one takes. rows: of `count_rows`, where they are known."""
+    rows = count_rows(config) if rows is None else rows
     # Training: as many updates as the run itself will do; `none` learns nothing and validates once.
     per_update = config.train.batch_size * config.train.accumulate
-    steps_per_epoch = max(1, rows["train"] // per_update)
+    steps_per_epoch = updates_of_an_epoch(config, rows)
     epochs, updates = run_length(config, steps_per_epoch)
     updates = 0 if config.method.name == "none" else updates
     interval = validation_interval(config, steps_per_epoch)
@@ -110,7 +107,8 @@ def counted(config: DictConfig) -> Cost:
     validations = 1 if not updates else by_epoch if interval is None else math.ceil(updates / interval)
     # Scoring: the controls are left out, as all cells of a sweep share their scores.
     scored = validations * min(config.targets.n or rows["val"], rows["val"])
-    scored += 2 * min(config.data.n_test or rows["test"], rows["test"])  # the float prompt and the PNG
+    n_test = config.data.n_test
+    scored += 2 * (rows["test"] if n_test is None else min(n_test, rows["test"]))  # the float prompt and the PNG
     models = [config.source.name, *config.targets.names]
     if all(get_entry(name).embedded for name in models):
         # The tiny models were timed: seconds of an update of 16 images, and of a row.
@@ -121,6 +119,21 @@ def counted(config: DictConfig) -> Cost:
     work = updates * per_update * PASSES[config.method.name] * size[config.source.name]
     work += scored * 2 * sum(size.values())
     return Cost(2 * TOKENS * work / FLOPS, "assumed")
+
+
+def updates_of_an_epoch(config: DictConfig, rows: dict[str, int]) -> int:
+    """How many updates a run makes of its train rows. rows: of `count_rows`."""
+    return max(1, rows["train"] // (config.train.batch_size * config.train.accumulate))
+
+
+def count_rows(config: DictConfig) -> dict[str, int]:
+    """Rows of each split: counted where the data is here, else as it was published."""
+    datamodule = build_datamodule(config)
+    if datamodule.missing():
+        return _published_rows(config)
+    # Test rows of a run that never reads test are not looked for.
+    splits = [split for split in SPLITS if not (split == "test" and config.data.n_test == 0)]
+    return {"test": 0} | {split: len(datamodule.rows(split)) for split in splits}
 
 
 def _published_rows(config: DictConfig) -> dict[str, int]:

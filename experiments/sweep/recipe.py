@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.cli import suggest, unknown
 from experiments.recipes import first_lines, read_yaml
+from experiments.sweep.tuned import read_tuned
 from model_zoo.registry import get_entry
 
 FOLDER = Path(__file__).resolve().parents[1] / "sweeps"
@@ -34,11 +36,16 @@ class SweepData:
 
 @dataclass
 class SweepMethod:
-    """One row of the comparison. name: what the matrix calls it. base: none, vp, evp or tvp (null: the name itself)."""
+    """One row of the comparison.
+
+    name: what the matrix calls it. base: none, vp, evp or tvp (null: the name itself). tuned: the method of the sweep's
+    tunings whose words it takes over (null: the name itself; empty: none, it stays as it is written here).
+    """
 
     name: str = MISSING
     base: str | None = None
     words: dict[str, Any] = field(default_factory=dict)
+    tuned: str | None = None
 
 
 @dataclass
@@ -48,6 +55,8 @@ class Sweep:
     sweep: its name. label: what a reader must know of its figures. exp: the run recipe cells start from.
     targets: models every prompt is scored on, beside its own source (none: the sources). select: targets that
     may steer, none by default. words: `key: value` for every cell. source_words: source -> `key: value`.
+    tuned: files of `python -m experiments.tune`, one a data set, beside this recipe's: their words for each source,
+    data set and method come last. tuned_words: data set -> source -> method -> `key: value`, which they fill.
     primary: the two methods whose difference on targets the sweep is made to test, before all other comparisons.
     """
 
@@ -62,6 +71,8 @@ class Sweep:
     seeds: list[int] = field(default_factory=lambda: [0])
     words: dict[str, Any] = field(default_factory=dict)
     source_words: dict[str, dict[str, Any]] = field(default_factory=dict)
+    tuned: list[str] = field(default_factory=list)
+    tuned_words: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     primary: list[str] = field(default_factory=list)
 
 
@@ -73,24 +84,65 @@ def list_sweeps() -> dict[str, str]:
 def load_sweep(name: str, overrides: Sequence[tuple[str, str]] = ()) -> DictConfig:
     """A sweep recipe with `sources=a,b` and the like narrowed, and every other `key=value` added to all cells.
 
+    `tuned=FILE,FILE` takes the place of the recipe's own `tuned`.
+
     Raises:
-        ValueError: unknown recipe, key, or a name that the recipe does not have.
+        ValueError: unknown recipe, key, or a name that the recipe does not have; a tuning that lacks a cell's words.
+        FileNotFoundError: no such tuning.
     """
     path = FOLDER / f"{name}.yaml"
     if not path.is_file():
         raise unknown("sweep", name, list(list_sweeps()))
     try:
-        sweep = cast("DictConfig", OmegaConf.merge(OmegaConf.structured(Sweep), read_yaml(path)))
+        said = cast("DictConfig", read_yaml(path))
+        if isinstance(said.get("tuned"), str):
+            said.tuned = [said.tuned]
+        sweep = cast("DictConfig", OmegaConf.merge(OmegaConf.structured(Sweep), said))
     except OmegaConfBaseException as error:
         raise ValueError(f"experiments/sweeps/{path.name}: {str(error).splitlines()[0]}") from None
     _check_primary(sweep)
+    tunings = [path.parent / name for name in sweep.tuned]
     for key, value in overrides:
-        if key in LISTS:
-            _narrow(sweep, key, [word for word in value.split(",") if word])
+        words = [word for word in value.split(",") if word]
+        if key == "tuned":
+            sweep.tuned, tunings = words, [Path(word).expanduser() for word in words]
+        elif key in LISTS:
+            _narrow(sweep, key, words)
         else:
             sweep.words[key] = value
     _check(sweep)
+    if tunings:
+        _take_over(sweep, tunings)
     return sweep
+
+
+def tuned_method(method: Any) -> str:
+    """The method of a tuning whose words a row of the comparison takes over; empty for none."""
+    if (method.base or method.name) == "none":
+        return ""
+    return method.name if method.tuned is None else method.tuned
+
+
+def _take_over(sweep: DictConfig, tunings: Sequence[Path]) -> None:
+    """Fill `tuned_words`, and see that every learned cell has its words: none is trained untuned beside tuned ones."""
+    found: dict[str, Any] = {}
+    for path in tunings:
+        tuned = read_tuned(path)
+        for source, methods in tuned.words.items():
+            mine = found.setdefault(tuned.data, {}).setdefault(source, {})
+            twice = sorted(mine.keys() & methods.keys())
+            if twice:
+                raise ValueError(f"tuned has {twice[0]} of {source} on {tuned.data} twice. Expected it in one file.")
+            mine |= methods
+    for data, source, method in product(sweep.data, sweep.sources, sweep.methods):
+        name = tuned_method(method)
+        if name and name not in found.get(data.name, {}).get(source, {}):
+            raise ValueError(
+                f"tuned has no words for {name} of {source} on {data.name}. Tune it: `python -m experiments.tune "
+                f"exp={data.exp or sweep.exp} data={data.name} sources={source}`; or say that {method.name} is not "
+                "tuned: `tuned: ''` in that method of the recipe."
+            )
+    sweep.tuned_words = found
 
 
 def _check_primary(sweep: DictConfig) -> None:

@@ -1,0 +1,1 @@
+"""The seeded search behind `python -m experiments.tune`."""

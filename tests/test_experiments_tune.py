@@ -1,0 +1,427 @@
+"""Tuning: equal, seeded, recorded trials on the source's validation alone; ranges that grow; words a sweep takes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from typing import get_args, get_type_hints
+
+import pytest
+from omegaconf import OmegaConf
+
+from experiments import tune
+from experiments.cli import alternatives
+from experiments.recipes import load_experiment
+from experiments.run import ensure as many
+from experiments.run.ensure import NamedRun
+from experiments.schema import Prompt
+from experiments.sweep import recipe as sweep_recipe
+from experiments.sweep.cells import build_cells, resolved
+from experiments.sweep.recipe import load_sweep
+from experiments.sweep.tuned import read_tuned
+from experiments.tuning import trials as module
+from experiments.tuning.search import Record, Study, search, waves
+from experiments.tuning.space import METHODS, Dimension, Range, grown, initial_space, words_of
+from experiments.tuning.tell import estimate, summary
+from experiments.tuning.trials import best_validation, build_study, trial_runs, trial_words
+from lightning_modules.records import FIELDS, ResultLog
+
+INITS = ("zero", "normal")
+ROWS = {"train": 1024, "val": 256, "test": 0}
+PLAIN = Study("m", "evp", initial_space("evp", "normalized", 200, INITS), 64)
+
+
+def bump(value, best, width=1.0):
+    """1 at the best value, less by the distance on the log scale."""
+    return math.exp(-((math.log10(value / best) / width) ** 2))
+
+
+def surface(params, lr=10.0):
+    return bump(params["lr"], lr, 0.3) * (1.0 if params["init"] == "zero" else 0.7) * bump(params["steps"], 120, 2)
+
+
+def stub(score, failing=()):
+    """A trainer that knows the score of every setting."""
+
+    def run(trials):
+        for trial in trials:
+            if (trial.method, trial.number) in failing:
+                trial.state, trial.error = "failed", "ValueError: nan"
+            else:
+                trial.state, trial.val = "finished", score(trial.params)
+                trial.by_seed = {"0": trial.val}
+
+    return run
+
+
+def searched(tmp_path, studies, score, *, seed=0, trials=16, rounds=3, failing=()):
+    record = Record(tmp_path / "tuning.json", {"seed": seed, "data": "d"})
+    search(studies, record, stub(score, failing), seed=seed, trials=trials, rounds=rounds)
+    return record, json.loads((tmp_path / "tuning.json").read_text())
+
+
+# ---- the search ------------------------------------------------------------------------------------------------------
+def test_the_optimum_of_a_known_surface_is_found(tmp_path):
+    _, found = searched(tmp_path, [PLAIN], surface, trials=24)
+    best = found["chosen"]["m"]["evp"]
+    assert best["words"]["prompt.init"] == "zero" and 7 < best["words"]["method.lr"] < 14.5 and not best["edges"]
+    assert best["val"] == max(trial["val"] for trial in found["trials"])
+
+
+def test_an_optimum_far_outside_is_found_because_ranges_grow(tmp_path):
+    record, found = searched(tmp_path, [PLAIN], lambda params: surface(params, lr=0.3), trials=16, rounds=4)
+    assert found["ranges"]["m"]["evp"]["lr"][0] < 0.3 and 0.1 < found["chosen"]["m"]["evp"]["words"]["method.lr"] < 0.8
+    assert record.trials[16].round == 1 and record.trials[16].params["lr"] <= PLAIN.space["lr"].values.low
+
+
+def test_every_search_gets_the_same_number_of_trials_also_when_one_range_alone_grows(tmp_path):
+    studies = [
+        Study(source, method, initial_space(method, "sgd" if method == "vp" else "normalized", 200, INITS), 64)
+        for source in ("a", "b")
+        for method in METHODS
+    ]
+
+    def score(params):  # one optimum for all, which is inside for the pad methods and outside for vp
+        return surface(params) * (bump(params["tse"], 0.003, 9) if "tse" in params else 1)
+
+    record, _ = searched(tmp_path, studies, score, trials=4, rounds=2, failing={("tvp", 1)})
+    counts = Counter((trial.source, trial.method) for trial in record.trials)
+    assert set(counts) == {(study.source, study.method) for study in studies} and set(counts.values()) == {8}
+    assert Counter(trial.state for trial in record.trials)["failed"] == 2
+
+
+def test_growing_stops_where_no_optimum_is_an_edge_and_after_so_many_rounds(tmp_path):
+    centre = Study("m", "evp", PLAIN.space | {"steps": Dimension(Range(100, 100, 100, 100, whole=True))}, 64)
+    record, found = searched(tmp_path / "a", [centre], surface, trials=12)
+    assert len(record.trials) == 12 and found["state"] == "finished"
+    record, found = searched(tmp_path / "b", [PLAIN], lambda params: 1 / params["lr"], trials=4, rounds=2)
+    assert len(record.trials) == 4 + 2 + 2 and found["chosen"]["m"]["evp"]["edges"]["lr"] == "lower"
+    assert "m, evp: lr" in summary([PLAIN], record) and "give rounds=N for more" in summary([PLAIN], record)
+
+
+def test_the_cap_of_updates_is_said_and_makes_no_range_grow(tmp_path):
+    study = PLAIN._replace(space={"steps": PLAIN.space["steps"]})
+    record, found = searched(tmp_path, [study], lambda params: params["steps"] / 200, trials=12)
+    assert found["chosen"]["m"]["evp"]["edges"] == {"steps": "upper"} and len(record.trials) == 12
+    assert grown(study.space, {"steps": "upper"}) == study.space != grown(study.space, {"steps": "lower"})
+    assert "the cap; give max_steps=N for more" in summary([study], record)
+
+
+def test_the_same_seed_makes_the_same_trials_after_a_kill_at_any_wave_and_another_seed_others(tmp_path):
+    whole, _ = searched(tmp_path / "whole", [PLAIN], surface, trials=10, rounds=1)
+    for stop in range(3):
+        calls = []
+
+        def killed(trials, stop=stop, calls=calls):
+            if len(calls) == stop:
+                raise KeyboardInterrupt
+            calls.append(len(trials))
+            stub(surface)(trials)
+
+        record = Record(tmp_path / f"cut{stop}" / "tuning.json", {"seed": 0, "data": "d"})
+        with pytest.raises(KeyboardInterrupt):
+            search([PLAIN], record, killed, seed=0, trials=10, rounds=1)
+        done = []
+        again = Record(tmp_path / f"cut{stop}" / "tuning.json", {"seed": 0, "data": "d"})
+
+        def counting(trials, done=done):
+            done.extend(trial.number for trial in trials)
+            stub(surface)(trials)
+
+        search([PLAIN], again, counting, seed=0, trials=10, rounds=1)
+        assert again.trials == whole.trials and done == list(range(sum(calls), len(whole.trials)))
+    other, _ = searched(tmp_path / "other", [PLAIN], surface, seed=1, trials=10, rounds=1)
+    assert [trial.params for trial in other.trials] != [trial.params for trial in whole.trials]
+
+
+def test_methods_start_from_the_same_rates_lengths_and_starts(tmp_path):
+    studies = [Study("m", m, initial_space(m, "normalized", 200, INITS), 64) for m in ("evp", "fca", "tvp")]
+    record, _ = searched(tmp_path, studies, surface, trials=8, rounds=0)
+    first = {m: [{k: t.params[k] for k in ("lr", "steps", "init")} for t in record.trials if t.method == m][:4]
+             for m in ("evp", "fca", "tvp")}  # fmt: skip
+    assert first["evp"] == first["fca"] == first["tvp"]
+    assert {"fca", "fca_scale_free"} <= {name for trial in record.trials for name in trial.params}
+
+
+def test_a_search_of_failures_stops_and_says_the_first(tmp_path):
+    with pytest.raises(ValueError, match="Every one of the first 2 trials failed, the first with: ValueError: nan"):
+        searched(tmp_path, [PLAIN], surface, trials=4, failing={("evp", 0), ("evp", 1)})
+    assert [t["state"] for t in json.loads((tmp_path / "tuning.json").read_text())["trials"]] == ["failed"] * 2
+
+
+def test_a_round_is_proposed_in_waves_that_do_not_depend_on_the_machine():
+    assert waves(0, 16) == [(0, 8), (8, 4), (12, 4)] and waves(16, 3) == [(16, 2), (18, 1)]
+
+
+def test_a_record_of_other_options_is_refused(tmp_path):
+    searched(tmp_path, [PLAIN], surface, trials=2, rounds=0)
+    with pytest.raises(ValueError, match="of another tuning: seed 0 there, 1 now"):
+        Record(tmp_path / "tuning.json", {"seed": 1, "data": "d"})
+    (tmp_path / "tuning.json").write_text('{"exp": "embedded", "trials": []}')
+    with pytest.raises(ValueError, match="no record of this kind"):
+        Record(tmp_path / "tuning.json", {"seed": 0})
+
+
+# ---- what is searched and run ----------------------------------------------------------------------------------------
+def test_trials_load_no_target_read_no_test_row_and_follow_the_source():
+    base = trial_words("embedded", "emoji_counting")
+    for method in METHODS:
+        study = build_study(base, "embedded_llava", method, 0, ROWS)
+        given = {"lr": 2.0, "steps": 100, "init": "zero", "fca": 0.1, "tse": 0.2, "fca_relative": False}
+        words = words_of(method, {name: given[name] for name in study.space if name in given}, 64)
+        for run in trial_runs(trial(study, words), base, (0, 1)):
+            config = load_experiment(run.words)
+            assert list(config.targets.names) == [] and config.monitor == "source" and config.data.n_test == 0
+            assert (config.source.name, config.data.name, config.train.max_steps) == (
+                "embedded_llava", "emoji_counting", 100,
+            )  # fmt: skip
+            on = {"vp": (0, 0), "evp": (0, 0), "fca": (0.1, 0), "tse": (0, 0.2), "tvp": (0.1, 0.2)}[method]
+            assert (config.method.fca, config.method.tse) == on and config.method.lr == 2.0
+            assert config.train.val_every_steps == 20 and config.train.epochs == 2
+
+
+def trial(study, words):
+    from experiments.tuning.search import Trial
+
+    return Trial(study.source, study.method, 3, 0, {}, words)
+
+
+def test_every_start_of_the_schema_and_the_optimizer_s_own_rates_are_searched():
+    base = trial_words("embedded", "emoji_recognition")
+    study = build_study(base, "embedded_minigpt4", "evp", 0, ROWS)
+    assert study.space["init"].values == get_args(alternatives(get_type_hints(Prompt)["init"])[0])
+    assert (study.space["steps"].values.high, study.steps_per_epoch) == (384, 64)
+    adam = build_study([*base, ("method.optimizer", "adam")], "embedded_minigpt4", "evp", 500, ROWS).space
+    assert adam["lr"].values.high < study.space["lr"].values.low and adam["steps"].values.high == 500
+    fixed = build_study([*base, ("method.lr", "3"), ("train.epochs", "1")], "embedded_minigpt4", "tvp", 0, ROWS).space
+    assert set(fixed) == {"init", "fca_relative", "fca", "fca_scale_free", "tse"}
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("targets.heldout=[embedded_llava]", "reads the source's validation data and nothing else"),
+        ("data.n_test=5", "reads the source's validation data and nothing else"),
+        ("method.fca=1", "is searched for"),
+        ("methods=evp,tpv", "Did you mean 'tvp'"),
+        ("seeds=0,0", "each once"),
+        ("trials=1", "Expected trials >= 2"),
+        ("data.val=official", "takes validation rows from test"),
+    ],
+)
+def test_words_that_would_look_elsewhere_or_mean_nothing_are_refused(word, said, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "ensure_all", lambda *args, **kwargs: pytest.fail("a run was started"))
+    with pytest.raises(ValueError, match=said):
+        tune.main([word, f"out={tmp_path}"])
+
+
+def rows_of(value, **entries):
+    full = dict.fromkeys(field for field in FIELDS if field not in ("schema", "time"))
+    return full | {"split": "val", "input": "prompt", "group": "", "metric": "top1", "value": value} | entries
+
+
+def test_trials_are_judged_by_the_primary_metric_of_their_task(tmp_path):
+    values = (("accuracy", 0.25), ("mae", 3.0), ("drift", 9.0))
+    ResultLog(tmp_path / "results.jsonl").append([rows_of(v, metric=m, epoch=1, step=7) for m, v in values])
+    assert best_validation(tmp_path) == (0.25, 7)
+
+
+def test_a_trial_is_judged_by_the_last_row_of_each_epoch(tmp_path):
+    """The first attempt's checkpoint was lost: its prompt of epoch 1 is not the one that is kept."""
+    values = [(0, 4, 0.3, "a"), (1, 8, 0.9, "b"), (0, 4, 0.3, "a"), (1, 8, 0.5, "c")]
+    rows = [rows_of(v, kind="val", epoch=e, step=s, prompt=p) for e, s, v, p in values]
+    ResultLog(tmp_path / "results.jsonl").append(rows)
+    assert best_validation(tmp_path) == (0.5, 8)
+
+
+# ---- the command -----------------------------------------------------------------------------------------------------
+def train_by_threads(score, order, broken=""):
+    """In the place of ensure_all: as many threads as jobs, each run's row from a known surface and its seed."""
+
+    def ensure(cells, out, *, jobs, failures):
+        def one(cell):
+            order.append(cell.name)
+            config = load_experiment(cell.words)
+            if broken and broken in cell.name:
+                failures[cell.name] = "ValueError: the loss is nan"
+                return
+            value = score(config) + 0.01 * config.seed
+            (out / cell.name).mkdir(parents=True, exist_ok=True)
+            log = ResultLog(out / cell.name / "results.jsonl")
+            log.append([rows_of(value, kind="val", epoch=0, step=config.train.max_steps, prompt="p")])
+
+        cells = list(cells)
+        with ThreadPoolExecutor(jobs) as pool:
+            list(pool.map(one, cells if jobs == 1 else cells[::-1]))
+        return {cell.name: out / cell.name for cell in cells}
+
+    return ensure
+
+
+def tuned_by(tmp_path, name, jobs, monkeypatch, *words, broken=""):
+    order = []
+    monkeypatch.setattr(
+        module, "ensure_all", train_by_threads(lambda config: 0.5 * bump(config.method.lr, 10), order, broken)
+    )
+    out = tmp_path / name
+    given = ["exp=smoke", "trials=4", "rounds=1", f"jobs={jobs}", "max_steps=8", f"out={out}", *words]
+    assert tune.main(given) == 0
+    return json.loads((out / "tuning.json").read_text()), order
+
+
+def test_one_and_two_jobs_make_the_same_record_and_the_same_command_again_does_nothing(tmp_path, monkeypatch, capsys):
+    words = ("methods=evp,tvp", "seeds=0,2", "trials=3")
+    one, order = tuned_by(tmp_path, "one", 1, monkeypatch, *words)
+    two, other = tuned_by(tmp_path, "two", 2, monkeypatch, *words)
+    assert one == two and order != other and sorted(order) == sorted(other)
+    assert all(t["val"] - t["by_seed"]["0"] == pytest.approx(0.01, abs=1e-5) for t in one["trials"])
+    again, order = tuned_by(tmp_path, "one", 1, monkeypatch, *words)
+    assert again == one and order == []
+    said = capsys.readouterr().out
+    assert "2 searches (source x method), 3 trials each, up to 5 if ranges grow; 2 runs a trial: 12 to 20 runs" in said
+    assert "| embedded_minigpt4 | tvp |" in said and "method.fca_relative=" in said
+
+
+def test_a_failed_run_is_a_recorded_trial_and_no_chosen_one(tmp_path, monkeypatch, capsys):
+    found, _ = tuned_by(tmp_path, "out", 1, monkeypatch, "methods=evp", "rounds=0", broken="-001-s1")
+    (failed,) = [t for t in found["trials"] if t["state"] == "failed"]
+    assert failed["number"] == 1 and failed["error"] == "ValueError: the loss is nan" and failed["val"] is None
+    assert len(found["trials"]) == 4 and found["chosen"]["embedded_minigpt4"]["evp"]["number"] != 1
+    assert "| 4 (1 failed) |" in capsys.readouterr().out
+
+
+def test_a_plan_says_runs_and_time_and_starts_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(module, "ensure_all", lambda *args, **kwargs: pytest.fail("a run was started"))
+    assert tune.main(["exp=smoke", "plan=true", f"out={tmp_path / 'x'}"]) == 0
+    said = capsys.readouterr().out
+    assert "5 searches" in said and "160 to 400 runs" in said and " min" in said and not (tmp_path / "x").exists()
+
+
+def test_what_trials_took_replaces_what_was_counted(tmp_path):
+    record, _ = searched(tmp_path, [PLAIN], surface, trials=2, rounds=0)
+    for done in record.trials:
+        done.seconds = 40.0
+    told = estimate([PLAIN], record, [], {}, trials=4, rounds=2, seeds=2, jobs=1)
+    assert "8 to 16 runs, 160 s to 5 min" in told.replace("3 min to 5 min", "160 s to 5 min") and "finished" in told
+
+
+def test_one_failed_run_does_not_stop_the_others_where_failures_are_collected(tmp_path, monkeypatch):
+    class Now:
+        """A pool of no process."""
+
+        def __init__(self, *args, **kwargs):
+            self.pool = ThreadPoolExecutor(1)
+
+        def submit(self, *args):
+            return self.pool.submit(*args)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *args):
+            self.pool.shutdown()
+
+        def shutdown(self, **kwargs):
+            self.pool.shutdown(**kwargs)
+
+    def run(cell, out):
+        if cell.name == "bad":
+            raise ValueError("nan")
+        if cell.name == "full":
+            raise OSError("the disk is full")
+
+    monkeypatch.setattr(many, "ProcessPoolExecutor", Now)
+    monkeypatch.setattr(many, "_ensure_logged", run)
+    cells, failures = [NamedRun(name, [("exp", "smoke")]) for name in ("bad", "good")], {}
+    assert set(many.ensure_all(cells, tmp_path, failures=failures)) == {"bad", "good"}
+    assert failures == {"bad": "ValueError: nan"}
+    with pytest.raises(ValueError, match="nan"):
+        many.ensure_all(cells, tmp_path)
+    with pytest.raises(OSError, match="the disk is full"):
+        many.ensure_all([NamedRun("full", [("exp", "smoke")])], tmp_path, failures=failures)
+
+
+# ---- taken over by a sweep -------------------------------------------------------------------------------------------
+def tuning(path, data="emoji_recognition", state="finished", **words):
+    """words: source__method -> lr."""
+    chosen: dict = {}
+    for key, lr in words.items():
+        source, method = key.split("__")
+        extra = {"method.fca": 0.5, "method.tse": 0.0} if method == "fca" else {}
+        chosen.setdefault(source, {})[method] = {"words": {"method.lr": lr, "train.max_steps": 2, **extra}}
+    path.write_text(json.dumps({"format": 2, "state": state, "asked": {"data": data}, "chosen": chosen}))
+    return path
+
+
+ALL = {
+    "embedded_minigpt4__evp": 1.5,
+    "embedded_minigpt4__tvp": 2.5,
+    "embedded_llava__evp": 3.5,
+    "embedded_llava__tvp": 4.5,
+}
+
+
+def test_a_sweep_takes_over_the_words_of_each_source_data_set_and_method(tmp_path):
+    path = tuning(tmp_path / "t.json", **ALL)
+    plain = {cell.label: resolved(cell) for cell in build_cells(load_sweep("embedded_smoke"))}
+    cells = build_cells(load_sweep("embedded_smoke", [("tuned", str(path)), ("method.lr", "9"), ("seeds", "0")]))
+    found = {(cell.source, cell.method): resolved(cell) for cell in cells}
+    for key, lr in ALL.items():
+        config = found[tuple(key.split("__"))]
+        assert config.method.lr == lr and config.train.max_steps == 2
+    assert ("embedded_minigpt4", "none") in found
+    assert plain["embedded_llava-emoji_recognition-evp-s0"].method.lr == 4.0
+
+
+def test_a_recipe_names_its_tunings_beside_itself_and_rows_of_their_own(tmp_path, monkeypatch):
+    words = {f"embedded_minigpt4__{name}": lr for name, lr in (("fca", 7.0), ("evp", 8.0))}
+    tuning(tmp_path / "t.json", **words)
+    recipe = {
+        "sweep": "mine", "exp": "smoke", "tuned": "t.json", "sources": ["embedded_minigpt4"],
+        "data": [{"name": "emoji_recognition"}],
+        "methods": [
+            {"name": "none"}, {"name": "evp"}, {"name": "fca", "base": "tvp"},
+            {"name": "as_it_was", "base": "tvp", "tuned": ""}, {"name": "evp2", "base": "evp", "tuned": "evp"},
+        ],
+    }  # fmt: skip
+    (tmp_path / "mine.yaml").write_text("# x\n" + OmegaConf.to_yaml(OmegaConf.create(recipe)))
+    monkeypatch.setattr(sweep_recipe, "FOLDER", tmp_path)
+    found = {cell.method: resolved(cell).method for cell in build_cells(load_sweep("mine"))}
+    assert (found["fca"].lr, found["fca"].fca, found["fca"].tse) == (7.0, 0.5, 0.0)
+    assert found["as_it_was"].lr == 4.0 and found["evp2"].lr == found["evp"].lr == 8.0
+
+
+def test_a_learned_cell_without_tuned_words_is_refused_before_anything_runs(tmp_path):
+    some = {key: lr for key, lr in ALL.items() if key != "embedded_llava__tvp"}
+    given = [("tuned", str(tuning(tmp_path / "t.json", **some)))]
+    with pytest.raises(ValueError, match=r"no words for tvp of embedded_llava on emoji_recognition.*sources=embedded_"):
+        load_sweep("embedded_smoke", given)
+    load_sweep("embedded_smoke", [*given, ("sources", "embedded_minigpt4")])
+    with pytest.raises(ValueError, match="twice"):
+        load_sweep("embedded_smoke", [("tuned", f"{tmp_path / 't.json'},{tmp_path / 't.json'}")])
+
+
+def test_a_tuning_that_is_missing_unfinished_old_or_damaged_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no file"):
+        read_tuned(tmp_path / "t.json")
+    with pytest.raises(ValueError, match="is not over"):
+        read_tuned(tuning(tmp_path / "t.json", state="running", **ALL))
+    (tmp_path / "t.json").write_text('{"exp": "embedded", "chosen": {}}')
+    with pytest.raises(ValueError, match="of format None"):
+        read_tuned(tmp_path / "t.json")
+    (tmp_path / "t.json").write_text('{"format": 2, "state"')
+    with pytest.raises(ValueError, match="is damaged"):
+        read_tuned(tmp_path / "t.json")
+
+
+def test_what_a_tuning_writes_is_what_a_sweep_reads(tmp_path, monkeypatch):
+    words = ("methods=evp,tvp", "sources=embedded_minigpt4,embedded_llava", "trials=2", "rounds=0", "seeds=0")
+    tuned_by(tmp_path, "out", 1, monkeypatch, *words)
+    read = read_tuned(tmp_path / "out" / "tuning.json")
+    assert read.data == "emoji_recognition" and set(read.words["embedded_llava"]) == {"evp", "tvp"}
+    cells = build_cells(load_sweep("embedded_smoke", [("tuned", str(tmp_path / "out" / "tuning.json"))]))
+    for cell in cells:
+        if cell.method != "none":
+            assert resolved(cell).method.lr == read.words[cell.source][cell.method]["method.lr"]
