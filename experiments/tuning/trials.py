@@ -21,6 +21,7 @@ from experiments.tuning.space import METHODS, initial_space, words_of
 from lightning_modules.records import read_rows
 
 Pairs = Sequence[tuple[str, str]]
+NO_RATE = ("method.lr", "null")
 # Words that fix a dimension of the search.
 FIXES = {"method.lr": "lr", "prompt.init": "init", "train.max_steps": "steps", "train.epochs": "steps"}
 
@@ -40,8 +41,8 @@ def build_study(base: Pairs, source: str, method: str, max_steps: int, rows: dic
     Raises:
         ValueError: the words make no valid run, or validation rows are test rows.
     """
-    words = [*base, ("source.name", source), ("method", METHODS[method][0])]
-    # Neutral weights: the recipe's own belong to another method.
+    # Neutral rate and weights: the recipe's own belong to another optimizer or method.
+    words = [NO_RATE, *base, ("source.name", source), ("method", METHODS[method][0])]
     words += [(key, as_yaml(value)) for key, value in words_of(method, {}, 1).items()]
     config = load_experiment(words)
     per_epoch = updates_of_an_epoch(config, rows)
@@ -58,7 +59,7 @@ def shared_config(base: Pairs, source: str) -> DictConfig:
     Raises:
         ValueError: the words make no valid run, or validation rows are test rows.
     """
-    config = load_experiment([*base, ("source.name", source)])
+    config = load_experiment([NO_RATE, *base, ("source.name", source)])
     if config.data.val != "train":
         raise ValueError("data.val=official takes validation rows from test. Tune with rows of train: data.val=train.")
     return config
