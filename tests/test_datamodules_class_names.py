@@ -30,6 +30,8 @@ SNAPSHOT = {
     "oxford_pets clean": "ff71cf84b8ef",
     "oxford_pets raw": "b1424ac1b090",
     "oxford_pets clip": "0bce0590ff88",
+    "fashion_mnist clean": "e23e1334a850",
+    "fashion_mnist raw": "2be74b4380e8",
     "dtd clean": "a63a5d4efba3",
     "dtd raw": "a63a5d4efba3",
     "dtd clip": "a63a5d4efba3",
@@ -85,7 +87,8 @@ def test_a_capital_marks_a_cat_in_the_published_pets_and_not_in_ours():
 
 @pytest.mark.parametrize("data", CLASS_NAMES)
 def test_every_style_names_each_class_once(data):
-    assert next(iter(CLASS_NAMES[data])) == "clean" and {"raw", "clip"} <= set(CLASS_NAMES[data])
+    assert next(iter(CLASS_NAMES[data])) == "clean" and "raw" in CLASS_NAMES[data]
+    assert ("clip" in CLASS_NAMES[data]) == (data != "fashion_mnist")  # CLIP was not scored with it
     for names in CLASS_NAMES[data].values():
         assert len(names) == len(set(names)) == len(CLASS_NAMES[data]["clean"])
     assert all("_" not in name for name in class_names(data))

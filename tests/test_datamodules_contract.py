@@ -1,4 +1,4 @@
-"""One contract for all ten data sets and the two generic ones, on fixtures in their true on-disk formats."""
+"""One contract for all published data sets and the two generic ones, on fixtures in their true on-disk formats."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def write(name: str, root: Path) -> dict:
     return getattr(module, f"write_{name}")(root)
 
 
-@pytest.fixture(scope="module", params=(*TEN, "imagefolder", "vqa_jsonl"))
+@pytest.fixture(scope="module", params=(*TEN, "fashion_mnist", "imagefolder", "vqa_jsonl"))
 def written(request: pytest.FixtureRequest, tree_of) -> tuple[str, dict]:
     return request.param, tree_of(request.param)
 

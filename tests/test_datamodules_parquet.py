@@ -11,6 +11,7 @@ from support.data_files import (
     write_cifar10_parquet,
     write_cifar100_parquet,
     write_eurosat_parquet,
+    write_fashion_mnist_parquet,
     write_shards,
 )
 
@@ -18,6 +19,7 @@ from datamodules import load_datamodule
 from datamodules.cifar10 import batch_order
 
 WRITERS = {"cifar10": write_cifar10_parquet, "cifar100": write_cifar100_parquet, "eurosat": write_eurosat_parquet}
+WRITERS["fashion_mnist"] = write_fashion_mnist_parquet
 
 
 @pytest.mark.parametrize("name", WRITERS)

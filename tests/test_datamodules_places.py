@@ -19,6 +19,8 @@ OTHER_PLACES = [
     ("imagenette", "imagenette2", "imagenette/imagenette2"),
     ("svhn", "svhn", "SVHN"),
     ("svhn", "svhn", "svhn/archive"),
+    ("fashion_mnist", "fashion-mnist", "FashionMNIST/raw"),
+    ("fashion_mnist", "fashion-mnist", "fashion_mnist"),
     ("eurosat", "eurosat/2750", "EuroSAT_RGB"),
     ("eurosat", "eurosat/2750", "eurosat/EuroSAT_RGB"),
     ("eurosat", "eurosat/2750", "EuroSAT"),

@@ -21,7 +21,17 @@ from datamodules.prepare.disk import STATE
 WRITERS = {
     **{
         name: getattr(data_files, f"write_{name}")
-        for name in ("cifar10", "cifar100", "svhn", "imagenette", "eurosat", "oxford_pets", "dtd", "cifar10c")
+        for name in (
+            "cifar10",
+            "cifar100",
+            "svhn",
+            "fashion_mnist",
+            "imagenette",
+            "eurosat",
+            "oxford_pets",
+            "dtd",
+            "cifar10c",
+        )
     },
     "clevr": vqa_files.write_clevr,
     "hateful_memes": vqa_files.write_hateful_memes,

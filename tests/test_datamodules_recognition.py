@@ -1,4 +1,4 @@
-"""The seven recognition sets and CIFAR-10-C in their true on-disk formats."""
+"""The eight recognition sets and CIFAR-10-C in their true on-disk formats."""
 
 import hashlib
 from collections import Counter
@@ -16,13 +16,14 @@ from datamodules.cifar100 import MD5 as CIFAR100_MD5
 from datamodules.svhn import MD5 as SVHN_MD5
 from datamodules.svhn import read_mat
 
-NAMES = ("cifar10", "cifar100", "svhn", "imagenette", "eurosat", "oxford_pets", "dtd", "cifar10c")
+NAMES = ("cifar10", "cifar100", "svhn", "fashion_mnist", "imagenette", "eurosat", "oxford_pets", "dtd", "cifar10c")
 TREES = ("imagenette", "eurosat", "oxford_pets", "dtd")
 CLASSES = {"cifar10": 10, "cifar100": 100, "svhn": 10, "imagenette": 10, "eurosat": 10, "oxford_pets": 37, "dtd": 47}
 SIZES = {
     "cifar10": (180, 20, 200),
     "cifar100": (900, 100, 200),
     "svhn": (110, 10, 50),
+    "fashion_mnist": (180, 20, 50),
     "imagenette": (90, 10, 30),
     "eurosat": (80, 10, 10),
     "oxford_pets": (333, 37, 74),
@@ -33,6 +34,7 @@ PUBLISHED = {
     "cifar10": {"train": 50_000, "test": 10_000},
     "cifar100": {"train": 50_000, "test": 10_000},
     "svhn": {"train": 73_257, "test": 26_032},
+    "fashion_mnist": {"train": 60_000, "test": 10_000},
     "imagenette": {"train": 9_469, "val": 3_925},
     "eurosat": {"all": 27_000},
     "oxford_pets": {"trainval": 3_680, "test": 3_669},

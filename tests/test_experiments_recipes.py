@@ -46,6 +46,21 @@ def test_every_data_set_has_a_recipe_that_is_built_without_weights_or_data(data,
     assert not any(tmp_path.iterdir())
 
 
+def test_the_fashion_recipe_needs_nothing_that_does_not_ship(tmp_path, monkeypatch):
+    """Real photographs and real towers without a download; its targets are two with the source's tower, two without."""
+    from experiments.run.build import RunParts
+    from model_zoo.embedded.config import model_config
+    from model_zoo.registry import missing_files
+
+    monkeypatch.chdir(tmp_path)
+    config = load(exp="fashion")
+    assert RunParts(config).datamodule.missing() == []
+    names = [config.source.name, *config.targets.heldout]
+    assert [line for name in names for line in missing_files(name)] == []
+    towers = [model_config(name)["tower"] for name in names]
+    assert towers == ["lite0", "lite0", "lite0", "lite1", "lite2"]
+
+
 def test_the_method_shorthand_is_not_lost_beside_a_dotted_key():
     config = load("method=evp", "method.lr=3")
     assert config.method.name == "evp" and config.method.lr == 3

@@ -12,6 +12,7 @@ from datamodules.emoji.questions import RECOGNITION, EmojiRecognition
 from datamodules.emoji.scenes import World, render_scenes
 from experiments.embedded_zoo import __main__ as command
 from experiments.embedded_zoo import lessons, train
+from experiments.embedded_zoo.lite import lite_names
 from experiments.embedded_zoo.models import Asked, from_cache, laid_out, tower_features
 from model_zoo.embedded.build import (
     WEIGHTS,
@@ -25,6 +26,7 @@ from model_zoo.embedded.text import ClipTokenizer, build_tokenizer, train_tokeni
 from model_zoo.registry import load_clip, load_mllm, weight_files
 
 MODELS = list(read_config()["models"])
+LITE = lite_names()  # tests/test_model_zoo_lite.py
 ON_VIT = [name for name in MODELS if model_config(name)["tower"] == "vit"]
 
 
@@ -53,15 +55,14 @@ def top1(model, images, candidates, labels):
 
 
 def test_weights_are_small():
-    sizes = [path.stat().st_size for path in WEIGHTS.iterdir()]
+    ours, lites = ([f"{name}.safetensors" for name in names] for names in ([*read_config()["towers"], *MODELS], LITE))
+    sizes = [(WEIGHTS / name).stat().st_size for name in ours]
     assert sum(sizes) <= 12e6 and max(sizes) <= 5e6
-    assert {path.name for path in WEIGHTS.iterdir()} == {
-        f"{name}.safetensors" for name in [*read_config()["towers"], *MODELS]
-    }
+    assert sorted(path.name for path in WEIGHTS.iterdir()) == sorted([*ours, *lites])
 
 
 def test_every_file_says_what_made_it():
-    for path in WEIGHTS.glob("*.safetensors"):
+    for path in (WEIGHTS / f"{name}.safetensors" for name in [*read_config()["towers"], *MODELS]):
         with safe_open(path, "pt") as file:
             record = file.metadata()
         assert {"name", "seed", "steps", "loss", "data_sha256", "code_sha256", "torch", "attribution"} <= set(record)

@@ -9,7 +9,10 @@ MB, GB = 10**6, 10**9
 
 
 class Digest(NamedTuple):
-    """A published hash. algorithm: a name hashlib knows. source: who states it, and where."""
+    """A published hash. algorithm: a name hashlib knows, or one with "gunzip-" before it for what the file holds.
+
+    source: who states it, and where.
+    """
 
     algorithm: str
     value: str

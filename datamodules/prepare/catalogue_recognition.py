@@ -1,4 +1,4 @@
-"""The seven published recognition sets and CIFAR-10-C as data; see published.py."""
+"""The eight published recognition sets and CIFAR-10-C as data; see published.py."""
 
 from __future__ import annotations
 
@@ -32,6 +32,12 @@ def _pets(file: str, md5: str, size: int, unpacked: int, counts: tuple[Count, ..
     digest = Digest("md5", md5, TORCHVISION + "oxford_iiit_pet.py, OxfordIIITPet._RESOURCES")
     url = f"https://www.robots.ox.ac.uk/~vgg/data/pets/data/{file}"
     return Archive(file, f"oxford-iiit-pet/{file.split('.')[0]}", (url,), size, digest, unpacked, counts=counts)
+
+
+def _fashion(file: str, size: int, md5: str) -> Archive:
+    url = f"http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/{file}.gz"
+    digest = Digest("gunzip-md5", md5, "its README, unpacked: Debian packs the same bytes anew")
+    return Archive(f"{file}.gz", f"fashion-mnist/{file}.gz", (url,), size, digest)
 
 
 RECOGNITION: dict[str, PublishedData] = {
@@ -145,6 +151,18 @@ RECOGNITION: dict[str, PublishedData] = {
                 60 * MB,
                 (Count("trainval.txt", 3680, lines=True), Count("test.txt", 3669, lines=True)),
             ),
+        ),
+    ),
+    "fashion_mnist": PublishedData(
+        "recognition",
+        "70,000 grey photographs of 28 x 28, 10 kinds of clothes, bags and shoes",
+        "MIT",
+        "https://github.com/zalandoresearch/fashion-mnist",
+        (
+            _fashion("train-images-idx3-ubyte", 26_421_880, "f4a8712d7a061bf5bd6d2ca38dc4d50a"),
+            _fashion("train-labels-idx1-ubyte", 29_515, "9018921c3c673c538a1fc5bad174d6f9"),
+            _fashion("t10k-images-idx3-ubyte", 4_422_102, "8181f5470baa50b63fa0f6fddb340f0a"),
+            _fashion("t10k-labels-idx1-ubyte", 5_148, "15d484375f8d13e6eb1aabb0c3f46965"),
         ),
     ),
     "dtd": PublishedData(

@@ -7,7 +7,9 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import zlib
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -72,12 +74,24 @@ def _is_part(part: Any) -> bool:
 
 
 RECORD = "digests.json"
+GUNZIP = "gunzip-"  # before an algorithm: of what a gzip file holds
 FIRST = "nobody; recorded as the first copy"  # the source of a digest that was only computed
 CHUNK = 1 << 20
 
 
 def hash_file(path: Path, algorithm: str = "sha256", on_bytes: Callable[[int], None] | None = None) -> str:
-    """The digest of a file in hexadecimal; `on_bytes` is called with the size of every piece read."""
+    """The digest of a file in hexadecimal; `on_bytes` is called with the size of every piece read.
+
+    "gunzip-md5" and the like are the digest of what a gzip file holds, which does not depend on who packed it; a file
+    that cannot be unpacked has the digest "damaged".
+    """
+    if algorithm.startswith(GUNZIP):
+        try:
+            with gzip.open(path) as inner:
+                data = inner.read()
+        except (gzip.BadGzipFile, EOFError, zlib.error):
+            return "damaged"
+        return hashlib.new(algorithm.removeprefix(GUNZIP), data, usedforsecurity=False).hexdigest()
     digest = hashlib.new(algorithm, usedforsecurity=False)
     with open(path, "rb") as file:
         while piece := file.read(CHUNK):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -16,14 +16,27 @@ from model_zoo.weights.writing import new_file
 
 
 def fit(
-    parameters: Iterable[nn.Parameter], loss_at: Callable[[int], Tensor], steps: int, lr: float, title: str
+    parameters: Iterable[nn.Parameter],
+    loss_at: Callable[[int], Tensor],
+    steps: int,
+    lr: float,
+    title: str,
+    slow: Sequence[nn.Parameter] = (),
+    slow_share: float = 1.0,
 ) -> float:
     """Minimise loss_at(step) for `steps` steps of AdamW, 5 % warm-up then cosine, gradient norm 1; with a progress bar.
+
+    slow: those of the parameters that learn with slow_share of the rate.
 
     Returns the mean loss of the last tenth.
     """
     parameters = [p for p in parameters if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.98), weight_decay=0.02)
+    late = {id(p) for p in slow}
+    groups = [
+        {"params": [p for p in parameters if id(p) not in late], "lr": lr},
+        {"params": list(slow), "lr": lr * slow_share},
+    ]
+    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], betas=(0.9, 0.98), weight_decay=0.02)
     warm = max(1, steps // 20)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda s: min((s + 1) / warm, 0.5 + 0.5 * math.cos(math.pi * min(1.0, s / steps)))

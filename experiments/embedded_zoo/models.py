@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from experiments.embedded_zoo.fit import fit
 from model_zoo.base import MLLM
-from model_zoo.embedded.build import TOWER_AT, model_config
+from model_zoo.embedded.config import tower_prefix
 
 VARIANTS = (("cls", False), ("cls", True), ("infer", False), ("vqa", False))
 """(template style, ranking layout): training loss, candidate ranking, free and short generation."""
@@ -32,7 +32,7 @@ class Asked(NamedTuple):
 @torch.no_grad()
 def tower_features(model: Any, name: str, images: Tensor, batch: int = 128) -> tuple[Tensor, ...]:
     """The frozen tower on images (N,3,64,64), in float16: CNN (tokens,), ViT (last features, block before)."""
-    convolutional = model_config(name)["tower"] == "cnn"
+    convolutional = tower_prefix(name) == "tower."
     rows = []
     for part in images.split(batch):
         pixels = model.prepare(part.float() / 255 if part.dtype == torch.uint8 else part)
@@ -43,7 +43,7 @@ def tower_features(model: Any, name: str, images: Tensor, batch: int = 128) -> t
 @contextmanager
 def from_cache(model: Any, name: str, features: tuple[Tensor, ...]) -> Iterator[None]:
     """Inside, `images` are scene numbers (B,) and the tower answers from `features`; everything else runs as ever."""
-    convolutional = model_config(name)["tower"] == "cnn"
+    convolutional = tower_prefix(name) == "tower."
 
     def look(numbers: Tensor) -> Any:
         found = tuple(f[numbers].float() for f in features)
@@ -76,10 +76,20 @@ def laid_out(model: Any, variants: Sequence[int]) -> Iterator[None]:
 
 
 def train_model(
-    model: MLLM, name: str, features: tuple[Tensor, ...], asked: Callable[[int], Asked], steps: int, lr: float
+    model: MLLM,
+    name: str,
+    features: tuple[Tensor, ...],
+    asked: Callable[[int], Asked],
+    steps: int,
+    lr: float,
+    slow: Sequence[nn.Parameter] = (),
+    slow_share: float = 1.0,
 ) -> float:
-    """Train everything but the tower, in place; returns the final mean loss in nats per token."""
-    prefix = TOWER_AT[model_config(name)["tower"]]
+    """Train everything but the tower, in place, `slow` at a share of the rate.
+
+    Returns the final mean loss in nats per token.
+    """
+    prefix = tower_prefix(name)
     parameters = []
     for key, parameter in model.named_parameters():
         parameter.requires_grad_(not key.startswith(prefix))
@@ -92,7 +102,7 @@ def train_model(
         return nats.sum() / tokens.sum()
 
     with from_cache(model, name, features):
-        return fit(parameters, loss_at, steps, lr, name)
+        return fit(parameters, loss_at, steps, lr, name, slow, slow_share)
 
 
 @torch.no_grad()

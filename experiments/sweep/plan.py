@@ -74,7 +74,7 @@ FLOPS, TOKENS, PASSES = 50e12, 150, {"tvp": 5, "evp": 3, "vp": 3, "none": 0}
 PUBLISHED_ROWS = {
     "cifar10": (50_000, 10_000), "cifar100": (50_000, 10_000), "imagenette": (9_469, 3_925), "svhn": (73_257, 26_032),
     "eurosat": (21_600, 5_400), "oxford_pets": (3_680, 3_669), "dtd": (3_760, 1_880), "clevr": (70_000, 15_000),
-    "hateful_memes": (8_500, 500), "pope": (36_000, 9_000),
+    "fashion_mnist": (60_000, 10_000), "hateful_memes": (8_500, 500), "pope": (36_000, 9_000),
 }  # fmt: skip
 
 

@@ -12,18 +12,16 @@ from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForCondition
 
 from model_zoo.base import MLLM
 from model_zoo.clip import ClipScorer
-from model_zoo.connectors import build_connector
-from model_zoo.embedded.config import WEIGHTS, embedded_files, model_config, read_config
-from model_zoo.embedded.text import ClipTokenizer, build_tokenizer
+from model_zoo.connectors import QFormerConnector, build_connector, random_qformer
+from model_zoo.embedded.config import WEIGHTS, embedded_files, model_config, read_config, read_lite, tower_prefix
+from model_zoo.embedded.text import TOKENIZER, ClipTokenizer, build_tokenizer
 from model_zoo.embedded.tower import ConvTower, Merge, build_clip_model
 from model_zoo.llava import LLaVA, build_projector
-from model_zoo.templates import TEMPLATES
+from model_zoo.minigpt4 import MiniGPT4
+from model_zoo.templates import TEMPLATES, Template
 from model_zoo.weights.catalogue import PUBLISHED
 from model_zoo.weights.filling import ModelParts
 from model_zoo.weights.load import build_adapter
-
-TOWER_AT = {"vit": "connector.vision.", "cnn": "tower."}
-"""Where a tower sits in its adapter's state dict; the rest is the model's own file."""
 
 
 def _random_llm(family: str, config: dict[str, Any], vocab: int) -> nn.Module:
@@ -49,13 +47,17 @@ def _qformer_mllm(config: dict[str, Any], tokenizer: Any, llm: nn.Module, width:
         with_patches=known.patch_projection is not None,
     )
     if family == "minigpt4":
-        template = TEMPLATES["minigpt4"]
-        # Trained on nothing but answer + newline, it has no text of its own after one.
-        options = {"template": template._replace(stops=(*template.stops, "\n")), **options}
+        options = {"template": _ended_by_newline(), **options}
     if family == "blip2":
         options = {"max_text": 64, **options}
     bert = build_tokenizer(qformer=True) if known.bert else None
     return build_adapter(family, ModelParts(connector, llm, tokenizer, bert), **options)
+
+
+def _ended_by_newline() -> Template:
+    # Trained on nothing but answer + newline, these have no text of their own after one.
+    template = TEMPLATES["minigpt4"]
+    return template._replace(stops=(*template.stops, "\n"))
 
 
 def _llava(config: dict[str, Any], tokenizer: Any, llm: nn.Module, width: int, options: dict) -> MLLM:
@@ -64,11 +66,30 @@ def _llava(config: dict[str, Any], tokenizer: Any, llm: nn.Module, width: int, o
     return LLaVA(ConvTower(**architecture), projector, llm, tokenizer, **options)
 
 
+def _on_pretrained(config: dict[str, Any], tokenizer: Any, llm: nn.Module, width: int, options: dict) -> MLLM:
+    """LLaVA or MiniGPT-4 around an EfficientNet-Lite tower."""
+    from model_zoo.embedded import efficientnet  # timm takes a second that no other model needs
+
+    tower, channels = efficientnet.build_tower(config["tower"]), 1280
+    options = {"mean": efficientnet.MEAN, "std": efficientnet.STD, **options}
+    if config["family"] == "llava":
+        return LLaVA(tower, build_projector(channels, width), llm, tokenizer, **options)
+    numbers = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, **config["qformer"]}
+    bert = random_qformer({"encoder_hidden_size": channels, "vocab_size": len(tokenizer), **numbers}, reads_text=False)
+    size = bert.config.hidden_size
+    queries = torch.randn(1, config["n_query"], size) * 0.02
+    connector = QFormerConnector(efficientnet.QFormerVision(tower), bert, queries, nn.Linear(size, width))
+    return MiniGPT4(connector, llm, tokenizer, **{"template": _ended_by_newline(), **options})
+
+
 def build_embedded(name: str, **options: Any) -> MLLM:
     """The adapter with random weights; leaves torch's global generator as it was."""
-    config, tokenizer = model_config(name), build_tokenizer()
-    options = {"name": name, "image_size": read_config()["frame"], **options}
-    make = _llava if config["family"] == "llava" else _qformer_mllm
+    config = model_config(name)
+    pretrained = config["tower"] in read_lite()["towers"]
+    world = read_lite() if pretrained else read_config()
+    tokenizer = build_tokenizer(file=world.get("tokenizer", TOKENIZER))
+    options = {"name": name, "image_size": world["frame"], **options}
+    make = _on_pretrained if pretrained else _llava if config["family"] == "llava" else _qformer_mllm
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config["training"]["seed"])
         llm: Any = _random_llm(config["family"], config["llm"], len(tokenizer))
@@ -77,13 +98,19 @@ def build_embedded(name: str, **options: Any) -> MLLM:
 
 def own_tensors(name: str, model: nn.Module) -> dict[str, Tensor]:
     """What the model's own file holds: every parameter outside its tower."""
-    prefix = TOWER_AT[model_config(name)["tower"]]
+    prefix = tower_prefix(name)
     return {key: p.detach() for key, p in model.named_parameters() if not key.startswith(prefix)}
 
 
 def load_tower_(model: nn.Module, name: str, folder: Path | None = None) -> None:
     """Fill the tower of an adapter in place."""
-    _fill_(model, embedded_files(name, folder)[0], TOWER_AT[model_config(name)["tower"]])
+    prefix, tower = tower_prefix(name), model_config(name)["tower"]
+    if tower not in read_lite()["towers"]:
+        return _fill_(model, embedded_files(name, folder)[0], prefix)
+    from model_zoo.embedded.efficientnet import load_pretrained_
+
+    where: Any = model.get_submodule("tower" if prefix == "tower." else "connector.vision.embeddings")
+    load_pretrained_(where, tower)
 
 
 def _fill_(model: nn.Module, path: Path, prefix: str) -> None:
@@ -96,7 +123,7 @@ def _fill_(model: nn.Module, path: Path, prefix: str) -> None:
     unknown = model.load_state_dict(tensors, strict=False).unexpected_keys
     wanted = {key for key, _ in model.named_parameters() if key.startswith(prefix)}
     if prefix == "":
-        wanted = {k for k in wanted if not k.startswith(tuple(TOWER_AT.values()))}
+        wanted = {k for k in wanted if not k.startswith(("connector.vision.", "tower."))}
     absent = wanted - set(tensors)
     if unknown or absent:
         raise ValueError(
@@ -127,10 +154,16 @@ def load_embedded(
     return model.to(getattr(torch, dtype)).freeze_()
 
 
-def load_embedded_clip(folder: Path | None = None) -> ClipScorer:
-    """The tiny CLIP behind TSE, frozen. Raises FileNotFoundError when its file is missing."""
-    config, tokenizer = read_config()["towers"]["clip"]["architecture"], ClipTokenizer()
+def load_embedded_clip(name: str = "clip", folder: Path | None = None) -> ClipScorer:
+    """A tiny CLIP behind TSE, frozen: `clip` of the emoji world, `lite_clip` of the pretrained towers' world.
+
+    Raises FileNotFoundError when its file is missing.
+    """
+    if name == "clip":
+        config, tokenizer = read_config()["towers"]["clip"]["architecture"], ClipTokenizer()
+    else:
+        config, tokenizer = read_lite()["clip"]["architecture"], ClipTokenizer(file=read_lite()["tokenizer"])
     with torch.random.fork_rng(devices=[]):
         model = build_clip_model(config, tokenizer.vocab_size, tokenizer.context_length)
-    _fill_(model, Path(folder or WEIGHTS) / "clip.safetensors", "")
+    _fill_(model, Path(folder or WEIGHTS) / f"{name}.safetensors", "")
     return ClipScorer(model, tokenizer, config["image_size"])

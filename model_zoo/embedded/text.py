@@ -1,4 +1,5 @@
-"""The zoo's one byte-level BPE: `tokenizer.json` beside this file, dressed for an LLM, a Q-Former or CLIP.
+"""The zoo's byte-level BPEs, dressed for an LLM, a Q-Former or CLIP: `tokenizer.json` beside this file for the emoji
+world, `tokenizer_lite.json` for the models on pretrained towers.
 
 All 256 bytes are tokens, so any text can be asked; whole words exist for the instruction templates and the shorter
 names, so that names are 1 to 7 tokens long (mean-per-token ranking has something to average).
@@ -16,7 +17,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-PATH = Path(__file__).parent / "tokenizer.json"
+TOKENIZER = "tokenizer.json"
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "[CLS]", "[SEP]")
 
 
@@ -35,10 +36,10 @@ def train_tokenizer(texts: Sequence[str], names: Sequence[str], path: Path, voca
     tokenizer.save(str(path))
 
 
-@lru_cache(maxsize=2)
-def build_tokenizer(qformer: bool = False) -> Any:
-    """A `PreTrainedTokenizerFast`; `qformer=True` adds [CLS] text [SEP] as BERT's does."""
-    backend = Tokenizer.from_file(str(PATH))
+@lru_cache(maxsize=4)
+def build_tokenizer(qformer: bool = False, file: str = TOKENIZER) -> Any:
+    """A `PreTrainedTokenizerFast` of a file beside this one; `qformer=True` adds [CLS] text [SEP] as BERT's does."""
+    backend = Tokenizer.from_file(str(Path(__file__).parent / file))
     if qformer:
         ends = [(token, backend.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
         backend.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
@@ -55,9 +56,9 @@ def build_tokenizer(qformer: bool = False) -> Any:
 class ClipTokenizer:
     """Texts to (B, context) int64: start, tokens, end, zeros; open_clip pools at the highest id, the end."""
 
-    def __init__(self, context: int = 32) -> None:
+    def __init__(self, context: int = 32, file: str = TOKENIZER) -> None:
         self.context_length = context
-        self.tokenizer = build_tokenizer()
+        self.tokenizer = build_tokenizer(file=file)
         self.end = len(self.tokenizer)
         self.vocab_size = self.end + 1
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 from io import BytesIO
@@ -78,6 +79,28 @@ def write_svhn(root):
         savemat(path, {"X": images, "y": digits}, do_compression=True)
         digests[name] = _md5(path)
     return {"root": str(root), "md5": digests, "counts": counts}
+
+
+def fashion_mnist_arrays():
+    """part -> (pictures (N, 28, 28), labels (N,)) of the fixture."""
+    generator = np.random.default_rng(3)
+    return {
+        part: (generator.integers(0, 256, (n, 28, 28), dtype=np.uint8), (np.arange(n) % 10).astype(np.uint8))
+        for part, n in (("train", 200), ("test", 50))
+    }
+
+
+def write_fashion_mnist(root, packed=True):
+    """IDX files: a magic number, sizes as big-endian 32-bit numbers, bytes; packed by gzip or not."""
+    folder, digests = Path(root) / "fashion-mnist", {}
+    folder.mkdir(parents=True)
+    for part, arrays in fashion_mnist_arrays().items():
+        for kind, array in zip(("images-idx3", "labels-idx1"), arrays, strict=True):
+            name = f"{'t10k' if part == 'test' else part}-{kind}-ubyte"
+            data = bytes((0, 0, 8, array.ndim)) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
+            digests[name] = hashlib.md5(data, usedforsecurity=False).hexdigest()
+            (folder / (f"{name}.gz" if packed else name)).write_bytes(gzip.compress(data) if packed else data)
+    return {"root": str(root), "md5": digests, "counts": {"train": 200, "test": 50}}
 
 
 def _md5(path: Path) -> str:
@@ -210,6 +233,15 @@ def write_cifar100_parquet(root, scratch):
         extra = {"coarse_label": pyarrow.array(batch["coarse_labels"])}
         folder, columns = Path(root) / "cifar100" / "cifar100", ("img", "fine_label")
         write_shards(folder, split, images, batch["fine_labels"], names, columns=columns, extra=extra)
+    return {"root": str(root), "counts": kwargs["counts"]}, kwargs
+
+
+def write_fashion_mnist_parquet(root, scratch):
+    """zalando-datasets/fashion_mnist: columns image, label; its own spelling of one class."""
+    kwargs = write_fashion_mnist(scratch)
+    names = ["T - shirt / top", *CLASS_NAMES["fashion_mnist"]["raw"][1:]]
+    for split, (images, labels) in fashion_mnist_arrays().items():
+        write_shards(Path(root) / "fashion_mnist", split, [png(image) for image in images], labels.tolist(), names)
     return {"root": str(root), "counts": kwargs["counts"]}, kwargs
 
 
