@@ -101,7 +101,7 @@ def train_on_tower(
     config = read_lite()["models"][name]
     training, model = config["training"], build_embedded(name)
     load_tower_(model, name)
-    features = (cached_features(model, name, config["tower"], progress, train, held_out),)
+    features: tuple[Tensor, ...] = (cached_features(model, name, config["tower"], progress, train, held_out),)
     if config["family"] == "minigpt4":
         features = features * 2  # a Q-Former's `see` also returns the block before the last: here the same
     parent, slow = training.get("grown_from"), ()

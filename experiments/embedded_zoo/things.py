@@ -6,6 +6,7 @@ A thing is one picture; names after the first are synonyms, used by chance. No p
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import torch
 from PIL import Image, ImageDraw
@@ -111,7 +112,7 @@ def draw_pullover(collar: str, outlined: bool) -> Tensor:
     art = Image.new("RGBA", (288, 288))
     pen = ImageDraw.Draw(art)
     body, band = ("#5C913B", "#3E721D") if collar == "crew" else ("#92D3F5", "#61B2E4")
-    line = {"outline": "black", "width": 7} if outlined else {}
+    line: dict[str, Any] = {"outline": "black", "width": 7} if outlined else {}
     for sign in (-1, 1):  # sleeves, then their cuffs
 
         def at(x: float, y: float, sign: int = sign) -> tuple[float, float]:
