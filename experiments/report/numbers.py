@@ -56,7 +56,10 @@ def main_method(statistics: Mapping) -> str:
 
 
 def is_embedded(statistics: Mapping) -> bool:
-    return any(cell[key].startswith("embedded_") for cell in statistics["cells"] for key in ("source", "target"))
+    """Any model that ships with the package, and of which numbers say nothing about published ones?"""
+    return any(
+        cell[key].startswith(("embedded_", "lite")) for cell in statistics["cells"] for key in ("source", "target")
+    )
 
 
 def interval_kind(entries: Iterable[Mapping]) -> str:

@@ -17,8 +17,8 @@ from experiments.report.numbers import (
 from lightning_modules.vocabulary import CONTROL_NAMES
 
 EMBEDDED = (
-    "The models named embedded_* are tiny ones of a few million parameters that this project trained itself on "
-    "rendered scenes. They show whether the method and the code work; their numbers say nothing about the published "
+    "The models named embedded_* and lite* are tiny ones of a few million parameters that this project trained itself "
+    "on rendered scenes (lite*: connectors and LLMs; the towers are ImageNet's). They show whether the method and the code work; their numbers say nothing about the published "
     "models."
 )
 
