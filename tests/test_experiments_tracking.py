@@ -109,14 +109,22 @@ def recorded_bytes(folder):
 
 def test_no_host_path_package_or_program_is_recorded_unless_asked_for(tmp_path):
     session(tmp_path / "private", [(0, {"epoch": 0})])
-    session(tmp_path / "open", [(0, {"epoch": 0})], system=True)
-    private, opened = recorded_bytes(tmp_path / "private"), recorded_bytes(tmp_path / "open")
+    private = recorded_bytes(tmp_path / "private")
     secrets = [str(ROOT), sys.executable, "requirements.txt", "wandb-metadata.json"]
-    hosts = [record["run"]["host"] for name in ("private", "open") for log in sessions(tmp_path / name)
-             for record in records(log) if record["type"] == "run"]  # fmt: skip
-    assert hosts == ["-", socket.gethostname()]
-    assert [word for word in secrets if word.encode() in private] == []
-    assert any(word.encode() in opened for word in secrets), "the test would not notice a leak"
+    hosts = [record["run"]["host"] for log in sessions(tmp_path / "private") for record in records(log)
+             if record["type"] == "run"]  # fmt: skip
+    assert hosts == ["-"] and [word for word in secrets if word.encode() in private] == []
+    for attempt in range(6):  # what is open is recorded beside the run, by a service that a short run may outpace
+        folder = tmp_path / f"open{attempt}"
+        session(folder, [(0, {"epoch": 0})], system=True)
+        opened = recorded_bytes(folder)
+        if any(word.encode() in opened for word in secrets):
+            break
+    else:
+        pytest.fail("the test would not notice a leak")
+    assert socket.gethostname() in [
+        r["run"]["host"] for log in sessions(folder) for r in records(log) if r["type"] == "run"
+    ]
 
 
 def resolved(*words):
