@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from lightning_modules.vocabulary import members
 from model_zoo.registry import canonical, get_entry
 from model_zoo.weights.catalogue import PUBLISHED
 
@@ -18,11 +19,6 @@ class Facts(NamedTuple):
     name: str
     tower: str | None
     adapter: str
-
-
-def members(source: str) -> list[str]:
-    """The models a prompt was learned on: several for an ensemble `a+b`."""
-    return source.split("+")
 
 
 def shared(source: str, target: str) -> str:

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig
 
 from experiments.recipes import as_yaml, load_experiment
-from experiments.sweep.recipe import tuned_method
+from experiments.sweep.recipe import all_targets, tuned_method
 from lightning_modules.code_version import SOURCES, code_version, library_versions
+from lightning_modules.vocabulary import members
 
 # Beside the three packages: what turns a configuration into a run, and a run into the rows of a cell.
 RUN_SOURCES = (
@@ -89,12 +90,15 @@ def cell_words(sweep: DictConfig, source: str, data: Any, method: Any, seed: int
     exp = data.exp or sweep.exp
     if exp is None:
         raise ValueError(f"The sweep names no recipe for {data.name}. Add `exp:` to the data set or to the sweep.")
-    targets = [name for name in (sweep.targets or sweep.sources) if name != source]
-    select = [name for name in sweep.select if name != source]
+    first, *others = members(source)
+    # Further members are scored like targets, as a run scores one source itself; results know them as sources by name.
+    targets = [name for name in all_targets(sweep) if name != first]
+    select = [name for name in sweep.select if name != first]
     held = [name for name in targets if name not in select]
     own = {
         "exp": exp,
-        "source.name": source,
+        "source.name": first,
+        **({"sources": [{"name": name} for name in (first, *others)]} if others else {}),
         "data.name": data.name,
         "method.name": method.base or method.name,
         "seed": seed,

@@ -112,11 +112,14 @@ def counted(config: DictConfig, rows: dict[str, int] | None = None) -> Cost:
     models = [config.source.name, *config.targets.names]
     if all(get_entry(name).embedded for name in models):
         # The tiny models were timed: seconds of an update of 16 images, and of a row.
-        seconds = START + updates * UPDATE[config.method.name] * per_update / 16 + scored * ROW * len(models)
+        of_update = UPDATE[config.method.name] * per_update / 16 * max(1, len(config.sources))
+        seconds = START + updates * of_update + scored * ROW * len(models)
         return Cost(seconds, "counted")
     # Published models were not timed here: two operations for each parameter and token, at an assumed rate.
     size = {name: get_entry(name).parameters for name in models}
-    work = updates * per_update * PASSES[config.method.name] * size[config.source.name]
+    learned_on = [source.name for source in config.sources] or [config.source.name]
+    size |= {name: get_entry(name).parameters for name in learned_on}
+    work = updates * per_update * PASSES[config.method.name] * sum(size[name] for name in learned_on)
     work += scored * 2 * sum(size.values())
     return Cost(2 * TOKENS * work / FLOPS, "assumed")
 
