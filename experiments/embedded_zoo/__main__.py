@@ -13,15 +13,16 @@ from experiments.cli import parse_options, run_command
 @dataclass
 class Options:
     """
-    python -m experiments.embedded_zoo NAME|all|lite [key=value ...]
+    python -m experiments.embedded_zoo NAME|all|web|lite [key=value ...]
 
     Same seed, same machine: same weights. A file is written after every stage of training; a file that lacks stages is
     continued, a finished one is made anew.
     """
 
     name: str
-    """vit, cnn, clip, embedded_minigpt4 ... (an MLLM needs its tower in out or in the package), or all: the emoji
-    world; lite0_llava ..., lite_clip, or lite: the models on pretrained towers; tokenizer writes tokenizer.json and
+    """vit, cnn, clip, embedded_minigpt4 ... (an MLLM needs its tower in out or in the package), or all: the first emoji
+    world; web_vit ..., web_clip, web_minigpt4 ..., or web: its successor (several calls at once share the work);
+    lite0_llava ..., lite_clip, or lite: the models on pretrained towers; tokenizer writes tokenizer.json and
     lite_tokenizer writes tokenizer_lite.json, of which all others use the package's"""
     out: Path | None = None
     """where the files go (default: model_zoo/embedded/weights)"""
@@ -41,10 +42,12 @@ def main(argv: Sequence[str]) -> int:
 
     if options.out:
         require_writable(options.out, "the folder of the models", "out=DIR")
-    from experiments.embedded_zoo import lite
+    from experiments.embedded_zoo import lite, web
 
     if options.name in (lite.WHOLE, *lite.lite_names()):
         lite.train_lite(options.name, out=options.out, steps_scale=options.steps_scale, threads=options.threads)
+    elif options.name in (web.WHOLE, *web.web_names()):
+        web.train_web(options.name, out=options.out, steps_scale=options.steps_scale, threads=options.threads)
     elif options.name == "lite_tokenizer":
         lite.train_lite_tokenizer((options.out or Path()) / "tokenizer_lite.json")
     else:
