@@ -1,4 +1,4 @@
-"""Write the parts of README, docs/ and model cards that follow from data.
+"""Write the parts of README, docs/ and cards that follow from data.
 
 A test compares them. It also keeps a sweep's results and a prompt with us.
 """

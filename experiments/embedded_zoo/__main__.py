@@ -1,4 +1,4 @@
-"""Train the tiny models of the embedded zoo from nothing."""
+"""Train the tiny models of the embedded zoo, and measure their gates."""
 
 from __future__ import annotations
 
