@@ -34,6 +34,7 @@ class TransferCallback(L.Callback):
         log: where rows go.
         context: the row fields that are constant in the run (run seed method source official bounds).
         scores_folder: per-sample scores of the last scoring of each split go here as npz.
+        png: whether `all` models score `test_prompts`, or the `source` only.
     """
 
     def __init__(
@@ -45,9 +46,10 @@ class TransferCallback(L.Callback):
         *,
         context: dict,
         scores_folder: Path | None = None,
+        png: str = "all",
     ) -> None:
         self.source, self.targets, self.scorer, self.results = source, list(targets), scorer, log
-        self.context, self.scores_folder = context, scores_folder
+        self.context, self.scores_folder, self.png = context, scores_folder, png
         self.test_prompts: dict[str, Prompt] = {}  # further prompts scored on test, e.g. `png`
         self.latest: dict[str, dict[str, dict[str, Scores]]] = {}  # split -> mllm -> input -> record
         self.chosen: tuple[int, int] | None = None  # (epoch, step) of the prompt that is tested, where not the current
@@ -85,11 +87,13 @@ class TransferCallback(L.Callback):
     def score_split(self, module: Any, split: str, epoch: int, step: int) -> dict[str, float]:
         """Score source and targets, append rows, return the metrics to log."""
         self.scorer.device = module.device
-        prompts = {"prompt": module.result} | (self.test_prompts if split == "test" else {})
+        learned = {"prompt": module.result}
+        prompts = learned | (self.test_prompts if split == "test" else {})
         self.latest[split] = {}
         logged: dict[str, float] = {}
         own = (self.source, self.scorer.score(self.source, split, prompts, resident=module.sources[0]))
-        for spec, records in chain([own], self.scorer.score_all(self.targets, split, prompts)):
+        of_targets = prompts if self.png == "all" else learned
+        for spec, records in chain([own], self.scorer.score_all(self.targets, split, of_targets)):
             self.latest[split][spec.name] = records
             logged |= summarise(self.scorer, spec.name, split, records)
             if is_rank_zero():

@@ -157,6 +157,21 @@ def make_module():
     return SimpleNamespace(device="cpu", result=make_prompt(), sources=[Spec("tiny_minigpt4", "source").load("cpu")])
 
 
+@pytest.mark.parametrize(("png", "others"), [("all", {"prompt", "png"}), ("source", {"prompt"})])
+def test_the_reread_png_is_scored_on_test_only_and_on_the_source_alone_where_that_is_asked(
+    tmp_path, counted, png, others
+):
+    callback = make_callback(tmp_path, [Spec("tiny_llava", "heldout")])
+    callback.png, callback.test_prompts = png, {"png": make_prompt(0.4)}
+    module = make_module()
+    for split in ("val", "test"):
+        callback.score_split(module, split, 0, 0)
+    given = {name: {r["input"] for r in read_rows(callback.results.path) if (r["mllm"], r["split"]) == (name, "test")}
+             for name in ("tiny_minigpt4", "tiny_llava")}  # fmt: skip
+    assert given == {"tiny_minigpt4": {*CONTROLS, "prompt", "png"}, "tiny_llava": {*CONTROLS} | others}
+    assert counted.count(("tiny_llava", "png")) == (png == "all") and counted.count(("tiny_minigpt4", "png")) == 1
+
+
 def test_held_out_targets_never_enter_the_mean_that_may_steer(tmp_path):
     targets = [Spec("tiny_blip2", "select"), Spec("tiny_bliva", "select"), Spec("tiny_llava", "heldout")]
     logged = make_callback(tmp_path, targets).score_split(make_module(), "val", 0, 0)

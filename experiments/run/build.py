@@ -170,7 +170,8 @@ def build_callback(parts: RunParts, folder: RunFolder) -> TransferCallback:
         residency=config.targets.residency,
     )
     log = ResultLog(folder.results)
-    return TransferCallback(parts.sources[0], parts.targets, scorer, log, context=context, scores_folder=folder.scores)
+    more: dict[str, Any] = {"context": context, "scores_folder": folder.scores, "png": config.targets.png}
+    return TransferCallback(parts.sources[0], parts.targets, scorer, log, **more)
 
 
 def validation_interval(config: DictConfig, steps_per_epoch: int) -> int | None:
