@@ -45,7 +45,7 @@ class Web:
     backgrounds: tuple[str, ...] = ("solid", "gradient", "noise", "stripes", "checker")
     scale: tuple[float, float] = (0.4, 0.95)
     several: tuple[float, float] = (0.3, 0.6)
-    resolutions: tuple[int, ...] = (64, 64, 32, 24, 16, 12, 10, 8)
+    resolutions: tuple[int, ...] = (64, 32, 24, 16, 12, 12, 10, 8)
     many_resolutions: tuple[int, ...] = (64, 48, 32, 24, 20, 16)
     pads: tuple[int, ...] = (0, 0, 0, 0, 0, 0, 4, 8, 8, 8, 8, 8, 8, 10, 12, 16)
     wide_pads: tuple[int, ...] = (8, 10, 12, 16)

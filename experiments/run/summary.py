@@ -70,7 +70,7 @@ def model_rows(
 def write_summary(config: DictConfig, folder: RunFolder, callback: Any, prompt: Prompt) -> dict:
     """Print and save the table, draw the pictures, return the scores for the artefact's manifest."""
     records, metric = callback.latest["test"], callback.scorer.metric
-    roles = {spec.name: spec.role for spec in (callback.source, *callback.targets)}
+    roles = {spec.name: spec.role for spec in callback.models}
     title = (
         f"{config.exp}: method {config.method.name}, seed {config.seed}, bounds {config.prompt.bounds}, test {metric} "
         "in %, gains in points with 95 % paired intervals"
@@ -115,7 +115,7 @@ def offset_records(callback: Any) -> dict[str, Scores]:
     full = next((control for control in scorer.controls if control.name == "full"), None)
     if full is None or scorer.metric == "auroc" or one_list(scorer.datamodule, scorer.sizes) is None:
         return {}
-    for spec in (callback.source, *callback.targets):
+    for spec in callback.models:
         val = callback.latest.get("val", {}).get(spec.name, {}).get("full")
         if val is None:  # a run continued after its last validation
             val = scorer.store.load(full, **scorer.store_key(spec, "val", scorer.sizes["val"]))

@@ -90,15 +90,14 @@ def cell_words(sweep: DictConfig, source: str, data: Any, method: Any, seed: int
     exp = data.exp or sweep.exp
     if exp is None:
         raise ValueError(f"The sweep names no recipe for {data.name}. Add `exp:` to the data set or to the sweep.")
-    first, *others = members(source)
-    # Further members are scored like targets, as a run scores one source itself; results know them as sources by name.
-    targets = [name for name in all_targets(sweep) if name != first]
-    select = [name for name in sweep.select if name != first]
+    own_models = members(source)
+    targets = [name for name in all_targets(sweep) if name not in own_models]
+    select = [name for name in sweep.select if name not in own_models]
     held = [name for name in targets if name not in select]
     own = {
         "exp": exp,
-        "source.name": first,
-        **({"sources": [{"name": name} for name in (first, *others)]} if others else {}),
+        "source.name": own_models[0],
+        **({"sources": [{"name": name} for name in own_models]} if len(own_models) > 1 else {}),
         "data.name": data.name,
         "method.name": method.base or method.name,
         "seed": seed,
