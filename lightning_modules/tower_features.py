@@ -1,4 +1,4 @@
-"""One pass through a vision tower for all models that share it: its features of a batch, kept while models are scored."""
+"""One pass through a vision tower for all models that share it: features of batches, kept while models are scored."""
 
 from __future__ import annotations
 
