@@ -94,7 +94,11 @@ def test_make_train_prints_the_committed_comparison_of_its_own_data_set():
     ]
     assert f"{100 * tvp['value']:+.1f} [" in text and text.count("\n| ") == 1 + 4
     fashion = comparison_text(load_experiment([("exp", "fashion")]))
-    assert [line.split(" | ")[0] for line in fashion.splitlines() if line.startswith("| ")][1:] == ["| none", "| evp", "| fca"]
+    assert [line.split(" | ")[0] for line in fashion.splitlines() if line.startswith("| ")][1:] == [
+        "| none",
+        "| evp",
+        "| fca",
+    ]
     assert "lite0_llava, fashion_mnist_small, 5 seeds" in fashion and "make table EXP=fashion" in fashion
     for words in ([("exp", "smoke")], [("exp", "embedded"), ("data.name", "emoji_counting")]):
         assert comparison_text(load_experiment(words)).startswith("No committed comparison")
