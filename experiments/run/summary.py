@@ -206,7 +206,8 @@ def comparison_text(config: DictConfig) -> str:
     rows = [[m, *(gain_text(gains[m, *side]) for side in sides)] for m in names]
     whose = {"source": "own source", "targets": "other models"}
     source, seeds = found["pairs"][0]["source"], found["methods"][0]["seeds"]
-    title = f"Committed comparison (`make table EXP={world}` makes it): {source}, {config.data.name}, {seeds} seeds, gain in points"
+    where = f"{source}, {config.data.name}, {seeds} seeds"
+    title = f"Committed comparison (`make table EXP={world}` makes it): {where}, gain in points"
     header = ["method", *(f"{whose[over]}: over {INPUT_NAMES[control]}" for over, control in sides)]
     return f"{title}:\n\n{markdown(header, rows)}"
 
