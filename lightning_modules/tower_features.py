@@ -121,7 +121,7 @@ def tower_digest(parts: Sequence[nn.Module]) -> str:
 
 
 def _bytes(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def _size(features: tuple[Tensor, ...]) -> int:
