@@ -206,6 +206,6 @@ def test_every_command_asks_for_huge_pages_and_threads_that_sleep_before_torch_a
         for first in ("os", "experiments")
     )
     assert plain == ours != ""
-    told = "import os, sys, experiments; print(*map(os.environ.get, %s), 'torch' in sys.modules)" % (ours_alone,)
+    told = f"import os, sys, experiments; print(*map(os.environ.get, {ours_alone}), 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", told], env=env, capture_output=True, text=True)
     assert done.stdout.split() == ["1", "PASSIVE", "False"]
