@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ class TransferCallback(L.Callback):
         self.latest: dict[str, dict[str, dict[str, Scores]]] = {}  # split -> mllm -> input -> record
         self.chosen: tuple[int, int] | None = None  # (epoch, step) of the prompt that is tested, where not the current
         self._batches = 0
+        self._lent = ExitStack()  # the towers' memory, to the sources, while a split is read
 
     @property
     def models(self) -> list[ModelSpec]:
@@ -63,24 +65,39 @@ class TransferCallback(L.Callback):
     # ---- when ------------------------------------------------------------------------------------------------------
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._batches = 0
+        self._lend_towers(pl_module)
+
+    def on_test_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._lend_towers(pl_module)
 
     def on_validation_batch_end(self, *_: Any, **__: Any) -> None:
         self._batches += 1
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.sanity_checking:
-            return
         expected = sum(trainer.num_val_batches)
-        if self._batches != expected:
+        if self._batches == expected and not trainer.sanity_checking:
+            self._score_and_log(pl_module, "val")
+        elif not trainer.sanity_checking:
             print(f"Transfer curve: skipped a partial validation ({self._batches} of {expected} batches).")
-            return
-        self._score_and_log(pl_module, "val")
+        self._take_back_towers()
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._score_and_log(pl_module, "test")
+        self._take_back_towers()
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self._take_back_towers()
         self.scorer.release()
+
+    def _lend_towers(self, module: Any) -> None:
+        """Let the sources' loss on the split, which comes first, leave its frames' features for the scores."""
+        self._lent.close()
+        for source in module.sources or ():
+            self._lent.enter_context(self.scorer.towers.lent_to(source))
+
+    def _take_back_towers(self) -> None:
+        self._lent.close()
+        self.scorer.towers.clear()  # the next split or prompt has other frames, and training needs the memory
 
     # ---- what ------------------------------------------------------------------------------------------------------
     def _score_and_log(self, module: Any, split: str) -> None:
