@@ -98,7 +98,7 @@ def mirror(monkeypatch):
     """A server, no proxy in between, and no waiting between attempts."""
     for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("datamodules.prepare.download.BACKOFF", 0.0)
+    monkeypatch.setattr("whole_files.download.BACKOFF", 0.0)
     with serve() as running:
         yield running
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from datamodules.prepare.disk import is_full, megabytes, sync_folder
-from datamodules.prepare.http import BrokenError, PartialFile, RefusedError, transfer
+from whole_files.disk import is_full, megabytes, sync_folder
+from whole_files.http import BrokenError, PartialFile, RefusedError, transfer
 
 ATTEMPTS = 5  # in a row without a byte of progress, per mirror
 BACKOFF = 1.0  # seconds before the second attempt, doubling

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from datamodules.prepare.disk import read_json, write_json
+from whole_files.disk import read_json, write_json
 
 CHUNK = 1 << 18
 TIMEOUT = 30  # seconds without a byte
-AGENT = "transferable-visual-prompting (dataset preparation)"
+AGENT = "transferable-visual-prompting"
 
 
 class RefusedError(Exception):
