@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from typing import Any
@@ -91,3 +93,36 @@ def check_room(folder: Path, needed: int, what: str, setting: str = "root=DIR") 
             f"Not enough room for {what}: about {megabytes(needed)} are needed and {megabytes(free)} are free at "
             f"'{folder}'. Nothing was fetched; free some space or choose another {setting}.",
         )
+
+
+@contextmanager
+def locked(path: Path, command: str, place: Path, setting: str) -> Iterator[None]:
+    """One holder of the lock file `path` at a time. The lock is the system's: gone with its process, however that ends.
+
+    command, place, setting: for the refusal: what is at work, in which folder, what chooses that.
+    Raises: BlockingIOError with the process that holds the lock.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+") as file:
+        if not _try_lock(file.fileno()):
+            file.seek(0)
+            raise BlockingIOError(
+                f"Another `{command}` (process {file.read().strip() or 'unknown'}) is at work in '{place}'. Expected one "
+                f"at a time; wait for it or choose another {setting}."
+            )
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def _try_lock(handle: int) -> bool:
+    try:
+        import fcntl
+    except ImportError:  # no such locks on Windows: two at once are then the user's to avoid
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from whole_files.disk import locked
+
 STATE = ".prepared"  # below the root: manifests, indexes, unfinished downloads, the lock
 
 
@@ -41,28 +43,5 @@ def locked_root(root: Path) -> Iterator[None]:
 
     Raises: BlockingIOError naming the process that holds it.
     """
-    path = root / STATE / "lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+") as file:
-        if not _try_lock(file.fileno()):
-            file.seek(0)
-            raise BlockingIOError(
-                f"Another `prepare` (process {file.read().strip() or 'unknown'}) is at work in '{root}'. Expected one "
-                "at a time; wait for it or choose another root=DIR."
-            )
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+    with locked(root / STATE / "lock", "prepare", root, "root=DIR"):
         yield
-
-
-def _try_lock(handle: int) -> bool:
-    try:
-        import fcntl
-    except ImportError:  # no such locks on Windows: two `prepare` at once are then the user's to avoid
-        return True
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

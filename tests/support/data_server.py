@@ -11,10 +11,11 @@ import pytest
 
 
 class Mirror:
-    """What is served (path -> bytes) and how. Set the attributes at any time; `requests` lists (path, Range)."""
+    """What is served (path -> bytes) and how. Set the attributes at any time; `requests` lists (path, Range), `tokens` what
+    each was authorised with."""
 
     def __init__(self, url: str) -> None:
-        self.url, self.files, self.requests = url, {}, []
+        self.url, self.files, self.requests, self.tokens = url, {}, [], []
         self.etag: str | None = '"one"'
         self.ranges = True
         self.break_after: list[int] = []  # per request: cut the connection after so many bytes
@@ -36,6 +37,7 @@ class _Handler(BaseHTTPRequestHandler):
         mirror, path = self.server.mirror, self.path.lstrip("/")
         asked = self.headers.get("Range")
         mirror.requests.append((path, asked))
+        mirror.tokens.append(self.headers.get("Authorization"))
         if path in mirror.redirect:
             return self._head(302, {"Location": mirror.redirect[path], "Content-Length": "0"})
         if path in mirror.status or path not in mirror.files:
