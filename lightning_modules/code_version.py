@@ -21,6 +21,7 @@ TEXTS = (".py", ".json", ".yaml")
 NO_SOURCES = (
     *("datamodules/prepare/", "datamodules/__main__.py"),
     *("model_zoo/__main__.py", "model_zoo/listing.py", "model_zoo/check.py", "model_zoo/memory/"),
+    *("model_zoo/fetch/", "model_zoo/weights/delta.py"),
 )
 LIBRARIES = (
     *("torch", "torchvision", "transformers", "tokenizers", "sentencepiece", "open_clip_torch"),

@@ -107,8 +107,8 @@ def locked(path: Path, command: str, place: Path, setting: str) -> Iterator[None
         if not _try_lock(file.fileno()):
             file.seek(0)
             raise BlockingIOError(
-                f"Another `{command}` (process {file.read().strip() or 'unknown'}) is at work in '{place}'. Expected one "
-                f"at a time; wait for it or choose another {setting}."
+                f"Another `{command}` (process {file.read().strip() or 'unknown'}) is at work in '{place}'. Expected "
+                f"one at a time; wait for it or choose another {setting}."
             )
         file.truncate(0)
         file.write(str(os.getpid()))
