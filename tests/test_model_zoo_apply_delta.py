@@ -62,6 +62,7 @@ def folders(tmp_path):
         zeros[: len(base[key])] = base[key]
         zeros += value
         expected[key] = zeros
+    (delta / "fetched.json").write_text("{}")
     write(delta, difference | {INV_FREQ: torch.zeros(4)}, shards=3)
     llama.mkdir()
     (llama / "config.json").write_text('{"model_type": "llama"}')
@@ -77,6 +78,7 @@ def test_the_sum_is_fastchats_bit_for_bit_and_is_the_model_that_is_loaded(folder
     assert found.keys() == expected.keys() and len(shard_paths(weights / VICUNA)) > 3
     assert all(torch.equal(found[key], expected[key]) and found[key].dtype == torch.float16 for key in expected)
     assert (weights / VICUNA / "tokenizer.model").is_file() and not list((weights / VICUNA).glob("*.bin*"))
+    assert not (weights / VICUNA / "fetched.json").exists()
     assert main(["check", "minigpt4", f"weights={weights}"]) == 0, capsys.readouterr()
 
 

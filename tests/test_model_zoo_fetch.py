@@ -179,6 +179,17 @@ def test_a_fetch_killed_at_any_moment_goes_on_and_is_not_loaded_before_it_is_who
     assert len(starts) == 2 and 1_000_000 < starts[0] < 4_000_000 < starts[1]
 
 
+def test_a_damaged_record_says_what_to_do(model, tmp_path, capsys):
+    run(capsys, tmp_path, f"hf:{REPO}")
+    for content in ("{", '{"files": {"config.json": 3}}'):
+        (tmp_path / REPO / RECORD).write_text(content)
+        said = run(capsys, tmp_path, f"hf:{REPO}", code=2)
+        assert f"{RECORD}' is damaged" in said and "delete it and fetch again" in said
+    (tmp_path / REPO / RECORD).unlink()
+    run(capsys, tmp_path, f"hf:{REPO}")
+    assert is_there(tmp_path)
+
+
 def test_two_fetches_at_once_are_refused(model, tmp_path, capsys):
     with whole_files.disk.locked(tmp_path / ".fetch.lock", "fetch", tmp_path, "weights=DIR"):
         assert "Another `fetch` (process" in run(capsys, tmp_path, f"hf:{REPO}", code=2)
@@ -352,6 +363,11 @@ def test_the_conversion_is_fetched_where_a_file_may_not_be(published, hub, tmp_p
     )
     run(capsys, tmp_path, "blip2")
     assert missing_files("blip2", tmp_path) == [] and not (tmp_path / "hub").exists()
+    record = FetchRecord(tmp_path / "org/conversion")
+    record.complete = False
+    record.write()
+    assert "without the rest of an interrupted fetch" in missing_files("blip2", tmp_path)[-1]
+    run(capsys, tmp_path, "blip2")
     assert "complete below" in run(capsys, tmp_path, "blip2")
 
 

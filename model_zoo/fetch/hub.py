@@ -114,8 +114,8 @@ def require_access(commit: HubCommit, name: str, show: Callable[[str], None]) ->
 
     Raises PermissionError that says where its terms are accepted, ValueError, ConnectionError.
     """
-    where = {"token": token(), "endpoint": endpoint()}
-    _ask(lambda: get_hf_file_metadata(commit.url(name), **where), commit.repo, commit.commit, show)
+    url = commit.url(name)
+    _ask(lambda: get_hf_file_metadata(url, token=token(), endpoint=endpoint()), commit.repo, commit.commit, show)
 
 
 def _ask(question: Callable[[], Answer], repo: str, revision: str | None, show: Callable[[str], None]) -> Answer:

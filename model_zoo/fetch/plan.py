@@ -20,7 +20,11 @@ Show = Callable[[str], None]
 
 
 class LackingFile(NamedTuple):
-    """One file to fetch. check: called with the complete file before it gets its name, as `download` has it."""
+    """One file to fetch.
+
+    check: called with the complete file before it gets its name, as `download` has it. sha256: the digest it checks,
+    where it does. trusted: the check knows a digest, so that what was joined wrongly is found.
+    """
 
     record: FetchRecord
     name: str
@@ -29,6 +33,7 @@ class LackingFile(NamedTuple):
     size: int | None
     check: Callable[[Path], None]
     private: Mapping[str, str]
+    sha256: str | None = None
     trusted: bool = True
 
     @property
@@ -51,7 +56,7 @@ class LackingFile(NamedTuple):
             show=show,
             private=self.private,
         )
-        self.record.add(self.name, self.source, sha256_of(self.path))
+        self.record.add(self.name, self.source, self.sha256 or sha256_of(self.path))
 
 
 class ItemPlan(NamedTuple):
@@ -154,12 +159,11 @@ def _lacking(
         of_commit = place in record.files and record.files[place].source == commit.source
         if record.intact(place) if of_commit else path.is_file() and _is(known.check, path):
             if not of_commit:
-                record.add(place, commit.source, sha256_of(path))
+                record.add(place, commit.source, known.sha256 or sha256_of(path))
             continue
         _refuse_strangers(record, place, commit.source)
-        lacking.append(
-            LackingFile(record, place, commit.url(name), commit.source, known.size, known.check, token_header())
-        )
+        url, source = commit.url(name), commit.source
+        lacking.append(LackingFile(record, place, url, source, known.size, known.check, token_header(), known.sha256))
     return lacking
 
 
@@ -179,10 +183,9 @@ def _plan_url(item: WeightFile, origin: UrlOrigin, record: FetchRecord, name: st
                 f"'{path}' and its entry in '{record.folder}/fetched.json', and fetch again"
             )
 
-    private: dict[str, str] = {}
-    return ItemPlan(
-        item, record, [LackingFile(record, name, origin.url, origin.url, size, check, private, known is not None)]
-    )
+    sha256, private = known.sha256 if known else None, dict[str, str]()
+    file = LackingFile(record, name, origin.url, origin.url, size, check, private, sha256, trusted=known is not None)
+    return ItemPlan(item, record, [file])
 
 
 def _offered(url: str) -> int | None:
