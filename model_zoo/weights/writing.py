@@ -115,14 +115,14 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def write_shards(
-    folder: Path, tensors: Tensors, read: Callable[[str], Tensor] | None = None, limit: int = SHARD_BYTES
+    folder: Path, tensors: Tensors, read: Callable[[str], Tensor] | None = None, limit: int | None = None
 ) -> None:
-    """Safetensors shards of at most `limit` bytes and their index; one shard at a time is in memory.
+    """Safetensors shards of at most `limit` bytes (SHARD_BYTES) and their index; one shard at a time is in memory.
 
     read: gives a tensor when its shard is written; `tensors` may then be on the meta device.
     """
     read = read or tensors.__getitem__
-    shards = plan_shards(tensors, limit)
+    shards = plan_shards(tensors, limit or SHARD_BYTES)
     names = [f"model-{n:05d}-of-{len(shards):05d}.safetensors" for n in range(1, len(shards) + 1)]
     total = sum(value.nbytes for value in tensors.values())
     with tqdm(total=total, unit="B", unit_scale=True, desc=folder.name, disable=None) as bar:
