@@ -124,7 +124,7 @@ def _ask(question: Callable[[], Answer], repo: str, revision: str | None, show: 
         try:
             return question()
         except Exception as error:
-            status = getattr(getattr(error, "response", None), "status_code", None)
+            status = status_of(error)
             final = explained(error, status, repo, revision)
             if final is None:
                 raise
@@ -136,20 +136,23 @@ def _ask(question: Callable[[], Answer], repo: str, revision: str | None, show: 
     raise AssertionError("unreachable")
 
 
+def status_of(error: Exception) -> int | None:
+    """The status of the answer an error is about."""
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
 def explained(error: Exception, status: int | None, repo: str, revision: str | None) -> Exception | None:
     """An error of `huggingface_hub` as ours, in the user's terms; None for one that is none of the hub's."""
     page = f"{endpoint()}/{repo}"
     if isinstance(error, HFValidationError):
-        return ValueError(f"'{repo}' cannot be the name of a model on the hub. Expected hf:ORG/MODEL.")
+        return ValueError(f"'{repo}' cannot be a name on the hub. Expected ORG/MODEL.")
     if isinstance(error, OfflineModeIsEnabled):
-        return ConnectionError(
-            "HF_HUB_OFFLINE=1 (or TRANSFORMERS_OFFLINE=1) forbids asking the hub. Nothing was fetched; unset it."
-        )
+        return ConnectionError("HF_HUB_OFFLINE=1 (or TRANSFORMERS_OFFLINE=1) forbids asking the hub. Unset it.")
     if isinstance(error, GatedRepoError):
         return PermissionError(_gated(page))
     if isinstance(error, RepositoryNotFoundError):
         return ValueError(
-            f"No model '{repo}' on {endpoint()}, or a private one. Expected ORG/MODEL as in the address of its page; "
+            f"{endpoint()} has no '{repo}', or it is private. Expected ORG/MODEL as in the address of its page; "
             "for a private or gated one set HF_TOKEN to a token that may read it."
         )
     if isinstance(error, RevisionNotFoundError):
@@ -166,14 +169,14 @@ def explained(error: Exception, status: int | None, repo: str, revision: str | N
     return None
 
 
-TRY_AGAIN = "Check the network and run the same command again; what is there already is kept."
+TRY_AGAIN = "Check the network and try again; what is there already is kept."
 
 
 def _gated(page: str) -> str:
     step = "then make a token at https://huggingface.co/settings/tokens and set HF_TOKEN to it"
     if token():
         step = "with the account whose token HF_TOKEN holds"
-    return f"Its terms must be accepted first: open {page}, accept them, {step}. Nothing was fetched."
+    return f"Its terms must be accepted first: open {page}, accept them, {step}."
 
 
 def _passes(error: Exception, status: int | None) -> bool:

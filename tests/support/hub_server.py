@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+from base64 import b64decode
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
@@ -23,6 +24,7 @@ class Hub:
         self.commits: dict[str, dict[str, dict[str, bytes]]] = {}
         self.branches: dict[str, dict[str, str]] = {}
         self.gated: dict[str, str] = {}  # model -> the token that may read it
+        self.writer = "may write"  # the token that may push
         self.once: list[int] = []
         self.listing: dict[str, dict[str, bytes]] = {}  # model -> the files it states, where it serves others
         self.requests: list[tuple[str, str, str | None]] = []
@@ -54,6 +56,29 @@ class _Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self._answer(body=False)
 
+    def do_POST(self) -> None:
+        hub, parts = self.server.hub, unquote(urlsplit(self.path).path).lstrip("/").split("/")
+        token = (self.headers.get("Authorization") or "").removeprefix("Bearer ") or None
+        hub.requests.append((self.command, "/".join(parts), token))
+        sent = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if parts == ["api", "repos", "create"]:
+            if token != hub.writer:
+                return self._send(403, {})
+            wanted = json.loads(sent)
+            answer = {"url": f"{hub.url}/{wanted.get('organization', 'user')}/{wanted['name']}"}
+        elif parts[4:5] == ["preupload"]:
+            modes = {"uploadMode": "regular", "shouldIgnore": False}
+            answer = {"files": [{"path": each["path"], **modes} for each in json.loads(sent)["files"]]}
+        elif parts[4:5] == ["commit"]:
+            lines = [json.loads(line) for line in sent.splitlines()]
+            files = [line["value"] for line in lines if line["key"] == "file"]
+            repo = "/".join(parts[2:4])
+            commit = hub.push(repo, {each["path"]: b64decode(each["content"]) for each in files})
+            answer = {"success": True, "commitOid": commit, "commitUrl": f"{hub.url}/{repo}/commit/{commit}"}
+        else:  # validate-yaml
+            answer = {"errors": [], "warnings": []}
+        return self._send(200, {"Content-Type": "application/json"}, json.dumps(answer).encode())
+
     def _answer(self, body: bool) -> None:
         hub, path = self.server.hub, unquote(urlsplit(self.path).path).lstrip("/")
         token = (self.headers.get("Authorization") or "").removeprefix("Bearer ") or None
@@ -84,7 +109,10 @@ class _Handler(BaseHTTPRequestHandler):
         hub = self.server.hub
         if repo in hub.gated and token != hub.gated[repo]:
             return self._send(403 if token else 401, {"X-Error-Code": "GatedRepo"})
-        data = hub.commits[repo][revision].get(name)
+        revision = hub.find(repo, revision) or revision
+        data = hub.commits.get(repo, {}).get(revision, {}).get(name)
+        if repo not in hub.commits:
+            return self._send(401, {"X-Error-Code": "RepoNotFound"})
         if data is None:
             return self._send(404, {"X-Error-Code": "EntryNotFound"})
         headers = {"X-Repo-Commit": revision, "ETag": f'"{_blob(data)}"'}
