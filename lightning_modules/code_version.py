@@ -17,7 +17,7 @@ from datamodules.folder_scan import iter_files
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ("model_zoo", "datamodules", "lightning_modules")
 TEXTS = (".py", ".json", ".yaml")
-# What lies there and cannot change a score: getting data and weights, listing and checking files, planning memory, cards.
+# What cannot change a score: getting data and weights, listing and checking files, planning memory, cards.
 NO_SOURCES = (
     *("datamodules/prepare/", "datamodules/__main__.py"),
     *("model_zoo/__main__.py", "model_zoo/listing.py", "model_zoo/check.py", "model_zoo/memory/"),
