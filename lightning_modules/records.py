@@ -8,8 +8,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from datamodules.prepare.disk import write_bytes
 from lightning_modules.atomic import replace_file
+from whole_files.disk import write_bytes
 
 SCHEMA = 1
 FIELDS = (

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from model_zoo.embedded.config import WEIGHTS, embedded_files
 from model_zoo.memory.sizes import PUBLISHED_SIZES
-from model_zoo.weights.catalogue import PUBLISHED, WeightFile, missing_error
-from model_zoo.weights.layouts import find_layout, layout_files, missing_in_layouts
+from model_zoo.weights.catalogue import CLIPS, PUBLISHED, WeightFile
+from model_zoo.weights.layouts import fetch_command, find_layout, layout_files, missing_error, missing_in_layouts
 
 if TYPE_CHECKING:
     from model_zoo.base import MLLM
@@ -229,9 +229,11 @@ def find_clip(name_or_path: str | Path, weights: str | Path = "weights") -> Path
         if path.is_file():
             return path
     listing = ", ".join(map(str, tried))
+    known = str(name_or_path) in CLIPS
+    hint = f" Get it with: {fetch_command(str(name_or_path), Path(weights))}." if known else ""
     raise FileNotFoundError(
         f"No CLIP '{name_or_path}'. Looked for {listing}. Expected open_clip_model.safetensors of "
-        "timm/vit_base_patch32_clip_224.openai (hub) under that name, or use `embedded` or `lite`. See docs/models.md."
+        f"{CLIPS['ViT-B-32'].source} under that name, or use `embedded` or `lite`.{hint} See docs/models.md."
     )
 
 

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = (
+    "whole_files",
     "model_zoo",
     "datamodules",
     "lightning_modules",
