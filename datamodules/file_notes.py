@@ -13,7 +13,7 @@ from typing import Any
 
 from datamodules.images import reader_version
 from datamodules.writable import cache_root
-from whole_files.disk import write_file
+from datamodules.whole_files.disk import write_file
 
 Note = list[Any]
 """[bytes, modification time in ns, what was found]."""

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from datamodules.writable import CACHES, cache_root, say_unwritable, write_problem
 from lightning_modules.atomic import replace_file
-from whole_files.disk import is_full
+from datamodules.whole_files.disk import is_full
 
 GIB = 2**30
 MAGIC = b"TVPfeat1"

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lightning_modules.atomic import replace_file
-from whole_files.disk import write_bytes
+from datamodules.whole_files.disk import write_bytes
 
 SCHEMA = 1
 FIELDS = (

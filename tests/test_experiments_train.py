@@ -25,7 +25,7 @@ from lightning_modules.prompts import Prompt
 from lightning_modules.records import read_rows
 from lightning_modules.trainer_callbacks import AtomicCheckpointIO
 from lightning_modules.vocabulary import CONTROLS
-from whole_files import disk
+from datamodules.whole_files import disk
 
 ROOT = Path(__file__).parent.parent
 MODELS = {"embedded_minigpt4": "source", "embedded_instructblip": "select", "embedded_llava": "heldout"}

@@ -17,7 +17,7 @@ from model_zoo.weights.catalogue import PUBLISHED
 
 README = ROOT / "README.md"
 PAGES = [README, *sorted(DOCS.glob("*.md"))]
-PLACES = ("whole_files", "model_zoo", "datamodules", "lightning_modules", "experiments", "tests", "docs")
+PLACES = ("model_zoo", "datamodules", "lightning_modules", "experiments", "tests", "docs")
 SOURCES = [path for place in PLACES for path in (ROOT / place).rglob("*") if path.suffix in (".py", ".yaml", ".md")]
 SOURCES += [README, ROOT / "CHANGELOG.md", ROOT / "Makefile", ROOT / "pyproject.toml"]
 GENERATED = [pytest.param(*key, id="-".join(key)) for key in SECTIONS]

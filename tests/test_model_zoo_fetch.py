@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-import whole_files.disk
+import datamodules.whole_files.disk
 from model_zoo.__main__ import main
 from model_zoo.fetch.record import RECORD, FetchRecord
 from model_zoo.fetch.selection import text_files, weights_entry
@@ -191,12 +191,12 @@ def test_a_damaged_record_says_what_to_do(model, tmp_path, capsys):
 
 
 def test_two_fetches_at_once_are_refused(model, tmp_path, capsys):
-    with whole_files.disk.locked(tmp_path / ".fetch.lock", "fetch", tmp_path, "weights=DIR"):
+    with datamodules.whole_files.disk.locked(tmp_path / ".fetch.lock", "fetch", tmp_path, "weights=DIR"):
         assert "Another `fetch` (process" in run(capsys, tmp_path, f"hf:{REPO}", code=2)
 
 
 def test_too_little_room_is_said_before_a_weight_is_fetched(hub, model, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(whole_files.disk.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10, 10, 1000))
+    monkeypatch.setattr(datamodules.whole_files.disk.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10, 10, 1000))
     said = run(capsys, tmp_path, f"hf:{REPO}", code=2)
     assert "about 0.6 MB are needed and 0.0 MB are free" in said and "another weights=DIR" in said
     assert not hub.cdn.requests

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-import whole_files.http as transfer_module
-from whole_files.download import PausedError, download
+import datamodules.whole_files.http as transfer_module
+from datamodules.whole_files.download import PausedError, download
 
 pytest_plugins = ["support.data_server"]
 ROOT = Path(__file__).resolve().parents[1]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from whole_files.disk import locked
+from datamodules.whole_files.disk import locked
 
 STATE = ".prepared"  # below the root: manifests, indexes, unfinished downloads, the lock
 

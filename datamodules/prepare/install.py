@@ -17,7 +17,7 @@ from datamodules.prepare.content import PACKED, content_problems, find_top, fold
 from datamodules.prepare.disk import STATE, scratch_folder
 from datamodules.prepare.manifest import Files, hash_file
 from datamodules.prepare.nested import ROUNDS, open_inner
-from whole_files.disk import is_full, sync_folder
+from datamodules.whole_files.disk import is_full, sync_folder
 
 
 def install(found: Found, root: Path) -> tuple[Files, Path | None]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from datamodules.prepare.catalogue_entry import Archive, Digest
 from datamodules.prepare.disk import STATE
-from whole_files.disk import read_json, write_json
+from datamodules.whole_files.disk import read_json, write_json
 
 Files = dict[str, tuple[int, str]]  # path below the target ("" = the target itself) -> (bytes, sha256)
 

@@ -19,9 +19,9 @@ from datamodules.prepare.manifest import FIRST, Digests, Manifest, hash_file
 from datamodules.registry import DATAMODULES
 from datamodules.splits import SPLITS
 from datamodules.writable import require_writable
-from whole_files.disk import check_room, is_full, megabytes, write_json
-from whole_files.download import download
-from whole_files.http import PartialFile
+from datamodules.whole_files.disk import check_room, is_full, megabytes, write_json
+from datamodules.whole_files.download import download
+from datamodules.whole_files.http import PartialFile
 
 LARGE = 5 * 10**9  # bytes to download that need yes=true
 Show = Callable[[str], None]

@@ -12,7 +12,7 @@ from datamodules.prepare.disk import STATE
 from datamodules.prepare.manifest import Digests, Manifest, hash_file
 from datamodules.prepare.steps import build_index, get_published, index_path
 from datamodules.registry import DATAMODULES
-from whole_files.disk import read_json
+from datamodules.whole_files.disk import read_json
 
 PICTURES = ("coco/val2014", "coco/train2014")
 

@@ -19,7 +19,7 @@ from typing import Any
 from datamodules.folder_scan import scan
 from experiments.sweep.cells import SweepCell, made_with
 from lightning_modules.atomic import replace_file
-from whole_files.disk import write_bytes
+from datamodules.whole_files.disk import write_bytes
 
 FORMAT = 1
 MARKER = "sweep.json"

@@ -19,7 +19,7 @@ from experiments.run.shared_source import keep_sources, kept_source
 from experiments.sweep.cells import SweepCell, made_with, require_same
 from experiments.sweep.folder import SweepFolder
 from experiments.sweep.leases import Leases
-from whole_files.disk import is_full
+from datamodules.whole_files.disk import is_full
 
 POLL = 0.5  # seconds between looks at cells that others are computing
 FULL_DISK, OTHER_CODE, STOPPED = 3, 4, 130  # exit codes of the program

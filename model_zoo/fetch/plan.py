@@ -12,9 +12,9 @@ from model_zoo.fetch.selection import text_files, weights_entry
 from model_zoo.weights.catalogue import WeightFile
 from model_zoo.weights.index import INDEXES, weight_map
 from model_zoo.weights.origins import ByHand, HubOrigin, UrlOrigin
-from whole_files.disk import megabytes
-from whole_files.download import download
-from whole_files.http import BrokenError, PartialFile, RefusedError, offered_size
+from datamodules.whole_files.disk import megabytes
+from datamodules.whole_files.download import download
+from datamodules.whole_files.http import BrokenError, PartialFile, RefusedError, offered_size
 
 Show = Callable[[str], None]
 

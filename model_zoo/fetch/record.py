@@ -10,7 +10,7 @@ import hashlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from whole_files.disk import read_json, write_json
+from datamodules.whole_files.disk import read_json, write_json
 
 RECORD = "fetched.json"
 

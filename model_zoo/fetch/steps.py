@@ -11,7 +11,7 @@ from model_zoo.fetch.record import FetchRecord
 from model_zoo.registry import canonical
 from model_zoo.weights.catalogue import missing_lines
 from model_zoo.weights.origins import ByHand
-from whole_files.disk import check_room, locked, megabytes
+from datamodules.whole_files.disk import check_room, locked, megabytes
 
 LOCK = ".fetch.lock"
 

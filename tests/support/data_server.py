@@ -105,7 +105,7 @@ def no_waiting(monkeypatch):
     """No proxy in between, and no waiting between attempts."""
     for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("whole_files.download.BACKOFF", 0.0)
+    monkeypatch.setattr("datamodules.whole_files.download.BACKOFF", 0.0)
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = (
-    "whole_files",
     "model_zoo",
     "datamodules",
     "lightning_modules",

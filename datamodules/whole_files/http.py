@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from whole_files.disk import read_json, write_json
+from datamodules.whole_files.disk import read_json, write_json
 
 CHUNK = 1 << 18
 TIMEOUT = 30  # seconds without a byte

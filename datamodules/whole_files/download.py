@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from whole_files.disk import is_full, megabytes, sync_folder
-from whole_files.http import BrokenError, PartialFile, RefusedError, transfer
+from datamodules.whole_files.disk import is_full, megabytes, sync_folder
+from datamodules.whole_files.http import BrokenError, PartialFile, RefusedError, transfer
 
 ATTEMPTS = 5  # in a row without a byte of progress, per mirror
 BACKOFF = 1.0  # seconds before the second attempt, doubling
