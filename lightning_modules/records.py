@@ -8,8 +8,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from lightning_modules.atomic import replace_file
 from datamodules.whole_files.disk import write_bytes
+from lightning_modules.atomic import replace_file
 
 SCHEMA = 1
 FIELDS = (
