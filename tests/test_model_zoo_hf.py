@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from support.hf_folders import ANSWERS, CANDIDATES, FAMILIES, QUESTIONS, write_folder
+from support.hf_folders import FAMILIES, write_folder
 from support.hf_oracle import official_inputs, own_logp
+from support.hf_parts import ANSWERS, CANDIDATES, QUESTIONS
 from torch import Tensor
 
 from model_zoo.hf import adapter as adapter_module
@@ -149,6 +150,7 @@ def test_pixels_are_the_official_ones(model: HuggingFaceMLLM, folders: Any, tile
 
 def test_gradient_is_the_slope_along_itself(model: HuggingFaceMLLM) -> None:
     exact = copy.deepcopy(model).double()
+    exact.model.set_experts_implementation("eager")  # the fast one has no float64
     images = (0.3 + 0.4 * torch.rand(2, 3, FAMILIES[model.name].other, FAMILIES[model.name].other)).double()
 
     def loss(at: Tensor) -> Tensor:
@@ -156,11 +158,11 @@ def test_gradient_is_the_slope_along_itself(model: HuggingFaceMLLM) -> None:
 
     (gradient,) = torch.autograd.grad(loss(images.requires_grad_()), images)
     with torch.no_grad():
-        step = 1e-3 * gradient / gradient.norm()
-        slope = (loss(images + step) - loss(images - step)) / 2e-3
+        size = 1e-4 if model.recurrent else 1e-3  # a recurrent tower is more curved
+        step = size * gradient / gradient.norm()
+        slope = (loss(images + step) - loss(images - step)) / (2 * size)
     assert gradient.norm() > 1e-3
-    limit = 2e-2 if model.recurrent else 1e-3
-    assert abs(slope / gradient.norm() - 1) <= limit
+    assert abs(slope / gradient.norm() - 1) <= 1e-3
 
 
 def test_the_picture_matters(model: HuggingFaceMLLM) -> None:

@@ -60,6 +60,7 @@ class HuggingFaceMLLM(MLLM):
     """
 
     connector = Connector()
+    doors_class = Doors
 
     def __init__(
         self,
@@ -81,7 +82,7 @@ class HuggingFaceMLLM(MLLM):
         super().__init__(name, own_size(model.config, images), mean=mean, std=std, official=official)
         if scoring not in SCORERS:
             raise ValueError(f"Unknown scoring {scoring!r}. Expected one of {', '.join(SCORERS)}.")
-        self.model, self.doors, self.tiles = model, Doors(model), tiles
+        self.model, self.doors, self.tiles = model, self.doors_class(model), tiles
         self.scoring, self.max_nodes, self.memory = scoring, max_nodes, memory
         self.images = differentiable(images)
         self.prompter = Prompter(processor, self.images, options or {}, suffix=suffix, template_kwargs=template_kwargs)

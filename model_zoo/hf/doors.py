@@ -72,6 +72,8 @@ class Doors:
         noted: dict[str, Any] = {}
 
         def note(*args: Any, **kwargs: Any) -> Answer:
+            if kwargs.get("inputs_embeds") is None:
+                kwargs["inputs_embeds"] = self.llm.get_input_embeddings()(kwargs["input_ids"])
             noted.update(kwargs)
             return Answer(last_hidden_state=kwargs["inputs_embeds"])
 

@@ -37,6 +37,7 @@ FAMILIES: dict[str, Family] = {
     "llava_onevision": PINPOINTS,
     "minicpmv4_6": Family(one_tile={"slice_mode": False}),
     "mllama": Family(adapter="model_zoo.hf.mllama:MllamaMLLM"),
+    "molmo2": Family(one_tile={"max_crops": 1}),
     "ovis2": PATCHES,
     "paligemma": Family(suffix=True),
     "smolvlm": SPLITS,

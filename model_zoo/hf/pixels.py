@@ -40,13 +40,7 @@ class Uint8Like(TorchvisionBackend):
         # The library works the size out from rules of its own; a tensor without data costs nothing.
         shape = image.new_empty(image.shape, device="meta")
         height, width = super().resize(shape, size, InterpolationMode.BILINEAR).shape[-2:]
-        low, high = image.detach().amin((-3, -2, -1), keepdim=True), image.detach().amax((-3, -2, -1), keepdim=True)
-        low, high = low.clamp(max=0), high.clamp(min=1)
-        if width != image.shape[-1]:
-            image = clipped(image @ matrix(image, image.shape[-1], width, mode).T, low, high)
-        if height != image.shape[-2]:
-            image = clipped(matrix(image, image.shape[-2], height, mode) @ image, low, high)
-        return image
+        return two_passes(image, height, width, mode)
 
     def rescale_and_normalize(self, images: Tensor, *rest: Any, **options: Any) -> Tensor:
         """Normalise as the family does, in the dtype of the images; they are rescaled already."""
@@ -55,6 +49,28 @@ class Uint8Like(TorchvisionBackend):
         factor = 255.0 * (self.rescale_factor if self.do_rescale else 1.0)
         images = images if abs(factor - 1) < 1e-6 else images * factor
         return tvf.normalize(images, given["image_mean"], given["image_std"]) if given["do_normalize"] else images
+
+
+def two_passes(image: Tensor, height: int, width: int, mode: InterpolationMode) -> Tensor:
+    """(..., 3, H, W) -> (..., 3, height, width), each pass clipped to [0, 1] or, where it leaves that, its own range."""
+    low = image.detach().amin((-3, -2, -1), keepdim=True).clamp(max=0)
+    high = image.detach().amax((-3, -2, -1), keepdim=True).clamp(min=1)
+    if width != image.shape[-1]:
+        image = clipped(image @ matrix(image, image.shape[-1], width, mode).T, low, high)
+    if height != image.shape[-2]:
+        image = clipped(matrix(image, image.shape[-2], height, mode) @ image, low, high)
+    return image
+
+
+def keeping_aspect(method: Any) -> Any:
+    """Gemma 4's own resize, which calls torchvision itself, in two passes."""
+
+    def resize(self: Any, image: Tensor, *args: Any, resample: Any, **kwargs: Any) -> Tensor:
+        shape = image.new_empty(image.shape, device="meta")
+        height, width = method(self, shape, *args, resample=InterpolationMode.BILINEAR, **kwargs).shape[-2:]
+        return two_passes(image, height, width, SMOOTH.get(resample, resample))
+
+    return resize
 
 
 def clipped(image: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -85,8 +101,10 @@ def differentiable(processor: Any) -> Any:
         )
     kind = type(processor)
     result = copy.copy(processor)
+    own = "aspect_ratio_preserving_resize"
+    methods = {own: keeping_aspect(getattr(kind, own))} if hasattr(kind, own) else {}
     # Processors look at their class's name, so it stays.
-    result.__class__ = type(kind.__name__, (kind, Uint8Like), {})
+    result.__class__ = type(kind.__name__, (kind, Uint8Like), methods)
     return result
 
 

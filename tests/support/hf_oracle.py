@@ -22,9 +22,7 @@ def official_inputs(model: Any, frame: Tensor, question: str, answer: str | None
     processor, options = prompter.processor, prompter.options
     if prompter.suffix:
         more = {} if answer is None else {"suffix": [answer]}
-        with warnings.catch_warnings():  # numpy's, about the processor's own labels
-            warnings.simplefilter("ignore", DeprecationWarning)
-            found = processor(text=["<image>" + question], images=[[frame]], return_tensors="pt", **options, **more)
+        found = processed(processor, "<image>" + question, frame, **options, **more)
         found.pop("labels", None)
         return dict(found)
     text = processor.apply_chat_template(
@@ -32,7 +30,14 @@ def official_inputs(model: Any, frame: Tensor, question: str, answer: str | None
     )
     bos = processor.tokenizer.bos_token
     special = {"add_special_tokens": False} if text.startswith(bos) else {}
-    return dict(processor(text=[text], images=[[frame]], return_tensors="pt", **options, **special))
+    return processed(processor, text, frame, **options, **special)
+
+
+def processed(processor: Any, text: str, frame: Tensor, **options: Any) -> dict[str, Any]:
+    """The official call."""
+    with warnings.catch_warnings():  # numpy's, where a processor hands it a tensor
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return dict(processor(text=[text], images=[[frame]], return_tensors="pt", **options))
 
 
 def followed(inputs: dict[str, Tensor], ids: list[int], kind: int = 0) -> dict[str, Tensor]:
@@ -43,6 +48,8 @@ def followed(inputs: dict[str, Tensor], ids: list[int], kind: int = 0) -> dict[s
         for key, value in inputs.items()
         if key in EXTEND
     }
+    if (cross := inputs.get("cross_attention_mask")) is not None:  # new text looks where the prompt's end did
+        grown["cross_attention_mask"] = torch.cat([cross, cross[:, -1:].expand(-1, len(ids), -1, -1)], 1)
     return {**inputs, **grown}
 
 
