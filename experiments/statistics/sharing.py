@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from model_zoo.hf.catalogue import named_entry
 from model_zoo.registry import canonical, get_entry
 from model_zoo.weights.catalogue import PUBLISHED
 
@@ -13,7 +14,8 @@ STRONGEST_FIRST = (MODEL, BOTH, TOWER, ARCHITECTURE, NOTHING)
 
 
 class Facts(NamedTuple):
-    """tower: the file its vision tower comes from, None if it has one of its own. adapter: its class."""
+    """tower: the file (of the hub: the weights) its vision tower comes from, None if it has one of its own or nobody
+    knows. adapter: its class."""
 
     name: str
     tower: str | None
@@ -52,6 +54,10 @@ def facts(name: str) -> Facts:
         embedded = get_entry(name).embedded
     except ValueError:
         return Facts(name, None, name)
+    if get_entry(name).hf:
+        known = named_entry(name)
+        # What the tower started from; a folder that is not listed may have any.
+        return Facts(known.hub, known.tower, known.kind) if known else Facts(name, None, name)
     if not embedded:
         model = PUBLISHED[name]
         return Facts(name, model.vision and model.vision.path, model.adapter)

@@ -5,14 +5,21 @@ Imports no torch.
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from model_zoo.hf.catalogue import HF_MODELS
 from model_zoo.hf.families import family_of
+from model_zoo.weights.catalogue import missing_error
 from model_zoo.weights.index import read_json, shard_names
 
 PREFIX = "hf:"
-NATIVE = "transformers knows only with code from the hub, which is never run"
+IGNORED = ("model.safetensors.index.json", "README.md")  # what the tensors' own digest covers, or nobody reads
+
+
+def is_hf(name: str) -> bool:
+    """Whether a name is one of this room: `hf:ORG/MODEL`, or a named entry."""
+    return name.startswith(PREFIX) or name in HF_MODELS
 
 
 def hub_id(name: str) -> str:
@@ -69,21 +76,30 @@ def shards_of(name: str, weights: Path | str) -> list[Path]:
     return [path for path in paths if path.is_file()]
 
 
+def text_digest(name: str, weights: Path | str) -> str:
+    """sha256 over the small files that a model is read with: configuration, tokenizer, processor, chat template."""
+    digest = hashlib.sha256()
+    for path in sorted(folder_of(name, weights).iterdir()):
+        if path.suffix in (".json", ".jinja", ".model", ".txt") and path.name not in IGNORED:
+            digest.update(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
 def require_folder(name: str, weights: Path | str) -> Path:
     """The folder of a name, complete and of a kind that can work.
 
     Raises FileNotFoundError that lists every missing file, ValueError that says why the folder cannot be used.
     """
-    folder = folder_of(name, weights)
     if lines := missing_in_folder(name, weights):
-        listing = "\n  ".join(lines)
-        raise FileNotFoundError(
-            f"No complete {name} weights below '{weights}'. Missing:\n  {listing}\n"
-            f"Get them with: hf download {hub_id(name)} --local-dir {folder}. See docs/models.md."
-        )
-    if reason := why_not(folder):
-        raise ValueError(f"{name} in {folder} cannot be used: {reason}")
-    return folder
+        raise missing_error(name, lines, weights)
+    refuse(name, weights)
+    return folder_of(name, weights)
+
+
+def refuse(name: str, weights: Path | str) -> None:
+    """Raise ValueError that says why a folder that is there cannot be used."""
+    if reason := why_not(folder_of(name, weights)):
+        raise ValueError(f"{name} in {folder_of(name, weights)} cannot be used: {reason}")
 
 
 def why_not(folder: Path) -> str:
@@ -100,11 +116,13 @@ def why_not(folder: Path) -> str:
     if refused := family_of(kind).refused:
         return f"{kind} is not supported: {refused}."
     if not has_native_class(kind):
-        remote = " Its auto_map asks for remote code." if "auto_map" in config else ""
-        return (
-            f"its type {kind!r} is one that {NATIVE}.{remote} Expected an image-text-to-text model of this "
-            "transformers; look for a conversion named -hf."
+        remote = "auto_map" in config
+        why = (
+            "needs code from the hub, which is never run"
+            if remote
+            else "is unknown to this transformers, or reads no pictures"
         )
+        return f"its type {kind!r} {why}. Expected an image-text-to-text model; look for a conversion named -hf."
     return ""
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-from model_zoo.hf.families import family_of
-from model_zoo.hf.folder import model_type, require_folder
+from model_zoo.hf.families import Family, family_of
+from model_zoo.hf.folder import model_type, require_folder, shards_of
+from model_zoo.weights.headers import merged_headers
 
 TILES = ("one", "official")
 OFFLINE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
@@ -43,22 +44,25 @@ def load_folder(
     name: str, folder: Path, *, dtype: str = "float32", official: bool = False, tiles: str = "one", **options: Any
 ) -> Any:
     """See `load_hf`."""
-    family = family_of(model_type(folder))
-    config = AutoConfig.from_pretrained(folder, **OFFLINE)
-    processor = AutoProcessor.from_pretrained(folder, **OFFLINE)
     model = AutoModelForImageTextToText.from_pretrained(
-        folder, config=config, dtype=getattr(torch, dtype), use_safetensors=True, **OFFLINE
+        folder, dtype=getattr(torch, dtype), use_safetensors=True, **OFFLINE
     )
-    one = tiles == "one"
-    if one and family.pinpoints:
-        one_tile_(processor, model)
+    return build_hf(name, folder, model, official=official, tiles=tiles, **options)
+
+
+def build_hf(name: str, folder: Path, model: Any, *, official: bool = False, tiles: str = "one", **options: Any) -> Any:
+    """An adapter around a model that is there, with the folder's processor."""
+    family = family_of(model_type(folder))
+    processor = load_processor(folder, family, tiles)
+    if tiles == "one" and family.pinpoints:
+        model.config.image_grid_pinpoints = processor.image_processor.image_grid_pinpoints
     module, kind = family.adapter.split(":")
     adapter = getattr(import_module(module), kind)(
         name,
         model,
         processor,
         tiles=tiles,
-        options=family.one_tile if one else {},
+        options=tile_options(family, tiles),
         suffix=family.suffix and not processor.chat_template,
         official=official,
         **options,
@@ -66,8 +70,36 @@ def load_folder(
     return adapter.freeze_()
 
 
-def one_tile_(processor: Any, model: Any) -> None:
-    """Leave a single tile to choose from, where processor and model both hold the list."""
-    size = processor.image_processor.size
-    side = size["shortest_edge"] if "shortest_edge" in size else size["height"]
-    processor.image_processor.image_grid_pinpoints = model.config.image_grid_pinpoints = [[side, side]]
+def load_processor(folder: Path, family: Family, tiles: str) -> Any:
+    """The folder's processor; for one tile with a single tile to choose from, where it holds a list."""
+    processor = AutoProcessor.from_pretrained(folder, **OFFLINE)
+    if tiles == "one" and family.pinpoints:
+        size = processor.image_processor.size
+        side = size["shortest_edge"] if "shortest_edge" in size else size["height"]
+        processor.image_processor.image_grid_pinpoints = [[side, side]]
+    return processor
+
+
+def tile_options(family: Family, tiles: str) -> dict[str, Any]:
+    """Options of every call of the processor."""
+    return dict(family.one_tile) if tiles == "one" else {}
+
+
+def dry_load_hf(name: str, weights: Path, tiles: str = "one") -> Any:
+    """What `load_hf` would return, on the meta device: no tensor is read, every shard's header is.
+
+    Raises what `load_hf` raises, and ValueError where the shards do not hold the model's number of parameters.
+    """
+    folder = require_folder(name, weights)
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(folder, **OFFLINE))
+    model.tie_weights()
+    there = sum(value.numel() for value in merged_headers(shards_of(name, weights)).values())
+    wanted = sum(parameter.numel() for parameter in model.parameters())
+    # A tied head may be stored twice; buffers may be stored or not.
+    if not 0.99 * wanted <= there <= 1.5 * wanted:
+        raise ValueError(
+            f"{folder} holds {there / 1e6:,.1f} M numbers. Expected {wanted / 1e6:,.1f} M, as its config.json says; "
+            "get the weights again."
+        )
+    return build_hf(name, folder, model, tiles=tiles)

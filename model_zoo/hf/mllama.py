@@ -27,9 +27,9 @@ class MllamaDoors(Doors):
         def seen(pixel_values: Tensor, **kwargs: Any) -> Answer:
             return Answer(last_hidden_state=answer(pixel_values).pooler_output.unsqueeze(1))
 
-        with answering(self.core.vision_model, "forward", seen):
-            with answering(self.core.multi_modal_projector, "forward", lambda states: states):
-                yield
+        tower, projector = self.core.vision_model, self.core.multi_modal_projector
+        with answering(tower, "forward", seen), answering(projector, "forward", lambda states: states):
+            yield
 
 
 class MllamaMLLM(HuggingFaceMLLM):

@@ -52,7 +52,7 @@ class Uint8Like(TorchvisionBackend):
 
 
 def two_passes(image: Tensor, height: int, width: int, mode: InterpolationMode) -> Tensor:
-    """(..., 3, H, W) -> (..., 3, height, width), each pass clipped to [0, 1] or, where it leaves that, its own range."""
+    """(..., 3, H, W) -> (..., 3, height, width), each pass clipped to [0, 1], or to the image's own range if wider."""
     low = image.detach().amin((-3, -2, -1), keepdim=True).clamp(max=0)
     high = image.detach().amax((-3, -2, -1), keepdim=True).clamp(min=1)
     if width != image.shape[-1]:
