@@ -192,7 +192,7 @@ def test_a_reused_encoding_needs_no_images(model: HuggingFaceMLLM) -> None:
 
 def linear(plain: Tree) -> Tree:
     """Nodes stand where their columns are."""
-    return plain._replace(index=torch.arange(plain.index.shape[1]).expand_as(plain.index))
+    return plain._replace(entry=torch.arange(plain.entry.shape[1]).expand_as(plain.entry))
 
 
 def siblings(plain: Tree) -> Tree:

@@ -290,7 +290,8 @@ class HuggingFaceMLLM(MLLM):
             states = end.expand(len(some), -1, -1)
             if ids.shape[1]:
                 copied = copy.deepcopy(cache)
-                copied.reorder_cache(torch.zeros(len(some), dtype=torch.long, device=tokens.device))
+                first: Any = torch.zeros(len(some), dtype=torch.long, device=tokens.device)
+                copied.reorder_cache(first)
                 follow = self._behind(plain, ids, past, len(some))
                 states = torch.cat([states, self.doors.hidden(follow, copied)], 1)
             sums += [naive_log_likelihood(self.doors.logits(states[k, : len(c)]), c) for k, c in enumerate(some)]

@@ -32,6 +32,9 @@ class Uint8Like(TorchvisionBackend):
     An unbounded prompt leaves [0, 1], where no 8-bit picture exists: there the clip is to its own extremes.
     """
 
+    do_rescale: bool
+    rescale_factor: float
+
     def resize(self, image: Tensor, size: Any, resample: Any = None, antialias: bool = True, **kwargs: Any) -> Tensor:
         """(..., 3, H, W) -> (..., 3, h, w) in two passes, width first, each clipped."""
         mode = SMOOTH.get(resample, resample or InterpolationMode.BILINEAR)

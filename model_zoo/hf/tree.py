@@ -21,10 +21,10 @@ from model_zoo.scoring.trie import Packed
 class Tree(NamedTuple):
     """Where the entries of rows of prefix + N nodes + padding stand in a plain sequence, and who may see whom.
 
-    index: (R, L) int64 entry of the plain sequence. allow: (R, L, L) bool. R is 1 where all rows agree.
+    entry: (R, L) int64, of the plain sequence. allow: (R, L, L) bool. R is 1 where all rows agree.
     """
 
-    index: Tensor
+    entry: Tensor
     allow: Tensor
 
 
@@ -32,15 +32,15 @@ def tree(lengths: Tensor, pack: Packed, width: int) -> Tree:
     """The tree of rows of `width` entries, prefixes of lengths (R,)."""
     n, rows = pack.ids.shape[1], max(len(lengths), len(pack.ids))
     start = lengths.view(-1, 1).expand(rows, 1)  # (R, 1)
-    entry = torch.arange(width, device=lengths.device).expand(rows, width)
-    node = (entry - start).clamp(0, n - 1)  # meaningless outside the nodes
-    inside = (entry >= start) & (entry < start + n)
+    column = torch.arange(width, device=lengths.device).expand(rows, width)
+    node = (column - start).clamp(0, n - 1)  # meaningless outside the nodes
+    inside = (column >= start) & (column < start + n)
     depth = pack.depths.expand(rows, n).gather(1, node)
     above = pack.nodes.expand(rows, n, n)
     related = above.gather(1, node.unsqueeze(-1).expand(rows, width, n))
     related = related.gather(2, node.unsqueeze(1).expand(rows, width, width))
     both = inside.unsqueeze(-1) & inside.unsqueeze(1) & related
-    return Tree(torch.where(inside, start + depth, entry), both | (entry < start).unsqueeze(1))
+    return Tree(torch.where(inside, start + depth, column), both | (column < start).unsqueeze(1))
 
 
 def tree_inputs(inputs: dict[str, Any], llm: Any, tree: Tree) -> dict[str, Any]:
@@ -49,9 +49,9 @@ def tree_inputs(inputs: dict[str, Any], llm: Any, tree: Tree) -> dict[str, Any]:
     embeds: Tensor = inputs["inputs_embeds"]
 
     def gathered(seen: Tensor) -> Tensor:
-        return additive(pick(seen, tree.index, tree.index) & tree.allow.unsqueeze(1), embeds.dtype)
+        return additive(pick(seen, tree.entry, tree.entry) & tree.allow.unsqueeze(1), embeds.dtype)
 
-    return {**inputs, "position_ids": pick_positions(inputs, tree.index), "attention_mask": every(masks, gathered)}
+    return {**inputs, "position_ids": pick_positions(inputs, tree.entry), "attention_mask": every(masks, gathered)}
 
 
 def node_inputs(inputs: dict[str, Any], llm: Any, tree: Tree, lengths: Tensor, nodes: int, past: int) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def node_inputs(inputs: dict[str, Any], llm: Any, tree: Tree, lengths: Tensor, n
     embeds: Tensor = inputs["inputs_embeds"]
     rows = len(embeds)
     at = lengths.view(-1, 1).expand(rows, 1) + torch.arange(nodes, device=lengths.device)  # (B, N) columns of the nodes
-    index = tree.index.expand(rows, -1).gather(1, at)
+    index = tree.entry.expand(rows, -1).gather(1, at)
     prefix = torch.arange(past, device=lengths.device).expand(rows, past)
     allow = tree.allow.expand(rows, -1, -1)
     allow = allow.gather(1, at.unsqueeze(-1).expand(-1, -1, allow.shape[-1]))
