@@ -17,6 +17,7 @@ from model_zoo.hf import adapter as adapter_module
 from model_zoo.hf.adapter import HuggingFaceMLLM
 from model_zoo.hf.load import load_folder
 from model_zoo.hf.tree import Tree
+from model_zoo.layer_options import checkpoint_layers_
 
 # One of each kind of attention, position and picture; the others repeat them with other names.
 QUICK = ("qwen3_vl", "llava_onevision", "smolvlm", "paligemma", "gemma3")
@@ -168,6 +169,22 @@ def test_gradient_is_the_slope_along_itself(model: HuggingFaceMLLM) -> None:
 def test_the_picture_matters(model: HuggingFaceMLLM) -> None:
     images = frames(model)
     assert (sums(model, images) - sums(model, 255 - images)).abs().max() > 0.1
+
+
+def test_an_even_frame_of_any_grey_is_a_picture(model: HuggingFaceMLLM) -> None:
+    """Some families take a tile of zeros, which an even 0.5 is to them, for padding and drop it."""
+    for grey in (0.0, 0.5, 1.0):
+        even = torch.full((2, 3, FAMILIES[model.name].other, FAMILIES[model.name].other), 255 * grey)
+        assert sums(model, even).isfinite().all()
+
+
+def test_recomputed_layers_give_the_same_gradient(model: HuggingFaceMLLM) -> None:
+    images, again = frames(model) / 255, checkpoint_layers_(copy.deepcopy(model))
+    found = []
+    for each in (model, again):
+        at = images.clone().requires_grad_()
+        found.append(torch.autograd.grad(each.answer_loss(at, QUESTIONS, ANSWERS)[0].sum(), at)[0])
+    torch.testing.assert_close(*found, atol=1e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize("beams", [1, 2])

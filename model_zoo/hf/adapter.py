@@ -117,7 +117,8 @@ class HuggingFaceMLLM(MLLM):
             )
         images = images if images.dtype == torch.float64 else images.float()
         options = self.prompter.picture(images.shape[-1]).options
-        return cast(run(self.images, images, options), self.device, self.dtype)
+        found = cast(run(self.images, images, options), self.device, self.dtype)
+        return found | {"pixel_values": not_padding(found["pixel_values"])}
 
     def encode_image(self, images: Tensor, questions: Sequence[str]) -> Visual:
         tokens, form = join(self.doors.image_features(self.pixels(images)), len(images))
@@ -315,6 +316,13 @@ def own_size(config: Any, images: Any) -> int:
     """The side in pixels of the vision tower's own input, 224 where it takes any."""
     size = getattr(getattr(config, "vision_config", None), "image_size", None) or 224
     return int(size[0] if isinstance(size, list | tuple) else size)
+
+
+def not_padding(pixels: Tensor) -> Tensor:
+    """Pixels with no tile (B, tiles, 3, H, W) of zeros alone, which families take for padding: an even grey is one."""
+    if pixels.ndim != 5:
+        return pixels
+    return pixels + 1e-6 * (pixels == 0).all(-1).all(-1).all(-1)[..., None, None, None].to(pixels.dtype)
 
 
 def repeat(value: Any, times: int) -> Any:

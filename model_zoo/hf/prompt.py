@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -144,7 +145,8 @@ class Prompter:
         bos = self.tokenizer.bos_token
         plain = {"add_special_tokens": False} if bos and text.startswith(bos) else {}
         blank = torch.full((3, size, size), 0.5)
-        with answering(self.processor, "image_processor", recorder):
+        with answering(self.processor, "image_processor", recorder), warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # numpy's, where a processor hands it a tensor
             found = self.processor(text=[text], images=[[blank]], **self.options, **plain)
         assert recorder.picture is not None
         self._pictures[size] = recorder.picture
