@@ -14,8 +14,8 @@ from model_zoo.hf.load import load_folder
 
 TEMPLATE = (
     "{{ bos_token }}[sys]look closely[/sys]{% for m in messages %}[{{ m['role'] }}]"
-    "{% for c in m['content'] | reverse %}{% if c['type'] == 'image' %}IMAGE{% else %} {{ c['text'] }} {% endif %}{% endfor %}[/{{ m['role'] }}]"
-    "{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+    "{% for c in m['content'] | reverse %}{% if c['type'] == 'image' %}IMAGE{% else %} {{ c['text'] }} {% endif %}"
+    "{% endfor %}[/{{ m['role'] }}]{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
 )
 CANDIDATES = ["cat", "a red car", "a red cat", "the dog on the mat"]
 QUICK = ("qwen3_vl", "gemma3")
