@@ -8,7 +8,7 @@ PIP     := $(BIN)/python -m pip --quiet --disable-pip-version-check
 STAMP   := $(VENV)/.installed
 TESTS   := $(VENV)/.installed-tests
 NEWEST  := .venv-newest
-EXP     ?= embedded
+EXP     ?= fashion
 WORKERS ?= 2
 OVERRIDES = $(filter-out EXP=% ARGS=% PYTHON=% TORCH_ARGS=% LOCK_ARGS=% WORKERS=%,$(MAKEOVERRIDES)) $(ARGS)
 # What TORCH_ARGS replaces: the build of torch in the lock and the CUDA packages that belong to it.
@@ -38,14 +38,14 @@ install: $(STAMP) ## Create .venv with the tested versions of everything a run n
 headroom: $(STAMP) ## Say before training what a prompt could win: make headroom data=NAME mllm=A,B [key=value ...]
 	$(BIN)/python -m experiments.headroom $(OVERRIDES)
 
-train: $(STAMP) ## Learn a prompt and score it on the targets: make train [EXP=name] [key=value ...]
+train: $(STAMP) ## Learn a prompt on real photographs and score it on the targets: make train [EXP=name] [key=value ...]
 	$(BIN)/python -m experiments.train exp=$(EXP) $(OVERRIDES)
 
 evaluate: $(STAMP) ## Score a finished prompt: make evaluate prompt=DIR mllm=NAME [key=value ...]
 	$(BIN)/python -m experiments.evaluate $(OVERRIDES)
 
-table: $(STAMP) ## Compare none, vp, evp, tvp from one source (a sweep; resumable): what `make train` prints beside
-	$(BIN)/python -m experiments.transfer_sweep sweep=embedded_one_source $(OVERRIDES)
+table: $(STAMP) ## Compare methods from one source (a sweep; resumable), as `make train` prints beside: make table [EXP=embedded]
+	$(BIN)/python -m experiments.transfer_sweep sweep=$(EXP)_one_source $(OVERRIDES)
 
 tune: $(STAMP) ## Search settings of vp, evp, fca, tse, tvp on the source's validation: make tune [sources=A,B] [plan=true]
 	$(BIN)/python -m experiments.tune $(OVERRIDES)

@@ -31,6 +31,10 @@ DATAMODULES = {
     "pope": "datamodules.pope:POPE",
     "svhn": "datamodules.svhn:SVHN",
     "vqa_jsonl": "datamodules.vqa_jsonl:VQAJsonl",
+    "web_counting": "datamodules.emoji.questions:WebCounting",
+    "web_matching": "datamodules.emoji.questions:WebMatching",
+    "web_presence": "datamodules.emoji.questions:WebPresence",
+    "web_recognition": "datamodules.emoji.questions:WebRecognition",
 }
 
 

@@ -40,6 +40,9 @@ class Targets:
     """load one target at a time, keep all loaded, or give each its own process"""
     n: int | None = None
     """size of the fixed validation sub-sample every model is scored on (null: all of it)"""
+    png: Literal["all", "source"] = "all"
+    """which models also score, on test, the prompt read back from its 8-bit PNG: all, or the source only (about half
+    the scoring of a sweep's cell; the PNG's column stays empty elsewhere)"""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """of the models' weights and activations"""
     quant: Literal["8bit", "4bit"] | None = None

@@ -1,4 +1,4 @@
-"""Write the parts of the README and docs/ that follow from data.
+"""Write the parts of README, docs/ and cards that follow from data.
 
 A test compares them. It also keeps a sweep's results and a prompt with us.
 """
@@ -9,6 +9,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from datamodules.prepare.catalogue import PUBLISHED as PUBLISHED_DATA
 from datamodules.registry import load_datamodule
 from experiments.cli import markdown, parse_options, run_command
+from experiments.embedded_zoo.gates_text import gates_markdown, read_gates, read_worlds
 from experiments.report.numbers import method_order, with_interval
 from experiments.tracking.keys import keys_table
 from lightning_modules.atomic import replace_file
@@ -38,7 +40,7 @@ class Options:
     """
     python -m experiments.write_docs [sweep=OUT] [prompt=DIR]
 
-    Rewrites the generated parts of README.md and docs/.
+    Rewrites the generated parts of README.md, docs/ and the model cards.
     """
 
     sweep: Path | None = None
@@ -243,11 +245,21 @@ def data_table() -> str:
     return markdown(["name", "task", "what", "to get", "licence", "publisher", "command"], rows).strip()
 
 
+# ---- gates -----------------------------------------------------------------------------------------------------------
+def gates_of(*names: str) -> str:
+    """Gates of the worlds named, or of all, and the numbers they are judged by, from the committed gates.json."""
+    found = read_gates()
+    return gates_markdown({name: of for name, of in found.items() if name in (names or found)}, read_worlds())
+
+
 # ---- writing them ----------------------------------------------------------------------------------------------------
 SECTIONS: dict[tuple[str, str], Callable[[], str]] = {
     ("README.md", "answers"): answers_text,
     ("README.md", "found"): found_table,
     ("docs/results.md", "results"): result_section,
+    ("docs/headroom.md", "gates"): gates_of,
+    ("model_zoo/embedded/MODEL_CARD.md", "gates"): partial(gates_of, "emoji"),
+    ("model_zoo/embedded/MODEL_CARD_LITE.md", "gates"): partial(gates_of, "fashion"),
     ("docs/logging.md", "keys"): key_tables,
     ("docs/models.md", "models"): models_table,
     ("docs/models.md", "hub"): hub_table,

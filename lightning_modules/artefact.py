@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from lightning_modules.atomic import replace_file, replace_folder, settled_folde
 
 FORMAT, FORMAT_VERSION = "tvp-prompt", 1
 FLOAT_FILE, PNG_FILE, MANIFEST_FILE = "prompt.safetensors", "prompt.png", "manifest.json"
+CARD_FILE = "README.md"  # only of what `save_pretrained` writes
 RUN_PROMPT, RUN_CONFIG = "prompt", "config.yaml"  # of a run's folder
 READINGS = {"float": FLOAT_FILE, "png": PNG_FILE}
 MAX_FRAME = 4096
@@ -47,13 +48,20 @@ def prompt_sha256(delta: Tensor) -> str:
     return hashlib.sha256(values.astype("<f4", copy=False).tobytes()).hexdigest()
 
 
-def save_artefact(prompt: PromptTensors, folder: str | Path, manifest: Mapping[str, Any]) -> Path:
+def save_artefact(
+    prompt: PromptTensors,
+    folder: str | Path,
+    manifest: Mapping[str, Any],
+    *,
+    card: Callable[[Mapping[str, Any]], str] | None = None,
+) -> Path:
     """Write `prompt` as an artefact; all three files or none, and an older artefact is replaced only when complete.
 
     Args:
         prompt: `prompt.tensors` of a finished prompt, after `project_()`.
         folder: new, empty, or an older artefact.
         manifest: JSON-able entries of the caller: mode, task, source, training data fingerprint, scores, licence...
+        card: makes the README.md of the whole manifest; without it there is none.
 
     Returns:
         The absolute folder.
@@ -71,7 +79,9 @@ def save_artefact(prompt: PromptTensors, folder: str | Path, manifest: Mapping[s
     clash = sorted(OWN_ENTRIES & manifest.keys())
     if clash:
         raise ValueError(f"The manifest entries {', '.join(clash)} are written by save_artefact. Expected others.")
-    return replace_folder(folder, {**files, MANIFEST_FILE: _json_bytes({**own, **manifest})})
+    whole = {**own, **manifest}
+    texts = {MANIFEST_FILE: _json_bytes(whole)} | ({CARD_FILE: card(whole).encode()} if card else {})
+    return replace_folder(folder, {**files, **texts})
 
 
 def update_manifest(folder: str | Path, entries: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from datamodules.prepare.disk import sync_folder, write_bytes, write_file
+from datamodules.whole_files.disk import sync_folder, write_bytes, write_file
 
 
 def replace_file(path: str | Path, data: bytes, *, sync: bool = True) -> None:
-    """`write_file` of datamodules/prepare/disk.py with an error that says what to do.
+    """`write_file` of datamodules/whole_files/disk.py with an error that says what to do.
 
     Raises:
         OSError: full disk or no permission; `path` is as it was before.

@@ -20,7 +20,7 @@ def examples(
     callback: Any, prompt: Prompt, split: str = "test"
 ) -> tuple[torch.Tensor, list[str], list[str], list[str]]:
     """(frames, answers with a black border, answers with the prompt, true answers) of the first samples of a split."""
-    records = callback.latest[split][callback.source.name]
+    records = callback.latest[split][callback.sources[0].name]
     place = {key: i for i, key in enumerate(records["prompt"].ids)}
     data = callback.scorer.datamodule.with_image_size(prompt.image_size)
     batch = next(iter(data.loader(split, n=callback.scorer.sizes[split], batch_size=EXAMPLES)))

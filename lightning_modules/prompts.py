@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -12,8 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_modules.apply_prompt import apply_prompt
-from lightning_modules.artefact import load_artefact, save_artefact
+from lightning_modules.artefact import OWN_ENTRIES, load_artefact, prompt_sha256, read_manifest, save_artefact
 from lightning_modules.artefact_png import PromptTensors, border_mask, check_geometry
+from lightning_modules.prompt_card import prompt_card
+from lightning_modules.prompt_hub import pretrained_folder, push_folder
 from lightning_modules.vocabulary import INITS, check_init
 
 
@@ -26,6 +29,7 @@ class Prompt(nn.Module, ABC):
         mask: (1, frame, frame) 1.0 on the border.
         lowest: the least value of delta under the bounds `image`; an overlay also darkens.
         image_size: side of the images `forward` takes.
+        manifest: of the artefact it was loaded from, None for a new prompt.
 
     Args:
         frame: side of the frame in pixels (224; embedded zoo 64).
@@ -41,6 +45,7 @@ class Prompt(nn.Module, ABC):
         super().__init__()
         check_geometry(frame, pad, bounds)
         self.frame, self.pad, self.bounds = frame, pad, bounds
+        self.manifest: dict[str, Any] | None = None
         self.delta = nn.Parameter(torch.zeros(3, frame, frame))
         self.register_buffer("mask", border_mask(frame, pad), persistent=False)
 
@@ -114,7 +119,44 @@ class Prompt(nn.Module, ABC):
         stored = load_artefact(folder, reading=reading)
         prompt = build_prompt(stored.kind, frame=stored.frame, pad=stored.pad, bounds=stored.bounds)
         prompt.delta.data = stored.delta
+        prompt.manifest = read_manifest(folder)
         return prompt.requires_grad_(False).eval()
+
+    @staticmethod
+    def from_pretrained(name: str | Path, *, revision: str | None = None, reading: str = "float") -> Prompt:
+        """Load a prompt from a folder, or from the Hugging Face hub by `user/name`; see `load`.
+
+        revision: branch, tag or commit on the hub. Private prompts are read with HF_TOKEN.
+
+        Raises as `load`, and ValueError, PermissionError or ConnectionError for what the hub does not give.
+        """
+        return Prompt.load(pretrained_folder(name, revision), reading=reading)
+
+    def save_pretrained(
+        self, folder: str | Path, *, manifest: Mapping[str, Any] | None = None, name: str | None = None
+    ) -> Path:
+        """Write the prompt as an artefact with a model card, for `from_pretrained`; returns the absolute folder.
+
+        manifest: the caller's entries (see `save`); by default those of the artefact this very prompt was loaded from.
+        name: what the card calls it. Raises as `save`.
+        """
+        entries = self._entries() if manifest is None else manifest
+        return save_artefact(self.tensors, folder, entries, card=lambda whole: prompt_card(whole, name))
+
+    def push_to_hub(self, name: str, *, private: bool = False, manifest: Mapping[str, Any] | None = None) -> str:
+        """Put what `save_pretrained` writes onto the hub as `user/name`; returns the address of its page.
+
+        The token is HF_TOKEN's. Raises PermissionError without one, ValueError, ConnectionError; as `save`.
+        """
+        with TemporaryDirectory() as scratch:
+            folder = self.save_pretrained(Path(scratch) / "prompt", manifest=manifest, name=name)
+            return push_folder(folder, name, private=private, message=f"Prompt {prompt_sha256(self.delta)[:16]}")
+
+    def _entries(self) -> dict[str, Any]:
+        """The caller's entries of the artefact this was loaded from, unless the pixels are others now."""
+        if self.manifest is None or self.manifest["prompt"] != prompt_sha256(self.delta):
+            return {}
+        return {key: value for key, value in self.manifest.items() if key not in OWN_ENTRIES}
 
     def save(self, folder: str | Path, manifest: Mapping[str, Any]) -> Path:
         """Write the prompt as an artefact; see `lightning_modules.artefact.save_artefact`."""

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from datamodules.prepare.disk import write_bytes
+from datamodules.whole_files.disk import write_bytes
 from lightning_modules.atomic import replace_file
 
 SCHEMA = 1

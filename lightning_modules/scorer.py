@@ -18,6 +18,7 @@ from lightning_modules.features import FeatureDrift
 from lightning_modules.metrics import Scores, point, primary_metric
 from lightning_modules.prompts import Prompt
 from lightning_modules.ranks import GpuPool, from_rank_zero, is_rank_zero, other_gpus
+from lightning_modules.tower_features import TowerFeatures
 from lightning_modules.vocabulary import CONTROLS
 
 RESIDENCIES = ("sequential", "keep", "process")
@@ -41,6 +42,10 @@ class PromptScorer:
         residency: `sequential` (load one model at a time), `keep`, or `process` (each in a process of its own, on a GPU
             of its own where there are several).
         device: where models run.
+
+    Attributes:
+        towers: features of batches that several models, or one model twice, would encode alike; not used by residency
+            `process`. Whoever starts another round of prompts clears it, to have the memory back.
     """
 
     def __init__(
@@ -64,6 +69,7 @@ class PromptScorer:
         self.colours: dict[str, Control] = {}  # model -> its best constant border on validation
         self.drifts: dict[tuple[str, str], Scores] = {}  # (split, model) -> how far `prompt` moves its features
         self.limits: dict[str, RowLimit] = {}  # model -> how many rows it takes at a time
+        self.towers = TowerFeatures()
         self._kept: dict[str, Any] = {}
         self._gpus = GpuPool()
 
@@ -163,7 +169,8 @@ class PromptScorer:
         limit = self.limits.setdefault(f"{spec.name} {spec.precision}", RowLimit())
         where: dict[str, Any] = {"split": split, "n": n, "shard": distributed_rank(), "limit": limit}
         if resident is not None:
-            return score_inputs(resident, self.datamodule, inputs, **where)
+            with self.towers.lent_to(resident):
+                return score_inputs(resident, self.datamodule, inputs, **where)
         if self.residency == "process":
             alone = {
                 name: (size, copy.deepcopy(to_frames).cpu() if isinstance(to_frames, torch.nn.Module) else to_frames)
@@ -176,7 +183,8 @@ class PromptScorer:
         model = self._kept.get(spec.name) or spec.load(self.device)
         if self.residency == "keep":
             self._kept[spec.name] = model
-        scores = score_inputs(model, self.datamodule, inputs, **where)
+        with self.towers.lent_to(model):
+            scores = score_inputs(model, self.datamodule, inputs, **where)
         large = sum(p.numel() * p.element_size() for p in model.parameters()) > LARGE
         del model
         if self.residency == "sequential" and large:
@@ -192,4 +200,5 @@ class PromptScorer:
     def release(self) -> None:
         """Let go of models kept loaded."""
         self._kept.clear()
+        self.towers.clear()
         free_memory()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -21,59 +22,82 @@ from lightning_modules.vocabulary import CONTROLS, file_part
 
 
 class TransferCallback(L.Callback):
-    """Scores the source and every target with the prompt and every control, at validation epochs and at test.
+    """Scores every source and every target with the prompt and every control, at validation epochs and at test.
 
     Rows go to `results.jsonl` with fsync; metrics are logged as `val/<metric>/<mllm>`, `val/gain/<control>/<mllm>` and
     `val/gain/<control>/mean_select` (mean over targets of role `select`; held-out targets never enter it).
     Sanity checks and partial validations (Lightning #19549: one batch after a mid-epoch resume) are never scored.
 
     Args:
-        source: the module's first source, already resident; scored as role `source`.
+        sources: the module's sources in their order, already resident; scored as role `source`.
         targets: what to load for scoring.
         scorer: how models are scored, on which samples.
         log: where rows go.
         context: the row fields that are constant in the run (run seed method source official bounds).
         scores_folder: per-sample scores of the last scoring of each split go here as npz.
+        png: whether `all` models score `test_prompts`, or the sources (`source`) only.
     """
 
     def __init__(
         self,
-        source: ModelSpec,
+        sources: Sequence[ModelSpec],
         targets: Sequence[ModelSpec],
         scorer: PromptScorer,
         log: ResultLog,
         *,
         context: dict,
         scores_folder: Path | None = None,
+        png: str = "all",
     ) -> None:
-        self.source, self.targets, self.scorer, self.results = source, list(targets), scorer, log
-        self.context, self.scores_folder = context, scores_folder
+        self.sources, self.targets, self.scorer, self.results = list(sources), list(targets), scorer, log
+        self.context, self.scores_folder, self.png = context, scores_folder, png
         self.test_prompts: dict[str, Prompt] = {}  # further prompts scored on test, e.g. `png`
         self.latest: dict[str, dict[str, dict[str, Scores]]] = {}  # split -> mllm -> input -> record
         self.chosen: tuple[int, int] | None = None  # (epoch, step) of the prompt that is tested, where not the current
         self._batches = 0
+        self._lent = ExitStack()  # the towers' memory, to the sources, while a split is read
+
+    @property
+    def models(self) -> list[ModelSpec]:
+        """All that is scored, the sources first."""
+        return [*self.sources, *self.targets]
 
     # ---- when ------------------------------------------------------------------------------------------------------
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._batches = 0
+        self._lend_towers(pl_module)
+
+    def on_test_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._lend_towers(pl_module)
 
     def on_validation_batch_end(self, *_: Any, **__: Any) -> None:
         self._batches += 1
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.sanity_checking:
-            return
         expected = sum(trainer.num_val_batches)
-        if self._batches != expected:
+        if self._batches == expected and not trainer.sanity_checking:
+            self._score_and_log(pl_module, "val")
+        elif not trainer.sanity_checking:
             print(f"Transfer curve: skipped a partial validation ({self._batches} of {expected} batches).")
-            return
-        self._score_and_log(pl_module, "val")
+        self._take_back_towers()
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._score_and_log(pl_module, "test")
+        self._take_back_towers()
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self._take_back_towers()
         self.scorer.release()
+
+    def _lend_towers(self, module: Any) -> None:
+        """Let the sources' loss on the split, which comes first, leave its frames' features for the scores."""
+        self._lent.close()
+        for source in module.sources or ():
+            self._lent.enter_context(self.scorer.towers.lent_to(source))
+
+    def _take_back_towers(self) -> None:
+        self._lent.close()
+        self.scorer.towers.clear()  # the next split or prompt has other frames, and training needs the memory
 
     # ---- what ------------------------------------------------------------------------------------------------------
     def _score_and_log(self, module: Any, split: str) -> None:
@@ -83,13 +107,18 @@ class TransferCallback(L.Callback):
         module.log_dict(metrics, sync_dist=trainer.world_size > 1)  # every rank holds the same gathered values
 
     def score_split(self, module: Any, split: str, epoch: int, step: int) -> dict[str, float]:
-        """Score source and targets, append rows, return the metrics to log."""
+        """Score sources and targets, append rows, return the metrics to log."""
         self.scorer.device = module.device
-        prompts = {"prompt": module.result} | (self.test_prompts if split == "test" else {})
+        learned = {"prompt": module.result}
+        prompts = learned | (self.test_prompts if split == "test" else {})
         self.latest[split] = {}
         logged: dict[str, float] = {}
-        own = (self.source, self.scorer.score(self.source, split, prompts, resident=module.sources[0]))
-        for spec, records in chain([own], self.scorer.score_all(self.targets, split, prompts)):
+        own = (
+            (spec, self.scorer.score(spec, split, prompts, resident=model))
+            for spec, model in zip(self.sources, module.sources, strict=True)
+        )
+        of_targets = prompts if self.png == "all" else learned
+        for spec, records in chain(own, self.scorer.score_all(self.targets, split, of_targets)):
             self.latest[split][spec.name] = records
             logged |= summarise(self.scorer, spec.name, split, records)
             if is_rank_zero():

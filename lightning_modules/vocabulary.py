@@ -44,6 +44,12 @@ TASK_METRICS = {
 ROLES = ("source", "select", "heldout")
 """What a model is to a run: learned on; a target that may steer choices; a target that may not."""
 
+
+def members(source: str) -> list[str]:
+    """The models a prompt was learned on: several where a source is called `a+b`."""
+    return source.split("+")
+
+
 INITS = ("zero", "normal", "grey", "replicate")
 """What a prompt can start from."""
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from model_zoo.base import MLLM, Visual
 from model_zoo.connectors import QFormerConnector
@@ -62,8 +62,18 @@ class Adapter(MLLM):
         self.decoding: dict[str, object] = {}
         self.mask_heads = 1
 
+    def tower_parts(self) -> list[nn.Module]:
+        return self.connector.tower_parts()
+
+    @property
+    def tower_outputs(self) -> int:
+        return 1 if self.connector.patch_projection is None else 2
+
+    def run_tower(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        return self.connector.see(pixels)[: self.tower_outputs]
+
     def encode_image(self, images: Tensor, questions: Sequence[str]) -> Visual:
-        return Visual(self.connector(self.prepare(images)), self.connector.n_query)
+        return Visual(self.connector.read(self.see(images)), self.connector.n_query)
 
     @abstractmethod
     def prefix_ids(self, question: str, n_visual: int, *, ranking: bool, style: str = "cls") -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -49,6 +49,8 @@ class MLLM(nn.Module, ABC):
     """
 
     pixel_mean: Tensor
+    tower_memory: Callable[[MLLM, Tensor], tuple[Tensor, ...]] | None = None
+    """Lent while several models are scored: from pixels to what `run_tower` returns, perhaps made for another model."""
 
     def __init__(
         self,
@@ -90,6 +92,26 @@ class MLLM(nn.Module, ABC):
         pixels = resize_square(images if images.dtype == torch.float64 else images.float(), self.image_size)
         mean, std = (pixels.new_tensor(v).view(1, 3, 1, 1) for v in (self.mean, self.std))
         return ((pixels - mean) / std).to(self.dtype)
+
+    def tower_parts(self) -> list[nn.Module]:
+        """The modules that `run_tower` runs; models with equal ones share its results. Empty: nothing is shared."""
+        return []
+
+    @property
+    def tower_outputs(self) -> int:
+        """How many tensors `run_tower` returns."""
+        return 1
+
+    def run_tower(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """Features (B, N, V) of what `prepare` returns: the last block's, then others that this connector reads."""
+        raise NotImplementedError(f"{type(self).__name__} names no vision tower. Expected `run_tower` beside `see`.")
+
+    def see(self, images: Tensor) -> tuple[Tensor, ...]:
+        """`run_tower` on frames (B, 3, S, S), or what `tower_memory` has of it where no gradient is wanted."""
+        pixels = self.prepare(images)
+        if self.tower_memory is None or torch.is_grad_enabled():
+            return self.run_tower(pixels)
+        return self.tower_memory(self, pixels)
 
     @abstractmethod
     def encode_image(self, images: Tensor, questions: Sequence[str]) -> Visual:

@@ -47,6 +47,10 @@ class QFormerConnector(nn.Module):
     def n_query(self) -> int:
         return self.query_tokens.shape[1]
 
+    def tower_parts(self) -> list[nn.Module]:
+        """What `see` runs: the layer norm after it belongs to the Q-Former's checkpoint, not to the tower's."""
+        return [self.vision.embeddings, *self.vision.encoder.layers]
+
     def see(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Features after the last block and after the one before it, both (B, 1+P, V), CLS first, no layer norm yet."""
         hidden = self.vision.embeddings(pixels)
@@ -68,13 +72,16 @@ class QFormerConnector(nn.Module):
         )
         return output.last_hidden_state[:, : self.n_query]
 
-    def forward(self, pixels: Tensor, text_ids: Tensor | None = None, text_mask: Tensor | None = None) -> Tensor:
-        """Visual tokens (B, T, D), query tokens first; pixels (B, 3, S, S) are normalised."""
-        last, before = self.see(pixels)
-        tokens = self.projection(self.query(last, text_ids, text_mask))
+    def read(self, seen: tuple[Tensor, ...], text_ids: Tensor | None = None, text_mask: Tensor | None = None) -> Tensor:
+        """Visual tokens (B, T, D), query tokens first, from what `see` returns; its second part for patches only."""
+        tokens = self.projection(self.query(seen[0], text_ids, text_mask))
         if self.patch_projection is None:
             return tokens
-        return torch.cat([tokens, self.patch_projection(before[:, 1:])], dim=1)
+        return torch.cat([tokens, self.patch_projection(seen[1][:, 1:])], dim=1)
+
+    def forward(self, pixels: Tensor, text_ids: Tensor | None = None, text_mask: Tensor | None = None) -> Tensor:
+        """Visual tokens (B, T, D), query tokens first; pixels (B, 3, S, S) are normalised."""
+        return self.read(self.see(pixels), text_ids, text_mask)
 
 
 def build_connector(

@@ -56,7 +56,7 @@ class TextReadingMLLM(DecoderMLLM):
     def encode_image(self, images: Tensor, questions: Sequence[str]) -> Visual:
         require_texts("questions", questions, len(images))
         ids, mask = pad_rows([self.qformer_ids(question) for question in questions], images.device)
-        return Visual(self.connector(self.prepare(images), ids, mask), self.connector.n_query)
+        return Visual(self.connector.read(self.see(images), ids, mask), self.connector.n_query)
 
     def prefix_ids(self, question: str, n_visual: int, *, ranking: bool, style: str = "cls") -> list[int]:
         before, after, text = map(self.text_ids, render(self.template, question, style))

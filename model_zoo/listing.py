@@ -12,7 +12,7 @@ from model_zoo.memory.need import source_need, target_need
 from model_zoo.memory.sizes import PUBLISHED_SIZES, Sizes
 from model_zoo.registry import canonical, get_entry, list_mllms, missing_files, weight_files
 from model_zoo.weights.catalogue import PUBLISHED, WeightFile
-from model_zoo.weights.layouts import complete_layout
+from model_zoo.weights.layouts import complete_layout, fetch_command
 
 CHOICES = (("float32", None), ("bfloat16", None), ("bfloat16", "8bit"), ("bfloat16", "4bit"))
 EVAL_BATCH = 64
@@ -123,6 +123,7 @@ def _remarks(name: str, weights: Path) -> list[str]:
     if hub := PUBLISHED[name].hub:
         lines += [f"  Or, instead of all of these, the Hugging Face conversion {hub} (hub) in {weights / hub}"]
     if layout is None:
+        lines += [f"  Get them with: {fetch_command(name, weights)}"]
         lines += [f"  Look closer with: python -m model_zoo check {name} weights={weights}"]
     return lines
 

@@ -48,8 +48,18 @@ class LLaVA(DecoderMLLM):
         self.bos_id = special_id(tokenizer, "bos") if bos_id is None else bos_id
         self.eos_id = special_id(tokenizer, "eos") if eos_id is None else eos_id
 
+    def tower_parts(self) -> list[nn.Module]:
+        return [self.tower]
+
+    @property
+    def tower_outputs(self) -> int:
+        return 1
+
+    def run_tower(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        return (self.tower(pixels),)
+
     def encode_image(self, images: Tensor, questions: Sequence[str]) -> Visual:
-        tokens = self.projector(self.tower(self.prepare(images)))
+        tokens = self.projector(*self.see(images))
         return Visual(tokens, tokens.shape[1])
 
     def prefix_ids(self, question: str, n_visual: int, *, ranking: bool, style: str = "cls") -> list[int]:

@@ -12,8 +12,8 @@ from model_zoo.embedded.config import WEIGHTS, embedded_files
 from model_zoo.hf.catalogue import HF_MODELS, parameters_said
 from model_zoo.hf.folder import folder_of, hub_id, is_hf, missing_in_folder, refuse, shards_of, text_digest
 from model_zoo.memory.sizes import PUBLISHED_SIZES
-from model_zoo.weights.catalogue import PUBLISHED, WeightFile, missing_error
-from model_zoo.weights.layouts import find_layout, layout_files, missing_in_layouts
+from model_zoo.weights.catalogue import CLIPS, PUBLISHED, WeightFile
+from model_zoo.weights.layouts import fetch_command, find_layout, layout_files, missing_error, missing_in_layouts
 
 if TYPE_CHECKING:
     from model_zoo.base import MLLM
@@ -25,7 +25,7 @@ HF_FACTORY = "model_zoo.hf.load:load_hf"
 
 ALIASES = {"blip2_t5": "blip2"}
 
-SHIPPED_CLIPS = {"embedded": "clip", "lite": "lite_clip"}
+SHIPPED_CLIPS = {"embedded": "clip", "lite": "lite_clip", "web": "web_clip"}
 """CLIP for TSE -> its file in the package: of the emoji world, and of the models on pretrained towers."""
 
 
@@ -72,6 +72,20 @@ EMBEDDED_TEXTS = {
     "embedded_blip2": ("tiny trained BLIP-2 (T5), ships with the package", 1_300_000),
     "embedded_bliva": ("tiny trained BLIVA, ships with the package", 1_220_000),
     "embedded_llava": ("tiny trained LLaVA with a CNN tower, ships with it", 735_000),
+    # Successors of the embedded models, trained on pictures as a web holds them.
+    "web_minigpt4": ("tiny MiniGPT-4 of the web world, ships with the package", 862_368),
+    "web_minigpt4_seed1": ("the same, another pretraining seed", 862_368),
+    "web_minigpt4_seed2": ("the same, a third pretraining seed", 862_368),
+    "web_minigpt4_vit2": ("the same around an independent ViT tower", 862_368),
+    "web_minigpt4_other": ("control: its web has another order of popularity", 862_368),
+    "web_instructblip": ("tiny InstructBLIP of the web world", 969_760),
+    "web_blip2": ("tiny BLIP-2 (T5) of the web world", 1_010_064),
+    "web_bliva": ("tiny BLIVA of the web world", 977_520),
+    "web_vpgtrans": ("tiny VPGTrans of the web world", 862_368),
+    "web_visualglm": ("tiny VisualGLM of the web world", 842_128),
+    "web_llava": ("tiny LLaVA of the web world, CNN tower", 624_208),
+    "web_llava_cnn2": ("the same around an independent CNN tower", 454_696),
+    "web_llava_other": ("control on the CNN tower: another order of popularity", 624_208),
     # Pretrained ImageNet towers (pip brings their weights), connectors and LLMs of our own.
     "lite0_llava": ("tiny LLaVA on EfficientNet-Lite0, ships with the package", 5_558_872),
     "lite0_llava_grown": ("the same tower, projector grown from lite0_llava's, another LLM", 5_360_984),
@@ -261,9 +275,11 @@ def find_clip(name_or_path: str | Path, weights: str | Path = "weights") -> Path
         if path.is_file():
             return path
     listing = ", ".join(map(str, tried))
+    known = str(name_or_path) in CLIPS
+    hint = f" Get it with: {fetch_command(str(name_or_path), Path(weights))}." if known else ""
     raise FileNotFoundError(
         f"No CLIP '{name_or_path}'. Looked for {listing}. Expected open_clip_model.safetensors of "
-        "timm/vit_base_patch32_clip_224.openai (hub) under that name, or use `embedded` or `lite`. See docs/models.md."
+        f"{CLIPS['ViT-B-32'].source} under that name, or use `embedded` or `lite`.{hint} See docs/models.md."
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -191,3 +192,20 @@ def loaded_by(*words: str) -> set[str]:
 @pytest.mark.parametrize("words", [["experiments"], *([name, "--help"] for name in OURS)], ids=" ".join)
 def test_help_and_the_list_are_instant(words):
     assert not loaded_by(*words) & {"torch", "torchvision", "lightning", "transformers", "open_clip", "wandb", "ray"}
+
+
+def test_every_command_asks_for_huge_pages_and_threads_that_sleep_before_torch_and_numbers_stay_the_same():
+    code = (
+        "import {first}, torch, torch.nn.functional as F; torch.set_num_threads(1); torch.manual_seed(0); "
+        "x = F.conv2d(torch.randn(4, 3, 256, 256), torch.randn(8, 3, 3, 3)); print(x.double().sum().item().hex())"
+    )
+    ours_alone = ("THP_MEM_ALLOC_ENABLE", "OMP_WAIT_POLICY")
+    env = {key: value for key, value in os.environ.items() if key not in ours_alone}
+    plain, ours = (
+        subprocess.run([sys.executable, "-c", code.format(first=first)], env=env, capture_output=True, text=True).stdout
+        for first in ("os", "experiments")
+    )
+    assert plain == ours != ""
+    told = f"import os, sys, experiments; print(*map(os.environ.get, {ours_alone}), 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", told], env=env, capture_output=True, text=True)
+    assert done.stdout.split() == ["1", "PASSIVE", "False"]

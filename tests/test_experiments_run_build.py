@@ -50,6 +50,14 @@ def test_every_source_is_looked_for_in_its_own_weights_folder(tmp_path):
         assert [text for text in blocks if text.startswith(f"No {name} weights in '{folder}'. Expected:")]
 
 
+def test_a_run_whose_weights_are_missing_names_the_commands_that_get_them(tmp_path):
+    words = ["exp=cifar10_blip2", f"out={tmp_path / 'run'}", f"source.weights={tmp_path}", "targets.heldout=[]"]
+    with pytest.raises(FileNotFoundError) as caught:
+        main([*words, "method.tse=1", "method.clip=ViT-B-32"])
+    for name in ("blip2", "ViT-B-32"):
+        assert f"python -m model_zoo fetch {name} weights={tmp_path}" in str(caught.value)
+
+
 def test_the_monitor_is_the_first_source_s_own_score():
     words = [("exp", "smoke"), ("sources", "[{name: embedded_llava},{name: embedded_blip2}]")]
     assert build.RunParts(load_experiment(words)).monitor == "val/top1/embedded_llava"

@@ -10,7 +10,7 @@ import pytest
 from experiments.recipes import load_experiment
 from experiments.run import ensure as many
 from experiments.run.ensure import NamedRun
-from experiments.run.summary import COMPARISON, comparison_text, headline_text
+from experiments.run.summary import COMPARISONS, comparison_text, headline_text
 from experiments.tuning.trials import best_validation
 from lightning_modules.metrics import Scores
 from lightning_modules.records import FIELDS, ResultLog
@@ -83,7 +83,7 @@ def test_a_cell_that_was_cut_short_is_continued(tmp_path, monkeypatch):
 
 
 def test_make_train_prints_the_committed_comparison_of_its_own_data_set():
-    found = json.loads(COMPARISON.read_text())
+    found = json.loads(COMPARISONS["embedded"].read_text())
     assert {e["seeds"] for e in found["methods"]} == {3} and not found["missing"]
     text = comparison_text(load_experiment([("exp", "embedded")]))
     assert text == comparison_text(load_experiment([("exp", "embedded_evp")]))
@@ -93,6 +93,13 @@ def test_make_train_prints_the_committed_comparison_of_its_own_data_set():
         if (e["method"], e["over"], e["control"], e["data"]) == ("tvp", "source", "black", "")
     ]
     assert f"{100 * tvp['value']:+.1f} [" in text and text.count("\n| ") == 1 + 4
+    fashion = comparison_text(load_experiment([("exp", "fashion")]))
+    assert [line.split(" | ")[0] for line in fashion.splitlines() if line.startswith("| ")][1:] == [
+        "| none",
+        "| evp",
+        "| fca",
+    ]
+    assert "lite0_llava, fashion_mnist_small, 5 seeds" in fashion and "make table EXP=fashion" in fashion
     for words in ([("exp", "smoke")], [("exp", "embedded"), ("data.name", "emoji_counting")]):
         assert comparison_text(load_experiment(words)).startswith("No committed comparison")
 

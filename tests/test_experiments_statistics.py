@@ -9,10 +9,12 @@ import pytest
 from scipy import stats
 from support.statistics_data import data_set, scores
 
+from experiments.report import tables
+from experiments.statistics import sharing
 from experiments.statistics.averages import balanced, measure
 from experiments.statistics.outcomes import image_counts, outcomes, weighted_auroc
 from experiments.statistics.pairs import cell_gain
-from experiments.statistics.sharing import shared
+from experiments.statistics.sharing import STRONGEST_FIRST, shared
 from experiments.statistics.significance import bootstrap_p, holm, mcnemar, sign_flip, worse
 from experiments.statistics.two_way import (  # fmt: skip
     Measured,
@@ -32,6 +34,7 @@ from experiments.statistics.two_way import (  # fmt: skip
 )
 from lightning_modules.intervals import percentiles
 from lightning_modules.metrics import Scores, auroc, paired_gain
+from model_zoo.registry import get_entry, list_mllms
 
 
 def outcomes_pair(gained: int, lost: int, same: int = 5) -> tuple[np.ndarray, np.ndarray]:
@@ -304,11 +307,17 @@ def test_a_missing_run_costs_a_seed_and_no_pair():
         ("blip2", "blip2_t5", "same model"),
         ("minigpt4", "instructblip", "same tower weights"),
         ("blip2_opt", "blip2_opt_6_7b", "same tower weights and architecture"),
-        ("minigpt4", "visualglm", "nothing"),
+        ("minigpt4", "visualglm", "other tower of the same kind"),
         ("embedded_minigpt4", "embedded_bliva", "same tower weights"),
-        ("embedded_minigpt4", "embedded_llava", "nothing"),
-        ("embedded_minigpt4", "minigpt4", "same architecture"),
-        ("embedded_minigpt4", "instructblip", "nothing"),
+        ("embedded_minigpt4", "embedded_llava", "tower of another kind"),
+        ("embedded_minigpt4", "minigpt4", "same architecture, other tower of the same kind"),
+        ("embedded_minigpt4", "instructblip", "other tower of the same kind"),
+        ("embedded_llava", "lite1_llava", "same architecture, other tower of the same kind"),
+        ("lite2_minigpt4", "embedded_minigpt4", "same architecture, tower of another kind"),
+        ("lite0_llava", "lite0_llava_grown", "same tower, connector grown from that of the source"),
+        ("lite0_llava_grown", "lite0_llava", "same tower, connectors of one origin"),
+        ("lite0_llava_grown", "lite0_minigpt4", "same tower weights"),
+        ("lite1_llava+lite0_llava", "lite0_llava_grown", "same tower, connector grown from that of the source"),
         ("embedded_llava+embedded_minigpt4", "embedded_minigpt4", "same model"),
         ("embedded_llava+embedded_minigpt4", "embedded_blip2", "same tower weights"),
         ("my_own", "my_own", "same model"),
@@ -317,3 +326,20 @@ def test_a_missing_run_costs_a_seed_and_no_pair():
 )
 def test_shared_is_read_from_the_zoo(source, target, expected):
     assert shared(source, target) == expected
+
+
+def test_the_kind_of_every_embedded_tower_is_known():
+    names = [name for name in list_mllms() if get_entry(name).embedded]
+    assert {name: sharing.facts(name).kind for name in names} == {
+        name: "CNN" if name.startswith("lite") or "llava" in name else "ViT" for name in names
+    }
+
+
+def test_every_shared_word_has_its_place_and_a_table_keeps_the_strongest_first():
+    assert {*sharing.OTHER_TOWER.values()} < set(STRONGEST_FIRST)
+    gain = {"value": 0.1, "low": 0.0, "high": 0.2, "interval": "t", "n": 9, "pairs": 1, "seeds": 1}
+    # "nothing" and "same architecture" are also what an older statistics.json says; a word of another version is kept.
+    words = ["of another version", "nothing", "same tower weights", "tower of another kind", "same architecture"]
+    rows = [{"method": "evp", "shared": word, "control": "full"} | gain for word in words]
+    table = tables.shared({"shared": rows, "controls": ["full"]})
+    assert [row[0] for row in table.rows] == [f"evp, {words[i]}" for i in (2, 4, 3, 1, 0)]

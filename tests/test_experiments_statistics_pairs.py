@@ -67,8 +67,8 @@ def test_the_average_target_gain_is_the_mean_over_pairs_without_the_source(made)
 
 def test_what_is_shared_splits_the_targets(made):
     rows = {row["shared"]: row for row in made["shared"] if row["control"] == "black"}
-    assert {tag: row["pairs"] for tag, row in rows.items()} == {"same tower weights": 2, "nothing": 4}
-    assert rows["same tower weights"]["value"] > 0 > rows["nothing"]["value"]
+    assert {tag: row["pairs"] for tag, row in rows.items()} == {"same tower weights": 2, "tower of another kind": 4}
+    assert rows["same tower weights"]["value"] > 0 > rows["tower of another kind"]["value"]
     assert made["pairs"][0]["shared"] == shared(made["pairs"][0]["source"], made["pairs"][0]["target"])
 
 

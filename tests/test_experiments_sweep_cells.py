@@ -225,3 +225,14 @@ def test_a_primary_contrast_of_other_than_two_methods_of_the_sweep_is_refused(pr
     monkeypatch.setattr("experiments.sweep.recipe.FOLDER", tmp_path)
     with pytest.raises(ValueError, match=r"primary is .*Expected two methods of the sweep"):
         load_sweep("mine")
+
+
+def test_a_source_of_two_models_learns_on_both_and_is_scored_on_all_others_too():
+    sweep = load_sweep("fashion_one_source", [("sources", "lite0_llava+lite2_llava")])
+    cell = next(cell for cell in build_cells(sweep) if cell.method == "evp")
+    config = resolved(cell)
+    assert [source.name for source in config.sources] == ["lite0_llava", "lite2_llava"]
+    assert cell.source == "lite0_llava+lite2_llava"
+    assert config.targets.heldout == ["lite0_llava_grown", "lite0_minigpt4", "lite1_minigpt4"]
+    with pytest.raises(ValueError, match="lite9"):
+        load_sweep("fashion_one_source", [("sources", "lite0_llava+lite9")])

@@ -206,6 +206,16 @@ def test_predictions_come_from_finished_cells_of_the_nearest_kind():
     assert predicted(cells[2], None, cells, states) == (7, "measured")
 
 
+def test_a_png_that_the_source_alone_scores_is_counted_once():
+    from experiments.recipes import load_experiment
+    from experiments.sweep.plan import ROW, counted
+
+    words, rows = [("exp", "smoke"), ("data.n_test", "100")], {"train": 64, "val": 24, "test": 512}
+    everywhere, alone = (counted(load_experiment([*words, ("targets.png", word)]), rows) for word in ("all", "source"))
+    targets = 2
+    assert everywhere.seconds - alone.seconds == pytest.approx(targets * 100 * ROW)
+
+
 def test_a_finished_folder_is_of_this_format(sweep):
     out, _ = sweep
     transfer_sweep.main(["sweep=embedded_smoke", f"out={out}"])

@@ -16,7 +16,6 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.prepare import disk
 from experiments.evaluate import main as evaluate
 from experiments.report.__main__ import main as report
 from experiments.run.folder import read_status
@@ -26,6 +25,7 @@ from lightning_modules.prompts import Prompt
 from lightning_modules.records import read_rows
 from lightning_modules.trainer_callbacks import AtomicCheckpointIO
 from lightning_modules.vocabulary import CONTROLS
+from datamodules.whole_files import disk
 
 ROOT = Path(__file__).parent.parent
 MODELS = {"embedded_minigpt4": "source", "embedded_instructblip": "select", "embedded_llava": "heldout"}
@@ -222,6 +222,20 @@ def test_methods_without_training_or_on_the_full_image_run_too(cache, tmp_path):
         assert value["prompt"] == value["black"] == value["png"]
     vp = smoke(tmp_path / "vp", "method=vp", "train.epochs=1")
     assert read_manifest(vp / "prompt")["kind"] == "overlay" and delta_of(vp).abs().sum() > 0
+
+
+@pytest.mark.slow
+def test_a_run_can_score_its_png_on_the_source_alone_and_says_so(cache, tmp_path):
+    out = smoke(tmp_path / "none", "method=none", "targets.png=source")
+    rows = [row for row in read_rows(out / "results.jsonl") if row["split"] == "test"]
+    assert {row["mllm"] for row in rows if row["input"] == "png"} == {"embedded_minigpt4"}
+    assert {row["mllm"] for row in rows if row["input"] == "prompt"} == {*MODELS}
+    assert [name for name in MODELS if "png" in read_manifest(out / "prompt")["scores"][name]] == ["embedded_minigpt4"]
+    table = (out / "table.md").read_text().splitlines()
+    place = next(line for line in table if line.startswith("| model | n |")).split(" | ").index("from PNG")
+    lines = {name: next(line for line in table if line.startswith(f"| {name} (")) for name in MODELS}
+    assert [name for name, line in lines.items() if line.split(" | ")[place] == "-"] == [*MODELS][1:]
+    assert "png: source" in (out / "config.yaml").read_text()
 
 
 def test_evaluate_gives_the_run_s_own_test_scores(run, cache, tmp_path, capsys):

@@ -150,11 +150,38 @@ def test_a_process_of_its_own_gives_the_same_scores(tmp_path):
 def make_callback(tmp_path, targets):
     source = Spec("tiny_minigpt4", "source")
     log = ResultLog(tmp_path / "results.jsonl")
-    return TransferCallback(source, targets, make_scorer(tmp_path), log, context=CONTEXT, scores_folder=tmp_path / "s")
+    return TransferCallback(
+        [source], targets, make_scorer(tmp_path), log, context=CONTEXT, scores_folder=tmp_path / "s"
+    )
 
 
 def make_module():
     return SimpleNamespace(device="cpu", result=make_prompt(), sources=[Spec("tiny_minigpt4", "source").load("cpu")])
+
+
+@pytest.mark.parametrize(("png", "others"), [("all", {"prompt", "png"}), ("source", {"prompt"})])
+def test_the_reread_png_is_scored_on_test_only_and_on_the_source_alone_where_that_is_asked(
+    tmp_path, counted, png, others
+):
+    callback = make_callback(tmp_path, [Spec("tiny_llava", "heldout")])
+    callback.png, callback.test_prompts = png, {"png": make_prompt(0.4)}
+    module = make_module()
+    for split in ("val", "test"):
+        callback.score_split(module, split, 0, 0)
+    given = {name: {r["input"] for r in read_rows(callback.results.path) if (r["mllm"], r["split"]) == (name, "test")}
+             for name in ("tiny_minigpt4", "tiny_llava")}  # fmt: skip
+    assert given == {"tiny_minigpt4": {*CONTROLS, "prompt", "png"}, "tiny_llava": {*CONTROLS} | others}
+    assert counted.count(("tiny_llava", "png")) == (png == "all") and counted.count(("tiny_minigpt4", "png")) == 1
+
+
+def test_every_source_of_an_ensemble_is_scored_as_one(tmp_path):
+    callback = make_callback(tmp_path, [Spec("tiny_llava", "heldout")])
+    callback.sources.append(Spec("tiny_bliva", "source"))
+    module = make_module()
+    module.sources.append(Spec("tiny_bliva", "source").load("cpu"))
+    callback.score_split(module, "val", 0, 0)
+    roles = {(row["mllm"], row["role"]) for row in read_rows(callback.results.path)}
+    assert roles == {("tiny_minigpt4", "source"), ("tiny_bliva", "source"), ("tiny_llava", "heldout")}
 
 
 def test_held_out_targets_never_enter_the_mean_that_may_steer(tmp_path):

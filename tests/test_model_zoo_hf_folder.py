@@ -15,6 +15,7 @@ from support.hf_oracle import official_inputs, own_logp
 from support.hf_parts import CANDIDATES, QUESTIONS
 
 from model_zoo.__main__ import main
+from model_zoo.fetch.items import items_of
 from model_zoo.hf.adapter import HuggingFaceMLLM
 from model_zoo.hf.folder import hub_id
 from model_zoo.hf.load import load_folder, load_hf
@@ -213,8 +214,13 @@ def test_a_folder_that_cannot_work_is_refused_with_the_reason(kind: str, root: P
 
 
 def test_a_missing_folder_and_every_missing_file_are_named(root: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"No complete hf:my/model weights(.|\n)*the whole folder of my/model"):
-        load_mllm("hf:my/model", weights=root)
+    for name, repo in (("hf:my/model", "my/model"), ("gemma3_4b", "google/gemma-3-4b-it")):
+        with pytest.raises(
+            FileNotFoundError, match=f"No complete {name} weights(.|\n)*whole folder of {repo}"
+        ) as caught:
+            load_mllm(name, weights=root)
+        assert f"python -m model_zoo fetch {name} weights=" in str(caught.value)
+        assert [item.path for item in items_of(name, root)] == [repo]
     shards = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
     (folder(root) / "model.safetensors").rename(folder(root) / "model-00001-of-00002.safetensors")
     (folder(root) / "model.safetensors.index.json").write_text(json.dumps(shards))

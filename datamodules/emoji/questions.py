@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from torch import Tensor
 
 from datamodules.base import ImageTextDataModule
 from datamodules.emoji.art import NAMES
-from datamodules.emoji.scenes import Scenes, World, draw_uniforms, render_scenes
+from datamodules.emoji.scenes import SIZE, Scenes, World, draw_uniforms, render_scenes
+from datamodules.emoji.web import Web, lower, shelf
 from datamodules.rows import Row
 
 SCENE_SEED = 2404
@@ -55,10 +57,13 @@ class EmojiDataModule(ImageTextDataModule):
     """Scenes of `world`, one row each; a subclass says what is asked of scene i.
 
     image_size: 48 for prompts with an 8-pixel border on the embedded zoo's 64-pixel frame, 64 for full size.
+    resolution: pixels a side that pictures are stored at.
     """
 
     square = True
     world: World = DOWNSTREAM
+    sizes = SIZES
+    resolution = SIZE
 
     def __init__(self, *, image_size: int = 48, **options: Any) -> None:
         super().__init__(image_size=image_size, **options)
@@ -68,11 +73,12 @@ class EmojiDataModule(ImageTextDataModule):
         """All scenes of a split, rendered on first use; images as uint8."""
         if split not in self._scenes:
             parts = [
-                render_scenes(self.world, SCENE_SEED, self.row_id(split), range(k, min(k + 64, SIZES[split])))
-                for k in range(0, SIZES[split], 64)
+                render_scenes(self.world, SCENE_SEED, self.row_id(split), range(k, min(k + 64, self.sizes[split])))
+                for k in range(0, self.sizes[split], 64)
             ]
             whole = Scenes(*(torch.cat(column) for column in zip(*parts, strict=True)))
-            self._scenes[split] = whole._replace(images=(whole.images * 255).round().to(torch.uint8))
+            images = lower(whole.images, self.resolution, self.resolution)
+            self._scenes[split] = whole._replace(images=(images * 255).round().to(torch.uint8))
         return self._scenes[split]
 
     def row_id(self, split: str, index: int | None = None) -> str:
@@ -82,7 +88,7 @@ class EmojiDataModule(ImageTextDataModule):
         return self.scenes(split).images[index]
 
     def build_rows(self, split: str) -> list[Row]:
-        return [self.build_row(split, index) for index in range(SIZES[split])]
+        return [self.build_row(split, index) for index in range(self.sizes[split])]
 
     @abstractmethod
     def build_row(self, split: str, index: int) -> Row:
@@ -110,6 +116,18 @@ class EmojiRecognition(EmojiDataModule):
         return Row(self.row_id(split, index), label, RECOGNITION, name, f"this is a photo of a {name}")
 
 
+WEB_SIZES = {"train": 1024, "val": 512, "test": 1024}
+
+
+class WebRecognition(EmojiRecognition):
+    """The same question about pictures of 10 pixels a side: as hard for the web's models as CIFAR is for real ones."""
+
+    name = "web_recognition"
+    world = replace(EmojiRecognition.world, scale=(0.55, 0.95))
+    sizes = WEB_SIZES
+    resolution = 10
+
+
 class EmojiCounting(EmojiDataModule):
     """Say how many objects there are: 1 to 4, equally often. Chance is 25 %."""
 
@@ -125,6 +143,14 @@ class EmojiCounting(EmojiDataModule):
         n = int(self.scenes(split).counts[index])
         caption = f"a photo of {n} object{'s' if n > 1 else ''}"
         return Row(self.row_id(split, index), n - 1, COUNTING, str(n), caption)
+
+
+class WebCounting(EmojiCounting):
+    """The same question about pictures of 20 pixels a side."""
+
+    name = "web_counting"
+    sizes = WEB_SIZES
+    resolution = 20
 
 
 class EmojiPresence(EmojiDataModule):
@@ -147,6 +173,31 @@ class EmojiPresence(EmojiDataModule):
         return Row(self.row_id(split, index), index % 2, question, answer, ", ".join(there), "random", ["no", "yes"])
 
 
+class WebPresence(EmojiPresence):
+    """Is an object there? asked of pictures of 20 pixels a side as POPE asks it; half the rows name one that is not.
+
+    What a row with the answer no names is, in turn, any name (group `random`), the most popular one of the web that is
+    absent (`popular`), or one that stands beside the first object in the web's scenes (`adversarial`).
+    """
+
+    name = "web_presence"
+    world = replace(EmojiPresence.world, companions=Web().companions)
+    sizes = WEB_SIZES
+    resolution = 20
+    groups = ("random", "popular", "adversarial")
+
+    def build_row(self, split: str, index: int) -> Row:
+        u, there = self.chance(split, index), present(self.scenes(split), index)
+        group, right = self.groups[index // 2 % 3], index % 2
+        options = {"random": NAMES, "popular": Web().ranked, "adversarial": shelf(there[0])}[group]
+        left = [name for name in options if name not in there] or [name for name in NAMES if name not in there]
+        asked = left[0] if group == "popular" else left[int(u[1] * len(left))]
+        if right:
+            asked = there[int(u[0] * len(there))]
+        question, answer = PRESENCE.format(object=with_article(asked)), ("no", "yes")[right]
+        return Row(self.row_id(split, index), right, question, answer, ", ".join(there), group, ["no", "yes"])
+
+
 class EmojiMatching(EmojiDataModule):
     """Do picture and text agree? Two objects, a text that names two; half the texts name one that is not there."""
 
@@ -166,6 +217,14 @@ class EmojiMatching(EmojiDataModule):
         question = MATCHING.format(text=matching_text(pair))
         caption = "a true text" if index % 2 else "a false text"
         return Row(self.row_id(split, index), index % 2, question, ("no", "yes")[index % 2], caption)
+
+
+class WebMatching(EmojiMatching):
+    """The same question about pictures of 20 pixels a side."""
+
+    name = "web_matching"
+    sizes = WEB_SIZES
+    resolution = 20
 
 
 def matching_text(pair: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -37,6 +37,7 @@ class World:
     objects: smallest and largest number of objects, in cells of a 2 x 2 grid when above one.
     rotation: largest angle in degrees; jitter: strength of the colour gain per channel.
     balance: `class` (first object's name), `count` (number of objects) or "" follow the index in turn.
+    companions: chance that a further object is one of the four names that begin at a multiple of four with the first.
     """
 
     styles: tuple[str, ...] = STYLES
@@ -47,6 +48,7 @@ class World:
     rotation: float = 30.0
     jitter: float = 0.25
     balance: str = ""
+    companions: float = field(default=0.0, repr=False)  # no part of the key of the draws, which are older than it
 
     def __post_init__(self) -> None:
         for values, known, what in ((self.styles, STYLES, "style"), (self.backgrounds, BACKGROUNDS, "background")):
@@ -91,6 +93,9 @@ def layout(world: World, u: np.ndarray, indices: np.ndarray) -> dict[str, np.nda
     if world.balance == "class":
         chosen[:, 0] = indices % len(world.names)
     classes = np.array([NAMES.index(n) for n in world.names])[chosen]
+    if world.companions:
+        beside = classes[:, :1] // 4 * 4 + _pick(each[:, 1:, 11], 4)
+        classes[:, 1:] = np.where(each[:, 1:, 10] < world.companions, beside, classes[:, 1:])
     classes = np.where(np.arange(MAX_OBJECTS) < count[:, None], classes, -1)
     several = count[:, None] > 1
     small = np.where(several, min(world.scale[0], 0.4), world.scale[0])

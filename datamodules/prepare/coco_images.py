@@ -15,9 +15,9 @@ from datamodules.prepare.catalogue import COCO
 from datamodules.prepare.catalogue_entry import Digest
 from datamodules.prepare.content import rows_of
 from datamodules.prepare.disk import scratch_folder
-from datamodules.prepare.download import PausedError, download
 from datamodules.prepare.install import copy_file
 from datamodules.prepare.manifest import Digests, Files, Manifest, hash_file
+from datamodules.whole_files.download import PausedError, download
 
 QUESTIONS = {"val2014": "coco_pope", "train2014": "train"}  # COCO part -> which files of `<root>/pope` ask about it
 TYPES = ("random", "popular", "adversarial")

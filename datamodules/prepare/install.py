@@ -14,9 +14,10 @@ from datamodules.folder_scan import glob_data
 from datamodules.prepare.archives import CHUNK, Limits, unpack
 from datamodules.prepare.catalogue_entry import Archive, Digest
 from datamodules.prepare.content import PACKED, content_problems, find_top, folders_below, looks_like, packed_files
-from datamodules.prepare.disk import STATE, is_full, scratch_folder, sync_folder
+from datamodules.prepare.disk import STATE, scratch_folder
 from datamodules.prepare.manifest import Files, hash_file
 from datamodules.prepare.nested import ROUNDS, open_inner
+from datamodules.whole_files.disk import is_full, sync_folder
 
 
 def install(found: Found, root: Path) -> tuple[Files, Path | None]:

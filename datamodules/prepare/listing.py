@@ -6,8 +6,8 @@ from pathlib import Path
 
 from datamodules.prepare.catalogue import PUBLISHED
 from datamodules.prepare.catalogue_entry import Archive, PublishedData
-from datamodules.prepare.disk import megabytes
 from datamodules.prepare.manifest import Manifest
+from datamodules.whole_files.disk import megabytes
 
 OWN = {
     "imagefolder": "your own pictures, one folder per class: root=DIR with train/<class>/*.jpg, or <class>/*.jpg",

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.prepare.catalogue_entry import Archive, Digest
-from datamodules.prepare.disk import STATE, read_json, write_json
+from datamodules.prepare.disk import STATE
+from datamodules.whole_files.disk import read_json, write_json
 
 Files = dict[str, tuple[int, str]]  # path below the target ("" = the target itself) -> (bytes, sha256)
 

@@ -13,14 +13,15 @@ from datamodules.prepare.catalogue import PUBLISHED
 from datamodules.prepare.catalogue_entry import Archive, Digest, PublishedData
 from datamodules.prepare.coco_images import prepare_images
 from datamodules.prepare.content import content_problems, file_problem
-from datamodules.prepare.disk import STATE, check_room, is_full, locked_root, megabytes, write_json
-from datamodules.prepare.download import download
-from datamodules.prepare.http import PartialFile
+from datamodules.prepare.disk import STATE, locked_root
 from datamodules.prepare.install import Found, find_source, hash_tree, install, opened_source, set_aside, source_of
 from datamodules.prepare.manifest import FIRST, Digests, Manifest, hash_file
 from datamodules.registry import DATAMODULES
 from datamodules.splits import SPLITS
 from datamodules.writable import require_writable
+from datamodules.whole_files.disk import check_room, is_full, megabytes, write_json
+from datamodules.whole_files.download import download
+from datamodules.whole_files.http import PartialFile
 
 LARGE = 5 * 10**9  # bytes to download that need yes=true
 Show = Callable[[str], None]

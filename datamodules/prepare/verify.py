@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 from datamodules.prepare.catalogue_entry import Archive
 from datamodules.prepare.content import count_of, describe, missing_pictures
-from datamodules.prepare.disk import STATE, read_json
+from datamodules.prepare.disk import STATE
 from datamodules.prepare.manifest import Digests, Manifest, hash_file
 from datamodules.prepare.steps import build_index, get_published, index_path
 from datamodules.registry import DATAMODULES
+from datamodules.whole_files.disk import read_json
 
 PICTURES = ("coco/val2014", "coco/train2014")
 

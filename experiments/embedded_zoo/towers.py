@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from experiments.embedded_zoo.fit import fit
 from model_zoo.base import CLIP_MEAN, CLIP_STD
-from model_zoo.embedded.tower import ConvTower, DenseHead, build_vit
+from model_zoo.embedded.tower import ConvTower, DenseHead, build_tower
 
 Scene = tuple[Tensor, Tensor, Tensor]
 
@@ -69,15 +69,16 @@ def train_tower(
     held_out: Scene,
     steps: int,
 ) -> tuple[dict[str, Tensor], dict[str, object]]:
-    """One stage of the tower `vit` or `cnn`, from nothing or from the tensors `start`, with a new head.
+    """One stage of a tower, from nothing or from the tensors `start`, with a new head.
 
     Returns the tower's state dict and what to record beside it.
     """
     torch.manual_seed(config["training"]["seed"] + stage)
-    tower = build_vit(config["architecture"]) if name == "vit" else ConvTower(**config["architecture"])
+    tower = build_tower(config["architecture"])
     if start is not None:
         tower.load_state_dict({key: value.float() for key, value in start.items()})
-    head = DenseHead(96, classes)
+    width = config["architecture"].get("hidden_size") or config["architecture"]["width"]
+    head = DenseHead(width, classes)
 
     def loss_at(step: int) -> Tensor:
         images, patches, present = scenes(step)

@@ -28,6 +28,7 @@ def result_section(statistics: dict, *, label: str) -> str:
     parts = [f"{label}: {about(statistics)}", "\n".join(f"* {text}" for text in verdicts(statistics))]
     parts += [markdown_table(tables.headline(statistics)), markdown_table(tables.headline(statistics, "source"))]
     parts += [markdown_table(tables.differences(statistics))]
+    parts += [markdown_table(tables.shared(statistics))]
     parts += [markdown_table(tables.by_target(statistics, data)) for data in data_sets]
     parts += [markdown_table(tables.controls(statistics)), markdown_table(_few(tables.alarms(statistics), 10))]
     return "\n\n".join(part.strip() for part in parts)

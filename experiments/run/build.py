@@ -64,7 +64,7 @@ class RunParts:
     """What a resolved configuration names; each thing is made when it is first asked for, then shared by the whole run.
 
     datamodule: the data set at the prompt's size. sources: what the prompt is learned on; `sources: [...]` is an
-    ensemble, the first of which is scored as the source. targets: what only scores it. metric: the task's primary one.
+    ensemble, of which the first chooses the best epoch. targets: what only scores it. metric: the task's primary one.
     monitor: the logged key that picks the best checkpoint.
     """
 
@@ -173,7 +173,8 @@ def build_callback(parts: RunParts, folder: RunFolder) -> TransferCallback:
         residency=config.targets.residency,
     )
     log = ResultLog(folder.results)
-    return TransferCallback(parts.sources[0], parts.targets, scorer, log, context=context, scores_folder=folder.scores)
+    more: dict[str, Any] = {"context": context, "scores_folder": folder.scores, "png": config.targets.png}
+    return TransferCallback(parts.sources, parts.targets, scorer, log, **more)
 
 
 def validation_interval(config: DictConfig, steps_per_epoch: int) -> int | None:

@@ -11,7 +11,8 @@ from typing import Any
 from datamodules.writable import note_unwritable_caches, require_writable
 from experiments.run.build import RunParts, used_splits
 from lightning_modules.atomic import replace_file
-from model_zoo.registry import missing_clip, missing_files
+from model_zoo.registry import canonical, missing_clip, missing_files
+from model_zoo.weights.layouts import fetch_hint
 
 
 def read_images(parts: RunParts, folder: Path | None) -> None:
@@ -84,9 +85,15 @@ def missing_things(parts: RunParts) -> list[str]:
     """A block of text for every model, and for the data set, whose files are not all there."""
     config, folders = parts.config, {(spec.name, spec.weights): None for spec in parts.models}
     _ = parts.monitor  # refuses what may not steer
-    wanted = [(f"{name} weights in '{weights}'", missing_files(name, weights)) for name, weights in folders]
+    wanted = [(f"{name} weights in '{weights}'", missing_with_hint(name, weights)) for name, weights in folders]
     if config.method.tse:
         weights = config.source.weights
         wanted.append((f"CLIP weights for the TSE loss in '{weights}'", missing_clip(config.method.clip, weights)))
     wanted.append((f"{config.data.name} data in '{config.data.root}'", parts.datamodule.missing()))
     return ["\n  ".join([f"No {what}. Expected:", *lines]) for what, lines in wanted if lines]
+
+
+def missing_with_hint(name: str, weights: str) -> list[str]:
+    """The missing files of a model and the command that gets them; empty when none is missing."""
+    lines = missing_files(name, weights)
+    return [*lines, *fetch_hint(canonical(name), Path(weights))] if lines else []

@@ -133,7 +133,7 @@ def execute(parts: RunParts, folder: RunFolder) -> None:
 
 
 def score_on_test(parts: RunParts, trainer: L.Trainer, module: Any, callback: Any, folder: RunFolder) -> None:
-    """The one reading of test: the float prompt and the PNG read back from disk, on every model; table and pictures."""
+    """The one reading of test: the float prompt and the PNG read back from disk (targets.png), table and pictures."""
     callback.test_prompts = {"png": Prompt.load(folder.prompt, reading="png").to(module.device)}
     trainer.test(module, datamodule=parts.datamodule, verbose=False)
     if trainer.is_global_zero:

@@ -22,7 +22,9 @@ from lightning_modules.metrics import Estimate, Scores, estimate, paired_gain
 from lightning_modules.prompts import Prompt
 from lightning_modules.vocabulary import CONTROLS, INPUT_NAMES, METHODS
 
-COMPARISON = Path(__file__).parents[1] / "results" / "sweep_embedded_one_source" / "statistics.json"
+RESULTS = Path(__file__).parents[1] / "results"
+COMPARISONS = {world: RESULTS / f"sweep_{world}_one_source" / "statistics.json" for world in ("fashion", "embedded")}
+"""What begins a recipe's name -> the committed sweep of one source with that recipe's settings: `make table`."""
 
 OFFSETS_NAME = "full + offsets"
 OFFSETS_NOTE = (
@@ -70,7 +72,7 @@ def model_rows(
 def write_summary(config: DictConfig, folder: RunFolder, callback: Any, prompt: Prompt) -> dict:
     """Print and save the table, draw the pictures, return the scores for the artefact's manifest."""
     records, metric = callback.latest["test"], callback.scorer.metric
-    roles = {spec.name: spec.role for spec in (callback.source, *callback.targets)}
+    roles = {spec.name: spec.role for spec in callback.models}
     title = (
         f"{config.exp}: method {config.method.name}, seed {config.seed}, bounds {config.prompt.bounds}, test {metric} "
         "in %, gains in points with 95 % paired intervals"
@@ -115,7 +117,7 @@ def offset_records(callback: Any) -> dict[str, Scores]:
     full = next((control for control in scorer.controls if control.name == "full"), None)
     if full is None or scorer.metric == "auroc" or one_list(scorer.datamodule, scorer.sizes) is None:
         return {}
-    for spec in (callback.source, *callback.targets):
+    for spec in callback.models:
         val = callback.latest.get("val", {}).get(spec.name, {}).get("full")
         if val is None:  # a run continued after its last validation
             val = scorer.store.load(full, **scorer.store_key(spec, "val", scorer.sizes["val"]))
@@ -190,8 +192,9 @@ def png_difference(metric: str, records: Mapping[str, Mapping[str, Scores]]) -> 
 
 def comparison_text(config: DictConfig) -> str:
     """What the committed sweep of one source found on this data set, for the recipes it is made of."""
-    found = json.loads(COMPARISON.read_text())
-    if not config.exp.startswith("embedded") or config.data.name not in found["metrics"]:
+    world = next((world for world in COMPARISONS if config.exp.startswith(world)), None)
+    found = json.loads(COMPARISONS[world].read_text()) if world else {"metrics": {}}
+    if config.data.name not in found["metrics"]:
         return f"No committed comparison of methods for '{config.exp}' on {config.data.name}."
     gains = {
         (e["method"], e["over"], e["control"]): Estimate(e["value"], e["low"], e["high"], e["interval"], e["n"])
@@ -199,10 +202,12 @@ def comparison_text(config: DictConfig) -> str:
         if e["data"] == (config.data.name if len(found["metrics"]) > 1 else "")
     }
     sides = [(over, control) for over in ("source", "targets") for control in ("full", "black", "replicate")]
-    rows = [[m, *(gain_text(gains[m, *side]) for side in sides)] for m in METHODS if (m, *sides[0]) in gains]
+    names = sorted({e["method"] for e in found["methods"]}, key=lambda m: (METHODS.index(m) if m in METHODS else 99, m))
+    rows = [[m, *(gain_text(gains[m, *side]) for side in sides)] for m in names]
     whose = {"source": "own source", "targets": "other models"}
     source, seeds = found["pairs"][0]["source"], found["methods"][0]["seeds"]
-    title = f"Committed comparison (`make table` makes it): {source}, {config.data.name}, {seeds} seeds, gain in points"
+    where = f"{source}, {config.data.name}, {seeds} seeds"
+    title = f"Committed comparison (`make table EXP={world}` makes it): {where}, gain in points"
     header = ["method", *(f"{whose[over]}: over {INPUT_NAMES[control]}" for over, control in sides)]
     return f"{title}:\n\n{markdown(header, rows)}"
 

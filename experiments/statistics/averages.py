@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from experiments.statistics.outcomes import DataSet, prompts_of
-from experiments.statistics.sharing import STRONGEST_FIRST, members, shared
+from experiments.statistics.sharing import STRONGEST_FIRST, shared
 from experiments.statistics.significance import holm
 from experiments.statistics.two_way import Measured, OnImages, mean_of, over_sources, summary
 from lightning_modules.intervals import linearised
-from lightning_modules.vocabulary import CONTROLS
+from lightning_modules.vocabulary import CONTROLS, members
 
 Pair = tuple[str, str, str]
 """(data set, source, target)."""

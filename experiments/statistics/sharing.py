@@ -4,35 +4,56 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from lightning_modules.vocabulary import members
+from model_zoo.embedded.config import embedded_files, is_pretrained, model_config, tower_architecture
 from model_zoo.hf.catalogue import named_entry
 from model_zoo.registry import canonical, get_entry
 from model_zoo.weights.catalogue import PUBLISHED
 
-MODEL, BOTH = "same model", "same tower weights and architecture"
-TOWER, ARCHITECTURE, NOTHING = "same tower weights", "same architecture", "nothing"
-STRONGEST_FIRST = (MODEL, BOTH, TOWER, ARCHITECTURE, NOTHING)
+MODEL = "same model"
+GROWN = "same tower, connector grown from that of the source"
+RELATED = "same tower, connectors of one origin"
+BOTH, TOWER = "same tower weights and architecture", "same tower weights"
+ARCHITECTURE_AND_KIND, KIND = "same architecture, other tower of the same kind", "other tower of the same kind"
+ARCHITECTURE_ONLY, OTHER_KIND = "same architecture, tower of another kind", "tower of another kind"
+ARCHITECTURE, NOTHING = "same architecture", "nothing"
+"""The last two: nothing is known of one of the towers, or an older statistics.json, which did not tell kinds apart."""
+STRONGEST_FIRST = (
+    *(MODEL, GROWN, RELATED, BOTH, TOWER, ARCHITECTURE_AND_KIND, KIND, ARCHITECTURE_ONLY, ARCHITECTURE),
+    *(OTHER_KIND, NOTHING),
+)
+OTHER_TOWER = {  # (same architecture, same kind of tower; None: unknown) -> what they share
+    (True, True): ARCHITECTURE_AND_KIND,
+    (False, True): KIND,
+    (True, False): ARCHITECTURE_ONLY,
+    (False, False): OTHER_KIND,
+    (True, None): ARCHITECTURE,
+    (False, None): NOTHING,
+}
 
 
 class Facts(NamedTuple):
     """tower: the file (of the hub: the weights) its vision tower comes from, None if it has one of its own or nobody
-    knows. adapter: its class."""
+    knows. adapter: its class.
+
+    kind: of the tower, `ViT` or `CNN`; None where it is not known. origins: the models its connector grew from, the
+    latest first.
+    """
 
     name: str
     tower: str | None
     adapter: str
-
-
-def members(source: str) -> list[str]:
-    """The models a prompt was learned on: several for an ensemble `a+b`."""
-    return source.split("+")
+    kind: str | None = None
+    origins: tuple[str, ...] = ()
 
 
 def shared(source: str, target: str) -> str:
     """The strongest of `STRONGEST_FIRST` that any member of the source shares with the target.
 
     Tower weights: the same original file of the vision tower (of published models: the file of the original layout,
-    whatever layout is loaded). Architecture: the same adapter class; an embedded model has that of its family. A model
-    that is not registered shares nothing that is known with any other.
+    whatever layout is loaded). A connector that grew from another's: training began with the other's weights. Kind:
+    vision transformer or convolutional network. Architecture: the same adapter class; an embedded model has that of its
+    family. A model that is not registered shares nothing that is known with any other.
     """
     return min((_pair(member, target) for member in members(source)), key=STRONGEST_FIRST.index)
 
@@ -41,14 +62,18 @@ def _pair(source: str, target: str) -> str:
     a, b = facts(source), facts(target)
     if a.name == b.name:
         return MODEL
-    tower, architecture = a.tower is not None and a.tower == b.tower, a.adapter == b.adapter
-    return {(True, True): BOTH, (True, False): TOWER, (False, True): ARCHITECTURE, (False, False): NOTHING}[
-        tower, architecture
-    ]
+    architecture = a.adapter == b.adapter
+    if a.tower is None or a.tower != b.tower:
+        return OTHER_TOWER[architecture, None if None in (a.kind, b.kind) else a.kind == b.kind]
+    if a.name in b.origins:
+        return GROWN
+    if {a.name, *a.origins} & {b.name, *b.origins}:
+        return RELATED
+    return BOTH if architecture else TOWER
 
 
 def facts(name: str) -> Facts:
-    """Tower and adapter of one model."""
+    """Tower, its kind, adapter and the connector's origins of one model."""
     name = canonical(name)
     try:
         embedded = get_entry(name).embedded
@@ -57,12 +82,21 @@ def facts(name: str) -> Facts:
     if get_entry(name).hf:
         known = named_entry(name)
         # What the tower started from; a folder that is not listed may have any.
-        return Facts(known.hub, known.tower, known.kind) if known else Facts(name, None, name)
+        return Facts(known.hub, known.tower, known.kind, "ViT") if known else Facts(name, None, name)
     if not embedded:
         model = PUBLISHED[name]
-        return Facts(name, model.vision and model.vision.path, model.adapter)
-    from model_zoo.embedded.build import embedded_files, model_config
+        return Facts(name, model.vision and model.vision.path, model.adapter, "ViT")  # EVA, or VisualGLM's own
+    config = model_config(name)
+    sibling = PUBLISHED.get(config["family"])
+    adapter = sibling.adapter if sibling else config["family"]
+    return Facts(name, embedded_files(name)[0].name, adapter, _kind(name), _origins(name))
 
-    family = model_config(name)["family"]
-    sibling = PUBLISHED.get(family)
-    return Facts(name, embedded_files(name)[0].name, sibling.adapter if sibling else family)
+
+def _kind(name: str) -> str:
+    """Of an embedded model's tower: one that cuts its input into patches is a vision transformer."""
+    return "CNN" if is_pretrained(name) or "patch_size" not in tower_architecture(name) else "ViT"
+
+
+def _origins(name: str) -> tuple[str, ...]:
+    parent = model_config(name)["training"].get("grown_from")
+    return (parent, *_origins(parent)) if parent else ()

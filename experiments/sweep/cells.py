@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig
 
 from experiments.recipes import as_yaml, load_experiment
-from experiments.sweep.recipe import tuned_method
+from experiments.sweep.recipe import all_targets, tuned_method
 from lightning_modules.code_version import SOURCES, code_version, library_versions
-from lightning_modules.vocabulary import file_part
+from lightning_modules.vocabulary import file_part, members
 
 # Beside the three packages: what turns a configuration into a run, and a run into the rows of a cell.
 RUN_SOURCES = (
@@ -90,12 +90,14 @@ def cell_words(sweep: DictConfig, source: str, data: Any, method: Any, seed: int
     exp = data.exp or sweep.exp
     if exp is None:
         raise ValueError(f"The sweep names no recipe for {data.name}. Add `exp:` to the data set or to the sweep.")
-    targets = [name for name in (sweep.targets or sweep.sources) if name != source]
-    select = [name for name in sweep.select if name != source]
+    own_models = members(source)
+    targets = [name for name in all_targets(sweep) if name not in own_models]
+    select = [name for name in sweep.select if name not in own_models]
     held = [name for name in targets if name not in select]
     own = {
         "exp": exp,
-        "source.name": source,
+        "source.name": own_models[0],
+        **({"sources": [{"name": name} for name in own_models]} if len(own_models) > 1 else {}),
         "data.name": data.name,
         "method.name": method.base or method.name,
         "seed": seed,

@@ -108,16 +108,19 @@ def counted(config: DictConfig, rows: dict[str, int] | None = None) -> Cost:
     # Scoring: the controls are left out, as all cells of a sweep share their scores.
     scored = validations * min(config.targets.n or rows["val"], rows["val"])
     n_test = config.data.n_test
-    scored += 2 * (rows["test"] if n_test is None else min(n_test, rows["test"]))  # the float prompt and the PNG
+    test = rows["test"] if n_test is None else min(n_test, rows["test"])
     models = [config.source.name, *config.targets.names]
+    of_png = models if config.targets.png == "all" else models[:1]
     if all(get_entry(name).embedded for name in models):
         # The tiny models were timed: seconds of an update of 16 images, and of a row.
-        seconds = START + updates * UPDATE[config.method.name] * per_update / 16 + scored * ROW * len(models)
-        return Cost(seconds, "counted")
+        visits = (scored + test) * len(models) + test * len(of_png)  # test: the float prompt and the PNG
+        of_update = UPDATE[config.method.name] * per_update / 16 * max(1, len(config.sources))
+        return Cost(START + updates * of_update + visits * ROW, "counted")
     # Published models were not timed here: two operations for each parameter and token, at an assumed rate.
-    size = {name: get_entry(name).parameters for name in models}
-    work = updates * per_update * PASSES[config.method.name] * size[config.source.name]
-    work += scored * 2 * sum(size.values())
+    learned_on = [source.name for source in config.sources] or [config.source.name]
+    size = {name: get_entry(name).parameters for name in (*models, *learned_on)}
+    work = updates * per_update * PASSES[config.method.name] * sum(size[name] for name in learned_on)
+    work += 2 * ((scored + test) * sum(size[name] for name in models) + test * sum(size[name] for name in of_png))
     return Cost(2 * TOKENS * work / FLOPS, "assumed")
 
 

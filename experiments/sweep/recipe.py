@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from experiments.cli import suggest, unknown
 from experiments.recipes import first_lines, read_yaml
 from experiments.sweep.tuned import read_tuned
+from lightning_modules.vocabulary import members
 from model_zoo.registry import get_entry
 
 FOLDER = Path(__file__).resolve().parents[1] / "sweeps"
@@ -53,6 +54,7 @@ class Sweep:
     """A transfer matrix: every (source, data set, method, seed) is trained once and scored on every target.
 
     sweep: its name. label: what a reader must know of its figures. exp: the run recipe cells start from.
+    sources: models; `a+b` learns one prompt on both at once.
     targets: models every prompt is scored on, beside its own source (none: the sources). select: targets that
     may steer, none by default. words: `key: value` for every cell. source_words: source -> `key: value`.
     tuned: files of `python -m experiments.tune`, one a data set, beside this recipe's: their words for each source,
@@ -116,6 +118,12 @@ def load_sweep(name: str, overrides: Sequence[tuple[str, str]] = ()) -> DictConf
     return sweep
 
 
+def all_targets(sweep: DictConfig) -> list[str]:
+    """The models every prompt is scored on, each once: those that are named, or every source's."""
+    named = sweep.targets or [member for source in sweep.sources for member in members(source)]
+    return list(dict.fromkeys(named))
+
+
 def tuned_method(method: Any) -> str:
     """The method of a tuning whose words a row of the comparison takes over; empty for none."""
     if (method.base or method.name) == "none":
@@ -176,12 +184,13 @@ def _check(sweep: DictConfig) -> None:
             raise ValueError(f"The sweep has no {key}. Expected at least one; give {key}=NAME,NAME.")
     for key in ("sources", "targets", "select"):
         for name in sweep[key]:
-            get_entry(name)  # an unknown model is refused here, with a suggestion
+            for member in members(name) if key == "sources" else [name]:
+                get_entry(member)  # an unknown model is refused here, with a suggestion
     for key in ("sources", "targets", "seeds"):
         twice = [name for name in sweep[key] if list(sweep[key]).count(name) > 1]
         if twice:
             raise ValueError(f"{key} names {twice[0]} twice. Expected each once.")
-    targets = list(sweep.targets or sweep.sources)
+    targets = all_targets(sweep)
     strangers = [name for name in sweep.select if name not in targets]
     if strangers:
         raise ValueError(f"select names {strangers[0]}, which is no target. Targets: {', '.join(targets)}.")

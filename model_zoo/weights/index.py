@@ -19,7 +19,7 @@ def shard_names(folder: Path) -> list[str]:
     choices = []
     for index, single in zip(INDEXES, SINGLE, strict=True):
         if (folder / index).is_file():
-            choices.append(sorted(set(_weight_map(folder / index).values())))
+            choices.append(sorted(set(weight_map(folder / index).values())))
         elif (folder / single).is_file():
             choices.append([single])
     complete = [names for names in choices if all((folder / name).is_file() for name in names)]
@@ -33,7 +33,7 @@ def shard_paths(folder: Path, *keys: str) -> list[Path]:
     """
     names = shard_names(folder)
     for path in [folder / index for index in INDEXES] if keys else []:
-        where = _weight_map(path) if path.is_file() else {}
+        where = weight_map(path) if path.is_file() else {}
         if set(where.values()) == set(names):
             names = sorted({where[key] for key in keys if key in where})
             break
@@ -42,8 +42,11 @@ def shard_paths(folder: Path, *keys: str) -> list[Path]:
     return [folder / name for name in names]
 
 
-def _weight_map(path: Path) -> dict[str, str]:
-    """Tensor -> shard, as an index has it."""
+def weight_map(path: Path) -> dict[str, str]:
+    """Tensor -> shard, as an index has it.
+
+    Raises ValueError for another kind of file, and for an index that points out of its folder.
+    """
     try:
         where = json.loads(path.read_text())["weight_map"]
         names = sorted(set(where.values()))

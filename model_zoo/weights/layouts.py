@@ -6,10 +6,14 @@ They are tried in that order and the first complete one is used alone: files of 
 from __future__ import annotations
 
 import json
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from model_zoo.weights.catalogue import PUBLISHED, existing_files, missing_error, missing_lines
+from model_zoo.fetch.record import unfinished
+from model_zoo.hf.catalogue import HF_MODELS
+from model_zoo.weights.catalogue import PUBLISHED, existing_files, missing_lines
 from model_zoo.weights.index import shard_names
 
 MANIFEST, FORMAT = "mllm.json", 1
@@ -73,6 +77,25 @@ def missing_in_layouts(name: str, weights: str | Path) -> list[str]:
     return lines
 
 
+def missing_error(name: str, lines: Sequence[str], weights: str | Path) -> FileNotFoundError:
+    """The one error that lists every missing file, and names the command that gets them."""
+    listing = "\n  ".join([*lines, *fetch_hint(name, Path(weights))])
+    return FileNotFoundError(f"No complete {name} weights in '{weights}'. Expected:\n  {listing}\nSee docs/models.md.")
+
+
+def fetch_hint(name: str, weights: Path) -> list[str]:
+    """One line with the command that gets the published files of a model; none for what no command gets."""
+    hub = name.startswith("hf:") or name in HF_MODELS
+    if not hub and (name not in PUBLISHED or converted_folder(name, weights)):
+        return []
+    return [f"Get them with: {fetch_command(name, weights)}"]
+
+
+def fetch_command(name: str, weights: Path) -> str:
+    """The command that gets a model, a CLIP or hf:ORG/MODEL."""
+    return f"python -m model_zoo fetch {name} weights={shlex.quote(str(weights))}"
+
+
 def layout_files(name: str, weights: str | Path) -> list[Path]:
     """The tensor files of the layout in use; without a complete one, those original files that exist."""
     layout = complete_layout(name, Path(weights))
@@ -124,6 +147,8 @@ def hub_lines(name: str, weights: Path) -> list[str]:
     assert known.hub is not None
     folder = weights / known.hub
     absent = [file for file in ("config.json", *shard_names(folder)) if not (folder / file).is_file()]
+    if unfinished(folder):
+        absent.append("the rest of an interrupted fetch")
     if not has_vocabulary(folder):
         absent.append(VOCABULARIES[0])
     if known.bert and not has_vocabulary(folder / "qformer_tokenizer"):

@@ -6,12 +6,13 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
+from torch import Tensor
 from tqdm import tqdm
 
 from model_zoo.weights.index import INDEXES
@@ -20,8 +21,21 @@ from model_zoo.weights.safe import Tensors
 SHARD_BYTES = 4 * 10**9
 """Most bytes of tensors in one shard."""
 
-WEIGHTS = (".bin", ".safetensors", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".ot", ".index.json", ".py", ".md")
-"""What a tokenizer's folder may also hold and a copy leaves out: weights, their indexes, code, cards."""
+WEIGHTS = (
+    ".bin",
+    ".safetensors",
+    ".pt",
+    ".pth",
+    ".h5",
+    ".msgpack",
+    ".onnx",
+    ".ot",
+    ".index.json",
+    ".py",
+    ".md",
+    "fetched.json",
+)
+"""What a tokenizer's folder may also hold and a copy leaves out: weights, their indexes, code, cards, records."""
 
 
 def check_target(target: Path) -> None:
@@ -100,15 +114,21 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def write_shards(folder: Path, tensors: Tensors) -> None:
-    """Safetensors shards of at most `SHARD_BYTES` and their index; one shard at a time is in memory."""
-    shards = plan_shards(tensors, SHARD_BYTES)
+def write_shards(
+    folder: Path, tensors: Tensors, read: Callable[[str], Tensor] | None = None, limit: int | None = None
+) -> None:
+    """Safetensors shards of at most `limit` bytes (SHARD_BYTES) and their index; one shard at a time is in memory.
+
+    read: gives a tensor when its shard is written; `tensors` may then be on the meta device.
+    """
+    read = read or tensors.__getitem__
+    shards = plan_shards(tensors, limit or SHARD_BYTES)
     names = [f"model-{n:05d}-of-{len(shards):05d}.safetensors" for n in range(1, len(shards) + 1)]
     total = sum(value.nbytes for value in tensors.values())
     with tqdm(total=total, unit="B", unit_scale=True, desc=folder.name, disable=None) as bar:
         for name, keys in zip(names, shards, strict=True):
             # A copy each: safetensors refuses slices and tensors that are not contiguous.
-            save_file({key: tensors[key].detach().cpu().clone().contiguous() for key in keys}, folder / name)
+            save_file({key: read(key).detach().cpu().clone().contiguous() for key in keys}, folder / name)
             bar.update(sum(tensors[key].nbytes for key in keys))
     where = {key: name for name, keys in zip(names, shards, strict=True) for key in keys}
     write_json(folder / INDEXES[0], {"metadata": {"total_size": total}, "weight_map": where})
@@ -134,7 +154,7 @@ def plan_shards(tensors: Tensors, limit: int) -> list[list[str]]:
 
 def copy_tokenizer(source: Path, target: Path) -> None:
     """Copy the files of a tokenizer's folder, weights, code and sub-folders left out."""
-    target.mkdir(parents=True)
+    target.mkdir(parents=True, exist_ok=True)
     for path in sorted(source.iterdir()):
         if path.is_file() and not path.name.endswith(WEIGHTS) and not path.name.startswith("."):
             shutil.copyfile(path, target / path.name)

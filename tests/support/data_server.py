@@ -11,14 +11,18 @@ import pytest
 
 
 class Mirror:
-    """What is served (path -> bytes) and how. Set the attributes at any time; `requests` lists (path, Range)."""
+    """What is served (path -> bytes) and how. Set the attributes at any time.
+
+    `requests` lists (path, Range), `tokens` what each was authorised with.
+    """
 
     def __init__(self, url: str) -> None:
-        self.url, self.files, self.requests = url, {}, []
+        self.url, self.files, self.requests, self.tokens = url, {}, [], []
         self.etag: str | None = '"one"'
         self.ranges = True
         self.break_after: list[int] = []  # per request: cut the connection after so many bytes
         self.status: dict[str, int] = {}
+        self.once: list[int] = []  # statuses of the next requests, before anything else
         self.redirect: dict[str, str] = {}
         self.content_type = "application/octet-stream"
         self.length = True
@@ -36,6 +40,9 @@ class _Handler(BaseHTTPRequestHandler):
         mirror, path = self.server.mirror, self.path.lstrip("/")
         asked = self.headers.get("Range")
         mirror.requests.append((path, asked))
+        mirror.tokens.append(self.headers.get("Authorization"))
+        if mirror.once:
+            return self._head(mirror.once.pop(0), {"Content-Length": "0", "Retry-After": "0"})
         if path in mirror.redirect:
             return self._head(302, {"Location": mirror.redirect[path], "Content-Length": "0"})
         if path in mirror.status or path not in mirror.files:
@@ -94,11 +101,16 @@ def serve():
 
 
 @pytest.fixture
-def mirror(monkeypatch):
-    """A server, no proxy in between, and no waiting between attempts."""
+def no_waiting(monkeypatch):
+    """No proxy in between, and no waiting between attempts."""
     for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("datamodules.prepare.download.BACKOFF", 0.0)
+    monkeypatch.setattr("datamodules.whole_files.download.BACKOFF", 0.0)
+
+
+@pytest.fixture
+def mirror(no_waiting):
+    """A server."""
     with serve() as running:
         yield running
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-import datamodules.prepare.http as transfer_module
-from datamodules.prepare.download import PausedError, download
+import datamodules.whole_files.http as transfer_module
+from datamodules.whole_files.download import PausedError, download
 
 pytest_plugins = ["support.data_server"]
 ROOT = Path(__file__).resolve().parents[1]
@@ -214,7 +214,7 @@ def test_no_network_is_said_per_mirror(tmp_path, mirror):
 
 
 def test_a_download_killed_at_any_moment_is_resumed_and_right(mirror, path):
-    code = "import sys; from pathlib import Path; from datamodules.prepare.download import download; "
+    code = "import sys; from pathlib import Path; from whole_files.download import download; "
     code += "download((sys.argv[1],), Path(sys.argv[2]))"
     mirror.files["f.bin"], mirror.pause = DATA * 20, 0.02
     part = path.with_name("f.bin.part")
@@ -234,3 +234,21 @@ def test_a_download_killed_at_any_moment_is_resumed_and_right(mirror, path):
     assert path.read_bytes() == DATA * 20 and names(path.parent) == ["f.bin"]
     starts = [int(asked.strip("bytes=-")) if asked else 0 for _, asked in mirror.requests]
     assert starts[0] == 0 and 1_000_000 < starts[1] < 4_000_000 < starts[2]
+
+
+def test_a_token_goes_to_its_host_and_to_no_other(mirror, other_mirror, path):
+    token = {"Authorization": "Bearer secret"}
+    other_mirror.files["f.bin"] = DATA
+    mirror.redirect |= {"near": mirror["f.bin"], "far": other_mirror["f.bin"]}
+    for name in ("near", "far"):
+        download((mirror[name],), path, check=is_data, show=print, private=token)
+        assert path.read_bytes() == DATA
+    assert [name for name, _ in mirror.requests] == ["near", "f.bin", "far"]
+    assert mirror.tokens == ["Bearer secret"] * 3
+    assert other_mirror.tokens == [None]
+
+
+def test_the_offered_size_is_known_before_the_file_is_fetched(mirror, path):
+    assert transfer_module.offered_size(mirror["f.bin"]) == len(DATA)
+    mirror.length = False
+    assert transfer_module.offered_size(mirror["f.bin"]) is None

@@ -1,7 +1,8 @@
 """One HTTP request whose answer goes into a `.part` file, continuing where an earlier one stopped.
 
-Only http and https, no credentials, and a redirect may change neither to another scheme nor from https to http. Beside
-`X.part` lies `X.part.json`: where its bytes come from and how the server tells that file from its other versions.
+Only http and https, no credentials in an address, and a redirect may change neither to another scheme nor from https to
+http. A token that is given goes to the host it is for and no further. Beside `X.part`
+lies `X.part.json`: where its bytes come from and how the server tells that file from its other versions.
 """
 
 from __future__ import annotations
@@ -11,16 +12,16 @@ import os
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from datamodules.prepare.disk import read_json, write_json
+from datamodules.whole_files.disk import read_json, write_json
 
 CHUNK = 1 << 18
 TIMEOUT = 30  # seconds without a byte
-AGENT = "transferable-visual-prompting (dataset preparation)"
+AGENT = "transferable-visual-prompting"
 
 
 class RefusedError(Exception):
@@ -82,11 +83,18 @@ class PartialFile:
 OnBytes = Callable[[int, int | None], None]  # (bytes so far, in all)
 
 
-def transfer(url: str, part: PartialFile, size: int | None, may_switch: bool, on_bytes: OnBytes) -> None:
+def transfer(
+    url: str,
+    part: PartialFile,
+    size: int | None,
+    may_switch: bool,
+    on_bytes: OnBytes,
+    private: Mapping[str, str] | None = None,
+) -> None:
     """Make `part` complete, or raise.
 
     size: the published one, refused if the server offers another. may_switch: bytes of another mirror may be continued
-    (only where a digest will tell).
+    (only where a digest will tell). private: headers for the host of `url` alone, such as a token.
     Raises: RefusedError, BrokenError, or OSError of the local disk.
     """
     known = part.version()
@@ -95,7 +103,7 @@ def transfer(url: str, part: PartialFile, size: int | None, may_switch: bool, on
     start = part.size() if known is not None else 0
     if known is not None and start == known.total:
         return
-    with _request(url, start, known if known is not None and known.url == url else None) as answer:
+    with _request(url, start, known if known is not None and known.url == url else None, private) as answer:
         version, start = _understand(url, answer, start, known)
         if size is not None and version.total is not None and version.total != size:
             raise RefusedError(f"offers {version.total:,} bytes; the published file has {size:,}")
@@ -105,13 +113,32 @@ def transfer(url: str, part: PartialFile, size: int | None, may_switch: bool, on
         _receive(answer, part.file, start, version.total or size, on_bytes)
 
 
+def offered_size(url: str) -> int | None:
+    """The bytes a server offers at `url`, None where it does not say; nothing of the file is read.
+
+    Raises: RefusedError, BrokenError.
+    """
+    with _request(url, 0, None) as answer:
+        return _understand(url, answer, 0, None)[0].total
+
+
 class _Redirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, request, file, code, message, headers, new_url):
         old, new = urlsplit(request.full_url).scheme, urlsplit(new_url).scheme
         if new not in ("http", "https") or (old, new) == ("https", "http"):
             raise RefusedError(f"redirects from {old} to {new or 'nowhere'} ('{new_url}'), which is not followed")
         check_url(new_url)
-        return super().redirect_request(request, file, code, message, headers, new_url)
+        new = super().redirect_request(request, file, code, message, headers, new_url)
+        if new is not None and _host(request.full_url) == _host(new_url):
+            for key, value in getattr(request, "private", {}).items():
+                new.add_unredirected_header(key, value)
+            new.private = getattr(request, "private", {})
+        return new
+
+
+def _host(url: str) -> tuple[str, str]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.netloc.lower()
 
 
 def check_url(url: str) -> None:
@@ -129,7 +156,19 @@ def _opener() -> urllib.request.OpenerDirector:
     return opener
 
 
-def _request(url: str, start: int, known: Version | None) -> http.client.HTTPResponse:
+class _PrivateRequest(urllib.request.Request):
+    """A request with headers that urllib itself would carry to no other place."""
+
+    def __init__(self, url: str, headers: Mapping[str, str], private: Mapping[str, str]) -> None:
+        super().__init__(url, headers=dict(headers))
+        self.private = private
+        for key, value in private.items():
+            self.add_unredirected_header(key, value)
+
+
+def _request(
+    url: str, start: int, known: Version | None, private: Mapping[str, str] | None = None
+) -> http.client.HTTPResponse:
     check_url(url)
     headers = {"User-Agent": AGENT, "Accept-Encoding": "identity"}
     if start:
@@ -137,7 +176,7 @@ def _request(url: str, start: int, known: Version | None) -> http.client.HTTPRes
         if known is not None and known.condition:
             headers["If-Range"] = known.condition
     try:
-        return _opener().open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
+        return _opener().open(_PrivateRequest(url, headers, private or {}), timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         with error:
             raise _judge(error, start) from None

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from datamodules.prepare.disk import is_full, megabytes, sync_folder
-from datamodules.prepare.http import BrokenError, PartialFile, RefusedError, transfer
+from datamodules.whole_files.disk import is_full, megabytes, sync_folder
+from datamodules.whole_files.http import BrokenError, PartialFile, RefusedError, transfer
 
 ATTEMPTS = 5  # in a row without a byte of progress, per mirror
 BACKOFF = 1.0  # seconds before the second attempt, doubling
@@ -31,11 +31,13 @@ def download(
     trusted: bool = True,
     show: Callable[[str], None] = print,
     quiet: bool = False,
+    private: Mapping[str, str] | None = None,
 ) -> None:
     """Fetch `path` from the first of `urls` that has it.
 
     check: called with the complete `.part` file before it gets its name; a ValueError means it is not the right one.
     trusted: `check` knows the digest, so that bytes of several mirrors may be joined. quiet: no progress bar.
+    private: headers, such as a token, that go to the hosts of `urls` and to no place they redirect to.
 
     Raises: ConnectionError naming what each mirror said; OSError for a full disk, PausedError for Ctrl-C: both keep the
     `.part` file, and the next call goes on from it.
@@ -44,7 +46,7 @@ def download(
     path.parent.mkdir(parents=True, exist_ok=True)
     with _explained(part, path):
         for url in urls:
-            problem = _from_mirror(url, part, size, check, trusted, show, quiet)
+            problem = _from_mirror(url, part, size, check, trusted, show, quiet, private)
             if problem is None:
                 os.replace(part.file, path)
                 part.notes.unlink(missing_ok=True)
@@ -55,12 +57,17 @@ def download(
     raise ConnectionError("\n  ".join([f"Cannot download '{path.name}'. No mirror gave it:", *failures]) + kept)
 
 
-def _from_mirror(url, part, size, check, trusted, show, quiet) -> str | None:
+def pause(failed: int, asked: float = 0) -> float:
+    """Seconds to wait after so many failed attempts in a row, at least as many as the server asked for."""
+    return min(max(asked, BACKOFF * 2 ** (failed - 1)), LONGEST_WAIT)
+
+
+def _from_mirror(url, part, size, check, trusted, show, quiet, private) -> str | None:
     """None when `part` is complete and right, else what was wrong with this mirror."""
     for from_nothing in (False, True):
         resumed = part.size() > 0
         try:
-            _with_retries(url, part, size, trusted, show, quiet)
+            _with_retries(url, part, size, trusted, show, quiet, private)
             _check_content(part.file, url)
             check(part.file)
             return None
@@ -76,20 +83,20 @@ def _from_mirror(url, part, size, check, trusted, show, quiet) -> str | None:
     return None
 
 
-def _with_retries(url: str, part: PartialFile, size: int | None, trusted: bool, show, quiet: bool) -> None:
+def _with_retries(url: str, part: PartialFile, size: int | None, trusted: bool, show, quiet: bool, private) -> None:
     failed, most = 0, part.size()
     while True:
         before = part.size()
         try:
             with _progress(part.file.name.removesuffix(".part"), before, quiet, show) as on_bytes:
-                return transfer(url, part, size, trusted, on_bytes)
+                return transfer(url, part, size, trusted, on_bytes, private)
         except BrokenError as error:
             if error.restart:
                 part.remove()
             failed, most = (1 if part.size() > most else failed + 1), max(most, part.size())
             if failed >= ATTEMPTS:
                 raise
-            wait = min(max(error.wait, BACKOFF * 2 ** (failed - 1)), LONGEST_WAIT)
+            wait = pause(failed, error.wait)
             show(f"{url} {error}. Attempt {failed + 1} of {ATTEMPTS} in {wait:g} s.")
             time.sleep(wait)
 

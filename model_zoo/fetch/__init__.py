@@ -1,0 +1,1 @@
+"""Getting published weights: `python -m model_zoo fetch NAME`."""
