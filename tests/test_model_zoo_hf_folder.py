@@ -213,6 +213,13 @@ def test_a_folder_that_cannot_work_is_refused_with_the_reason(kind: str, root: P
             look(NAME, root)
 
 
+def test_a_family_that_needs_a_newer_transformers_says_so(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    change_json(folder(root) / "config.json", model_type="molmo2")
+    monkeypatch.setattr("model_zoo.hf.folder.version", lambda package: "5.17.0")
+    with pytest.raises(ValueError, match=r"molmo2 needs transformers 5\.24 or later, this is 5\.17\.0"):
+        missing_files(NAME, root)
+
+
 def test_a_missing_folder_and_every_missing_file_are_named(root: Path) -> None:
     for name, repo in (("hf:my/model", "my/model"), ("gemma3_4b", "google/gemma-3-4b-it")):
         with pytest.raises(

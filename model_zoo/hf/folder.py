@@ -6,6 +6,7 @@ Imports no torch.
 from __future__ import annotations
 
 import hashlib
+from importlib.metadata import version
 from pathlib import Path
 
 from model_zoo.hf.catalogue import HF_MODELS
@@ -115,6 +116,9 @@ def why_not(folder: Path) -> str:
     kind = model_type(folder)
     if refused := family_of(kind).refused:
         return f"{kind} is not supported: {refused}."
+    since, here = family_of(kind).since, version("transformers")
+    if since and _release(here) < _release(since):
+        return f"{kind} needs transformers {since} or later, this is {here}. `make install` brings the tested one."
     if not has_native_class(kind):
         remote = "auto_map" in config
         why = (
@@ -124,6 +128,10 @@ def why_not(folder: Path) -> str:
         )
         return f"its type {kind!r} {why}. Expected an image-text-to-text model; look for a conversion named -hf."
     return ""
+
+
+def _release(text: str) -> list[int]:
+    return [int(part) for part in text.split(".")[:2]]
 
 
 def has_native_class(kind: str) -> bool:
