@@ -200,10 +200,11 @@ class HuggingFaceMLLM(MLLM):
         return self._known[tokens.shape[1]]
 
     def _inputs(self, rows: list[Row], tokens: Tensor, *, left: bool = False) -> dict[str, Any]:
-        """What the whole model is given: padded rows, and a blank picture a row where its own would be."""
-        blank = self.prompter.picture(self._of(tokens).size).inputs
-        repeated = {key: repeat(value, len(rows)) for key, value in self.doors.takes(blank).items()}
-        return {**stack(rows, self.device, left=left), **cast(repeated, self.device, self.dtype)}
+        """What the whole model is given: rows, and a blank picture a row where its own would be; left: to generate."""
+        blank = self.doors.takes(self.prompter.picture(self._of(tokens).size).inputs)
+        # Pixels are only looked at by what is answered from outside; `generate` counts them.
+        found = {k: v if k == "pixel_values" and not left else repeat(v, len(rows)) for k, v in blank.items()}
+        return {**stack(rows, self.device, left=left), **cast(found, self.device, self.dtype)}
 
     def _language_inputs(self, rows: list[Row], tokens: Tensor) -> dict[str, Any]:
         """What the language model is given for rows of text around the pictures of tokens (B, T, D)."""
