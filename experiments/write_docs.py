@@ -58,23 +58,20 @@ def result_section() -> str:
     return section(json.loads((SWEEP / "statistics.json").read_text()), label="`sweep=embedded`")
 
 
-FOUND = (
-    ("source", "black", "own source, over the black border"),
-    ("targets", "black", "other models, over the black border"),
-    ("targets", "replicate", "other models, over replicate padding"),
-    ("targets", "full", "other models, over the full picture"),
-)
+FOUND = Path(__file__).parent / "results" / "sweep_fashion_one_source"
+WHAT = {"none": "black border, nothing learned"}
 
 
 def found_table() -> str:
-    """README's small table: the average gain of each learned method, on its source and on other models."""
-    statistics = json.loads((SWEEP / "statistics.json").read_text())
-    of = {(e["method"], e["over"], e["control"]): e for e in statistics["methods"] if not e["data"]}
-    lines = ["| method | " + " | ".join(title for *_, title in FOUND) + " |", "|---" + "|---:" * len(FOUND) + "|"]
-    for method in method_order(method for method, *_ in of):
-        if method != "none":
-            cells = (with_interval(of[method, over, control]) for over, control, _ in FOUND)
-            lines.append(f"| {method.upper()} | {' | '.join(cells)} |")
+    """README's small table: what each method's frame changes over the plain full-size picture, model by model."""
+    pairs = json.loads((FOUND / "statistics.json").read_text())["pairs"]
+    of = {(pair["method"], pair["target"]): pair["gains"]["full"] for pair in pairs}
+    models = dict.fromkeys(pair["target"] for pair in pairs)
+    roles = {pair["target"]: "the source" for pair in pairs if pair["role"] == "source"}
+    lines = ["| | " + " | ".join(f"{m}, {roles.get(m, 'unseen')}" for m in models) + " |", "|---" * (len(models) + 1) + "|"]
+    for method in method_order(method for method, _ in of):
+        cells = (with_interval(of[method, model]) for model in models)
+        lines.append(f"| {WHAT.get(method, method.upper())} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -260,6 +257,7 @@ SECTIONS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/headroom.md", "gates"): gates_of,
     ("model_zoo/embedded/MODEL_CARD.md", "gates"): partial(gates_of, "emoji"),
     ("model_zoo/embedded/MODEL_CARD_LITE.md", "gates"): partial(gates_of, "fashion"),
+    ("model_zoo/embedded/MODEL_CARD_WEB.md", "gates"): partial(gates_of, "web"),
     ("docs/logging.md", "keys"): key_tables,
     ("docs/models.md", "models"): models_table,
     ("docs/models.md", "hub"): hub_table,

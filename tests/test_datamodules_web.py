@@ -119,7 +119,7 @@ def test_presence_asks_for_random_popular_and_adversarial_absent_names() -> None
             assert asked in shelf(there[0])
 
 
-@pytest.mark.parametrize(("name", "size"), [("web_recognition", 10), ("web_counting", 20), ("web_matching", 20)])
+@pytest.mark.parametrize(("name", "size"), [("web_recognition", 8), ("web_counting", 20), ("web_matching", 20)])
 def test_downstream_pictures_have_few_pixels_and_answers_are_balanced(name: str, size: int) -> None:
     data = load_datamodule(name, image_size=48)
     assert data.original("val", 0).shape == (3, size, size)

@@ -86,9 +86,7 @@ class Web:
         balanced: names equally often, for towers, so that what is popular is a matter of connectors and LLMs alone.
         """
         base = World(self.styles, self.backgrounds, scale=self.scale)
-        if kind == "hidden":  # the tail is met in margins
-            return base
-        if kind == "one":
+        if kind in ("one", "hidden"):
             return base if balanced else replace(base, names=self.named(self.popularity))
         names = NAMES if balanced else self.named(self.popularity_many)
         return replace(base, names=names, scale=self.several, objects=(1, 4), companions=self.companions)
