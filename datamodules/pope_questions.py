@@ -22,8 +22,8 @@ from datamodules.pope import COCO, FOLDER, MANIFEST, TYPES
 from datamodules.prepare.manifest import hash_file
 from datamodules.splits import hash_key, hash_order
 from datamodules.text_files import read_json
-from datamodules.writable import require_writable
 from datamodules.whole_files.disk import write_file
+from datamodules.writable import require_writable
 
 IMAGES, PER_IMAGE, SEED = 2000, 3, 42
 ANNOTATIONS = "coco/annotations/instances_train2014.json"

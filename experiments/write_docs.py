@@ -68,7 +68,10 @@ def found_table() -> str:
     of = {(pair["method"], pair["target"]): pair["gains"]["full"] for pair in pairs}
     models = dict.fromkeys(pair["target"] for pair in pairs)
     roles = {pair["target"]: "the source" for pair in pairs if pair["role"] == "source"}
-    lines = ["| | " + " | ".join(f"{m}, {roles.get(m, 'unseen')}" for m in models) + " |", "|---" * (len(models) + 1) + "|"]
+    lines = [
+        "| | " + " | ".join(f"{m}, {roles.get(m, 'unseen')}" for m in models) + " |",
+        "|---" * (len(models) + 1) + "|",
+    ]
     for method in method_order(method for method, _ in of):
         cells = (with_interval(of[method, model]) for model in models)
         lines.append(f"| {WHAT.get(method, method.upper())} | {' | '.join(cells)} |")

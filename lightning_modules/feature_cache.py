@@ -18,9 +18,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from datamodules.whole_files.disk import is_full
 from datamodules.writable import CACHES, cache_root, say_unwritable, write_problem
 from lightning_modules.atomic import replace_file
-from datamodules.whole_files.disk import is_full
 
 GIB = 2**30
 MAGIC = b"TVPfeat1"

@@ -236,14 +236,18 @@ def test_a_full_disk_while_unpacking_leaves_the_archive_only(cifar, tmp_path, mo
 
 
 def test_too_little_room_is_said_with_numbers_before_a_byte_is_fetched(cifar, mirror, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(datamodules.whole_files.disk.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10, 10, 1000))
+    monkeypatch.setattr(
+        datamodules.whole_files.disk.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10, 10, 1000)
+    )
     said = run(capsys, "prepare", "cifar10", f"root={tmp_path / 'data'}", code=2)
     assert "Not enough room for 'cifar10': about" in said and "0.0 MB are free" in said
     assert mirror.requests == [] and not (tmp_path / "data").exists()
 
 
 def test_clevr_is_not_started_without_consent(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(datamodules.whole_files.disk.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(1, 1, 10**12))
+    monkeypatch.setattr(
+        datamodules.whole_files.disk.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(1, 1, 10**12)
+    )
     said = run(capsys, "prepare", "clevr", f"root={tmp_path / 'data'}", code=2)
     assert "'clevr' is a download of 19.0 GB and needs about 40.0 GB" in said and "yes=true" in said
     assert not (tmp_path / "data").exists()

@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from datamodules.whole_files import disk
 from experiments.evaluate import main as evaluate
 from experiments.report.__main__ import main as report
 from experiments.run.folder import read_status
@@ -25,7 +26,6 @@ from lightning_modules.prompts import Prompt
 from lightning_modules.records import read_rows
 from lightning_modules.trainer_callbacks import AtomicCheckpointIO
 from lightning_modules.vocabulary import CONTROLS
-from datamodules.whole_files import disk
 
 ROOT = Path(__file__).parent.parent
 MODELS = {"embedded_minigpt4": "source", "embedded_instructblip": "select", "embedded_llava": "heldout"}

@@ -196,7 +196,8 @@ def test_two_fetches_at_once_are_refused(model, tmp_path, capsys):
 
 
 def test_too_little_room_is_said_before_a_weight_is_fetched(hub, model, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(datamodules.whole_files.disk.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10, 10, 1000))
+    usage = datamodules.whole_files.disk.shutil
+    monkeypatch.setattr(usage, "disk_usage", lambda folder: shutil._ntuple_diskusage(10, 10, 1000))
     said = run(capsys, tmp_path, f"hf:{REPO}", code=2)
     assert "about 0.6 MB are needed and 0.0 MB are free" in said and "another weights=DIR" in said
     assert not hub.cdn.requests

@@ -18,10 +18,10 @@ from datamodules.prepare.install import Found, find_source, hash_tree, install, 
 from datamodules.prepare.manifest import FIRST, Digests, Manifest, hash_file
 from datamodules.registry import DATAMODULES
 from datamodules.splits import SPLITS
-from datamodules.writable import require_writable
 from datamodules.whole_files.disk import check_room, is_full, megabytes, write_json
 from datamodules.whole_files.download import download
 from datamodules.whole_files.http import PartialFile
+from datamodules.writable import require_writable
 
 LARGE = 5 * 10**9  # bytes to download that need yes=true
 Show = Callable[[str], None]

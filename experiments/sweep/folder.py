@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.folder_scan import scan
+from datamodules.whole_files.disk import write_bytes
 from experiments.sweep.cells import SweepCell, made_with
 from lightning_modules.atomic import replace_file
-from datamodules.whole_files.disk import write_bytes
 
 FORMAT = 1
 MARKER = "sweep.json"

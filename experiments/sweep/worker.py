@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 
+from datamodules.whole_files.disk import is_full
 from experiments.run.shared_source import keep_sources, kept_source
 from experiments.sweep.cells import SweepCell, made_with, require_same
 from experiments.sweep.folder import SweepFolder
 from experiments.sweep.leases import Leases
-from datamodules.whole_files.disk import is_full
 
 POLL = 0.5  # seconds between looks at cells that others are computing
 FULL_DISK, OTHER_CODE, STOPPED = 3, 4, 130  # exit codes of the program

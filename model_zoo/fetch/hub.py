@@ -1,7 +1,8 @@
 """What the Hugging Face hub says of a model: its commit, and each file's size and digest.
 
 Questions go through `huggingface_hub`. The bytes do not: since its version 2 it starts a broken download over, where
-`datamodules.whole_files.download` goes on from what a killed process left, and it takes a complete answer for a right one.
+`datamodules.whole_files.download` goes on from what a killed process left, and it takes a complete answer for a right
+one.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from model_zoo.fetch.record import sha256_of
 from datamodules.whole_files.download import ATTEMPTS, pause
+from model_zoo.fetch.record import sha256_of
 
 # Otherwise it says which programs run here, and asks the public hub for a list of them even where HF_ENDPOINT is set.
 # Its variable in the environment is read when it is imported, which may be long ago.

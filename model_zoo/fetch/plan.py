@@ -6,15 +6,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from datamodules.whole_files.disk import megabytes
+from datamodules.whole_files.download import download
+from datamodules.whole_files.http import BrokenError, PartialFile, RefusedError, offered_size
 from model_zoo.fetch.hub import HubCommit, read_commit, require_access, token_header
 from model_zoo.fetch.record import FetchRecord, sha256_of
 from model_zoo.fetch.selection import text_files, weights_entry
 from model_zoo.weights.catalogue import WeightFile
 from model_zoo.weights.index import INDEXES, weight_map
 from model_zoo.weights.origins import ByHand, HubOrigin, UrlOrigin
-from datamodules.whole_files.disk import megabytes
-from datamodules.whole_files.download import download
-from datamodules.whole_files.http import BrokenError, PartialFile, RefusedError, offered_size
 
 Show = Callable[[str], None]
 

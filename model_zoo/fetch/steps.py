@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from datamodules.whole_files.disk import check_room, locked, megabytes
 from model_zoo.fetch.items import items_of
 from model_zoo.fetch.plan import ItemPlan, plan
 from model_zoo.fetch.record import FetchRecord
 from model_zoo.registry import canonical
 from model_zoo.weights.catalogue import missing_lines
 from model_zoo.weights.origins import ByHand
-from datamodules.whole_files.disk import check_room, locked, megabytes
 
 LOCK = ".fetch.lock"
 

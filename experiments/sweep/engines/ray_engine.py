@@ -10,13 +10,13 @@ from typing import Any
 
 import ray
 
+from datamodules.whole_files.disk import is_full
 from experiments.sweep.engines import worker_gpus
 from experiments.sweep.engines.pool import PATIENCE, Pool, last_line, python_path
 from experiments.sweep.engines.ray_actor import Call, SweepActor
 from experiments.sweep.engines.ray_cluster import connected, slots
 from experiments.sweep.folder import SweepFolder
 from experiments.sweep.worker import THREADS
-from datamodules.whole_files.disk import is_full
 
 GROW = 10.0  # seconds between looks at the cluster
 FORWARDED = ("TVP_CACHE", "TVP_CACHE_GIB", "WANDB_MODE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
