@@ -40,6 +40,8 @@ class Options:
     """of the models: float32, bfloat16 or float16"""
     quant: Literal["8bit", "4bit"] | None = None
     """the LLM's linear layers in 8 or 4 bits, CUDA only"""
+    tiles: Literal["one", "official"] = "official"
+    """models of the hub: a picture is one tile, or as many as the official processor cuts"""
     device: str = "auto"
     """auto is cuda where there is one, else cpu"""
     batch_size: int = 64

@@ -22,6 +22,8 @@ class Source:
     """the LLM's linear layers in 8 or 4 bits (bitsandbytes, CUDA only); what is left stays in dtype"""
     official: bool = False
     """reproduce the reference's deviations in the adapter"""
+    tiles: Literal["one", "official"] = "one"
+    """models of the hub: a picture is one tile, or as many as the official processor cuts"""
 
 
 @dataclass
@@ -45,6 +47,8 @@ class Targets:
     """of the models' weights and activations"""
     quant: Literal["8bit", "4bit"] | None = None
     """as source.quant"""
+    tiles: Literal["one", "official"] = "official"
+    """as source.tiles"""
 
 
 @dataclass

@@ -22,6 +22,7 @@ from experiments.embedded_zoo.gates_text import gates_markdown, read_gates, read
 from experiments.report.numbers import method_order, with_interval
 from experiments.tracking.keys import keys_table
 from lightning_modules.atomic import replace_file
+from model_zoo.hf.catalogue import HF_MODELS
 from model_zoo.memory.need import source_need, target_need
 from model_zoo.memory.sizes import PUBLISHED_SIZES
 from model_zoo.registry import get_entry, load_mllm
@@ -200,6 +201,19 @@ def models_table() -> str:
     return markdown(header, rows).strip()
 
 
+def hub_table() -> str:
+    """Every named entry among the models of the hub."""
+    rows = []
+    for name, known in HF_MODELS.items():
+        source = source_need(known.sizes("one"), 16, "bfloat16", clip=True).total / 2**30
+        target = target_need(known.sizes("official"), 32, "bfloat16").total / 2**30
+        tokens = " / ".join(f"{count:,}" for count in known.tokens)
+        numbers = (f"{known.parameters / 1e6:,.1f} M", tokens, f"{source:.0f} / {target:.0f}")
+        rows.append((f"`{name}`", f"`{known.hub}`", known.tower, known.llm, *numbers, known.licence))
+    header = ["name", "hub", "tower from", "LLM from", "parameters", "visual tokens, one tile / official"]
+    return markdown([*header, "GiB as source / target", "licence"], rows).strip()
+
+
 def files_table() -> str:
     """Every published file once, with who needs it."""
     users: dict[str, list[str]] = {}
@@ -249,6 +263,7 @@ SECTIONS: dict[tuple[str, str], Callable[[], str]] = {
     ("model_zoo/embedded/MODEL_CARD_WEB.md", "gates"): partial(gates_of, "web"),
     ("docs/logging.md", "keys"): key_tables,
     ("docs/models.md", "models"): models_table,
+    ("docs/models.md", "hub"): hub_table,
     ("docs/models.md", "files"): files_table,
     ("docs/data.md", "data"): data_table,
 }

@@ -20,6 +20,7 @@ from lightning_modules.metrics import Estimate, Scores, group_metrics, paired_ga
 from lightning_modules.prompts import Prompt
 from lightning_modules.scorer import PromptScorer
 from lightning_modules.vocabulary import CONTROLS
+from model_zoo.registry import picture_facts
 
 
 def summarise(scorer: PromptScorer, name: str, split: str, records: Mapping[str, Scores]) -> dict[str, float]:
@@ -94,6 +95,9 @@ def _as_rows(
         "dtype": spec.precision,
         "scorer": code_version(),
     }
+    if "tiles" in spec.options:
+        frame = next(prompt.frame for prompt in prompts.values())
+        common |= picture_facts(spec.name, spec.weights, spec.options["tiles"], frame)
     made = []
     for name, groups in metrics_of.items():
         kind = "control" if name in CONTROLS else split

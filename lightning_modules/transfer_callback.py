@@ -18,7 +18,7 @@ from lightning_modules.ranks import is_rank_zero
 from lightning_modules.records import ResultLog
 from lightning_modules.result_rows import score_rows, summarise
 from lightning_modules.scorer import PromptScorer
-from lightning_modules.vocabulary import CONTROLS
+from lightning_modules.vocabulary import CONTROLS, file_part
 
 
 class TransferCallback(L.Callback):
@@ -140,4 +140,4 @@ class TransferCallback(L.Callback):
         if self.scores_folder is not None:
             self.scores_folder.mkdir(parents=True, exist_ok=True)
             for name, record in records.items():
-                write_scores(self.scores_folder / f"{split}_{spec.name}_{name}.npz", record)
+                write_scores(self.scores_folder / f"{split}_{file_part(spec.name)}_{name}.npz", record)

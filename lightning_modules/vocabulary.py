@@ -20,6 +20,16 @@ CONTROLS = tuple(CONTROL_NAMES)
 INPUT_NAMES = CONTROL_NAMES | {"prompt": "prompted", "png": "from PNG"}
 """All inputs a model is scored on; `png` is the prompt read back from its 8-bit file."""
 
+
+def file_part(name: str) -> str:
+    """A model's name as part of a file's name.
+
+    >>> file_part("hf:Qwen/Qwen3-VL-2B-Instruct")
+    'hf--Qwen--Qwen3-VL-2B-Instruct'
+    """
+    return name.replace(":", "--").replace("/", "--")
+
+
 METHODS = ("none", "vp", "evp", "tvp")
 """In the order of tables; any other method follows by name."""
 

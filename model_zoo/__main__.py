@@ -157,6 +157,8 @@ def _convert(name: str, weights: Path, options: dict[str, str]) -> int:
 
     if get_entry(name).embedded:
         raise ValueError(f"'{name}' ships with the package as safetensors. There is nothing to convert.")
+    if get_entry(name).hf:
+        raise ValueError(f"'{name}' is loaded from its Hugging Face folder as it is. There is nothing to convert.")
     from model_zoo.weights.convert import convert
 
     folder = convert(canonical(name), weights, Path(options["to"]).expanduser())

@@ -35,6 +35,9 @@ def _files(name: str, weights: Path) -> list[WeightsFinding]:
     if get_entry(name).embedded:
         absent = [WeightsFinding(MISSING, "package", line) for line in missing_files(name, weights)]
         return absent or [WeightsFinding(OK, path.name, _size(path)) for path in weight_files(name, weights)]
+    if get_entry(name).hf:
+        absent = [WeightsFinding(MISSING, *line.split(": ", 1)) for line in missing_files(name, weights)]
+        return absent or [WeightsFinding(OK, path.name, _size(path)) for path in weight_files(name, weights)]
     if layout := other_layout(name, weights):
         text = f"the {layout.kind} layout; it is loaded instead of the original files"
         found = [WeightsFinding(OK, path.name, _size(path)) for path in layout.files]
@@ -77,7 +80,7 @@ def _size(path: Path) -> str:
 
 
 def _structure(name: str, weights: Path) -> list[WeightsFinding]:
-    if get_entry(name).embedded or other_layout(name, weights) is not None:
+    if not get_entry(name).files or other_layout(name, weights) is not None:
         return []  # one folder of one model: its manifest or config names it
     return structure_findings(name, weights)
 

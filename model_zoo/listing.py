@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from model_zoo.hf.catalogue import HF_MODELS, HubModel, named_entry
+from model_zoo.hf.folder import folder_of
 from model_zoo.memory.activations import BYTES
 from model_zoo.memory.need import source_need, target_need
 from model_zoo.memory.sizes import PUBLISHED_SIZES, Sizes
@@ -36,9 +38,9 @@ def show_all(weights: Path, batch: int) -> str:
         ("name", "files", "on disk", "parameters", f"source, batch {batch}", "target", "what it is")
     ]
     for name in list_mllms():
-        entry, sizes = get_entry(name), PUBLISHED_SIZES.get(name)
+        entry, sizes, official = get_entry(name), known_sizes(name, "one"), known_sizes(name, "official")
         source = gib(source_need(sizes, batch, "bfloat16").total) if sizes else "small"
-        target = gib(target_need(sizes, EVAL_BATCH, "bfloat16").total) if sizes else "small"
+        target = gib(target_need(official, EVAL_BATCH, "bfloat16").total) if official else "small"
         count = f"{entry.parameters / 1e6:,.1f} M"
         rows.append((name, *_presence(name, weights), count, source, target, entry.description))
     notes = [
@@ -47,6 +49,12 @@ def show_all(weights: Path, batch: int) -> str:
         "~ is expected from the published parameter counts, not measured. Details: python -m model_zoo list NAME",
     ]
     return "\n".join([*table(rows), "", *notes])
+
+
+def known_sizes(name: str, tiles: str) -> Sizes | None:
+    """The published sizes of a model, of the hub's with `one` or `official` tiles; None for small or unknown ones."""
+    known = named_entry(name)
+    return known.sizes(tiles) if known else PUBLISHED_SIZES.get(canonical(name))
 
 
 def _presence(name: str, weights: Path) -> tuple[str, str]:
@@ -65,18 +73,48 @@ def show_one(name: str, weights: Path, batch: int) -> str:
     lines = [f"{name}: {entry.description}", "", f"Files below '{weights}' ({disk(name, weights)}):"]
     if entry.embedded:
         lines = [lines[0], "", f"Ships with the package ({disk(name, weights)}); nothing to download."]
+    if entry.hf:
+        lines += hub_lines(name, weights)
     for item in entry.files:
         lines += [f"  {_state(item, weights):18} {item.path}: {item.what}"]
         lines += [f"  {'':18} published: {item.source}; licence: {item.licence}"]
     lines += _remarks(name, weights)
-    if name in PUBLISHED_SIZES:
-        lines += ["", *memory_table(PUBLISHED_SIZES[name], batch)]
+    if sizes := known_sizes(name, "one"):
+        lines += ["", *memory_table(sizes, batch)]
     return "\n".join(lines)
+
+
+def hub_lines(name: str, weights: Path) -> list[str]:
+    """Where a model of the hub lies, what of it is missing, and of a named entry what it shares with others."""
+    try:
+        missing = missing_files(name, weights)
+    except ValueError as error:
+        missing = [str(error)]
+    lines = [f"  {folder_of(name, weights)}: {'complete' if not missing else 'NOT COMPLETE'}"]
+    lines += [f"    {line}" for line in missing]
+    if (known := named_entry(name)) is None:
+        return lines
+    one, official = known.tokens
+    return [
+        *lines,
+        f"  published: {known.hub} (hub); licence: {known.licence}",
+        f"  a frame of 224 pixels is {one} visual tokens with one tile, {official} with the official tiles",
+        *(f"  {text}" for text in shared_with(known)),
+    ]
+
+
+def shared_with(known: HubModel) -> list[str]:
+    """What a named entry's tower and LLM started from, and which other entries started there too."""
+    lines = []
+    for what, start in (("tower", known.tower), ("LLM", known.llm)):
+        others = [name for name, other in HF_MODELS.items() if start in (other.tower, other.llm) and other != known]
+        lines.append(f"{what} from {start}" + (f", as {', '.join(others)}" if others else ""))
+    return lines
 
 
 def _remarks(name: str, weights: Path) -> list[str]:
     """Which other layout is in use, or how to look closer at what is missing."""
-    if get_entry(name).embedded:
+    if not get_entry(name).files:
         return []
     layout = complete_layout(name, weights)
     if layout and layout.kind != "original":
@@ -120,6 +158,8 @@ def disk(name: str, weights: Path) -> str:
     """Size on disk: measured when complete, else expected and marked with ~."""
     if not missing_files(name, weights):
         return gib(sum(path.stat().st_size for path in weight_files(name, weights)))
+    if known := named_entry(name):
+        return f"~{gib(2 * known.parameters)}"  # bfloat16
     return f"~{gib(expected_bytes(PUBLISHED_SIZES[name]))}" if name in PUBLISHED_SIZES else "unknown"
 
 

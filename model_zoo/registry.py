@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from model_zoo.embedded.config import WEIGHTS, embedded_files
+from model_zoo.hf.catalogue import HF_MODELS, parameters_said
+from model_zoo.hf.folder import folder_of, hub_id, is_hf, missing_in_folder, refuse, shards_of, text_digest
 from model_zoo.memory.sizes import PUBLISHED_SIZES
 from model_zoo.weights.catalogue import CLIPS, PUBLISHED, WeightFile
 from model_zoo.weights.layouts import fetch_command, find_layout, layout_files, missing_error, missing_in_layouts
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
 
 EMBEDDED_FACTORY = "model_zoo.embedded.build:load_embedded"
 PUBLISHED_FACTORY = "model_zoo.weights.load:load_published"
+HF_FACTORY = "model_zoo.hf.load:load_hf"
 
 ALIASES = {"blip2_t5": "blip2"}
 
@@ -29,8 +33,10 @@ class MLLMEntry(NamedTuple):
     """How to build one MLLM.
 
     factory: "module:function", called with name, weights, dtype, official and the options.
-    parameters: how many it has, tied ones once (tests/test_model_zoo_memory_sizes.py counts them).
-    files: what must lie in the weights directory; empty for models whose weights ship inside the package.
+    parameters: how many it has, tied ones once (tests/test_model_zoo_memory_sizes.py counts them); of `hf:ORG/MODEL`
+        what its name says.
+    files: what must lie in the weights directory; empty for models whose weights ship inside the package, and for
+        those of the hub, whose folder names its own files.
     """
 
     factory: str
@@ -42,6 +48,11 @@ class MLLMEntry(NamedTuple):
     def embedded(self) -> bool:
         """Whether the weights ship inside the package."""
         return self.factory == EMBEDDED_FACTORY
+
+    @property
+    def hf(self) -> bool:
+        """Whether it is a folder of the Hugging Face hub."""
+        return self.factory == HF_FACTORY
 
 
 PUBLISHED_TEXTS = {
@@ -88,7 +99,9 @@ EMBEDDED_TEXTS = {
 REGISTRY: dict[str, MLLMEntry] = {
     name: MLLMEntry(PUBLISHED_FACTORY, text, PUBLISHED_SIZES[name].parameters, PUBLISHED[name].files)
     for name, text in PUBLISHED_TEXTS.items()
-} | {name: MLLMEntry(EMBEDDED_FACTORY, *row) for name, row in EMBEDDED_TEXTS.items()}
+}
+REGISTRY |= {name: MLLMEntry(EMBEDDED_FACTORY, *row) for name, row in EMBEDDED_TEXTS.items()}
+REGISTRY |= {name: MLLMEntry(HF_FACTORY, known.text, known.parameters) for name, known in HF_MODELS.items()}
 
 
 def list_mllms() -> list[str]:
@@ -102,12 +115,14 @@ def canonical(name: str) -> str:
 
 
 def get_entry(name: str) -> MLLMEntry:
-    """The registry entry. Raises ValueError with a suggestion for an unknown name."""
+    """The registry entry, made up for `hf:ORG/MODEL`. Raises ValueError with a suggestion for an unknown name."""
     if canonical(name) in REGISTRY:
         return REGISTRY[canonical(name)]
+    if is_hf(str(name)):
+        return MLLMEntry(HF_FACTORY, f"{hub_id(name)}, from its Hugging Face folder", parameters_said(name))
     close = get_close_matches(str(name).lower().replace("-", ""), [*REGISTRY, *ALIASES], n=1)
     hint = f" Did you mean '{close[0]}'?" if close else ""
-    raise ValueError(f"Unknown MLLM '{name}'.{hint} Available: {', '.join(list_mllms())}")
+    raise ValueError(f"Unknown MLLM '{name}'.{hint} Available: {', '.join(list_mllms())}, and hf:ORG/MODEL")
 
 
 def load_mllm(
@@ -153,12 +168,22 @@ def weight_files(name: str, weights: str | Path = "weights") -> list[Path]:
 
     Without a complete layout, those of the original files that exist.
     """
-    return embedded_files(name) if get_entry(name).embedded else layout_files(canonical(name), weights)
+    entry = get_entry(name)
+    if entry.hf:
+        return shards_of(name, weights)
+    return embedded_files(name) if entry.embedded else layout_files(canonical(name), weights)
 
 
 def missing_files(name: str, weights: str | Path = "weights") -> list[str]:
-    """One line per missing file: its path, what it is, where it is published. Empty when one layout is complete."""
+    """One line per missing file: its path, what it is, where it is published. Empty when one layout is complete.
+
+    Raises ValueError for a folder of the hub that is there and cannot be used, saying why.
+    """
     entry = get_entry(name)
+    if entry.hf:
+        if not (lines := missing_in_folder(name, weights)):
+            refuse(name, weights)
+        return lines
     if not entry.embedded:
         return missing_in_layouts(canonical(name), weights)
     absent = [path for path in embedded_files(name) if not path.exists()]
@@ -174,14 +199,31 @@ def require_files(name: str, weights: str | Path = "weights") -> None:
 
 
 def model_fingerprint(name: str, weights: str | Path = "weights") -> str:
-    """sha256 over the model's weight tensors, see `model_zoo.weights.fingerprint`.
+    """sha256 over the model's weight tensors, see `model_zoo.weights.fingerprint`; of the hub: and its small files.
 
     Raises FileNotFoundError when files are missing: half a model has no fingerprint.
     """
     require_files(name, weights)
     from model_zoo.weights.fingerprint import fingerprint
 
-    return fingerprint(weight_files(name, weights))
+    tensors = fingerprint(weight_files(name, weights))
+    if not get_entry(name).hf:
+        return tensors
+    return hashlib.sha256(f"{tensors} {text_digest(name, weights)}".encode()).hexdigest()
+
+
+def tile_options(name: str, tiles: str) -> dict[str, str]:
+    """The option `tiles` (`one` or `official`) of a model of the hub; none for any other."""
+    return {"tiles": tiles} if is_hf(name) else {}
+
+
+def picture_facts(name: str, weights: str | Path, tiles: str, frame: int) -> dict[str, Any]:
+    """What a record says of how a model of the hub saw a frame: `tiles` and `visual_tokens`; nothing of any other."""
+    if not is_hf(name):
+        return {}
+    from model_zoo.hf.planning import visual_tokens
+
+    return {"tiles": tiles, "visual_tokens": visual_tokens(folder_of(name, weights), tiles, frame)}
 
 
 def dry_load(name: str, weights: Path) -> MLLM:
@@ -193,6 +235,10 @@ def dry_load(name: str, weights: Path) -> MLLM:
 
     if get_entry(name).embedded:
         return load_mllm(name)  # a megabyte: nothing to save
+    if get_entry(name).hf:
+        from model_zoo.hf.load import dry_load_hf
+
+        return dry_load_hf(name, weights)
     return build_adapter(name, load_parts(name, find_layout(name, weights), None))
 
 

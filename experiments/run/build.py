@@ -36,7 +36,7 @@ from lightning_modules.trainer_callbacks import (
 )
 from lightning_modules.transfer_callback import TransferCallback
 from lightning_modules.tvp import TVPModule
-from model_zoo.registry import load_clip
+from model_zoo.registry import load_clip, tile_options
 
 # Keys of `data` and `method` that the data set and the module take under the same names.
 DATA_KEYS = ("root", "image_size", "n_train", "workers", "split_seed", "val", "official", "augment")
@@ -80,7 +80,9 @@ class RunParts:
         train = self.config.train
         layers = {"checkpointing": train.checkpointing, "compile": train.compile}
         return [
-            ModelSpec(s.name, "source", s.weights, s.dtype, s.official, quant=s.quant, **layers)
+            ModelSpec(
+                s.name, "source", s.weights, s.dtype, s.official, tile_options(s.name, s.tiles), s.quant, **layers
+            )
             for s in (self.config.sources or [self.config.source])
         ]
 
@@ -89,8 +91,9 @@ class RunParts:
         targets, source = self.config.targets, self.config.source
         roles = {name: "select" if name in targets.select else "heldout" for name in targets.names}
         return [
-            ModelSpec(name, role, source.weights, targets.dtype, source.official, quant=targets.quant)
+            ModelSpec(name, role, source.weights, targets.dtype, source.official, options, targets.quant)
             for name, role in roles.items()
+            for options in [tile_options(name, targets.tiles)]
         ]
 
     @property

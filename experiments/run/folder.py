@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from datamodules.folder_scan import scan
 from lightning_modules.atomic import replace_file
 from lightning_modules.records import read_rows
+from lightning_modules.vocabulary import file_part
 
 if TYPE_CHECKING:
     from lightning_modules.metrics import Scores
@@ -59,7 +60,7 @@ def run_id(config: DictConfig) -> str:
     for key in ("out", "resume", "log"):
         plain.pop(key)
     digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
-    return f"{config.method.name}_{config.source.name}_s{config.seed}_{digest}"
+    return f"{config.method.name}_{file_part(config.source.name)}_s{config.seed}_{digest}"
 
 
 def create_run_folder(config: DictConfig) -> RunFolder:
@@ -174,7 +175,9 @@ def run_scores(folder: Path, split: str = "test") -> dict[str, dict[str, Scores]
     rows = [row for row in read_rows(folder / "results.jsonl") if row["split"] == split]
     for name in dict.fromkeys(row["mllm"] for row in rows):
         inputs = dict.fromkeys(row["input"] for row in rows if row["mllm"] == name)
-        records[name] = {given: read_scores(folder / "scores" / f"{split}_{name}_{given}.npz") for given in inputs}
+        records[name] = {
+            given: read_scores(folder / "scores" / f"{split}_{file_part(name)}_{given}.npz") for given in inputs
+        }
     return records
 
 

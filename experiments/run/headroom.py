@@ -40,7 +40,7 @@ from lightning_modules.intervals import mean_draws, mean_interval, percentiles
 from lightning_modules.metrics import PAIRED, PAIRED_UNITS, Estimate, Scores, estimate, paired_gain, per_sample
 from lightning_modules.records import read_rows, write_rows
 from lightning_modules.scorer import PromptScorer
-from model_zoo.registry import get_entry, load_mllm, require_files
+from model_zoo.registry import get_entry, load_mllm, require_files, tile_options
 
 PROBED = ("full", "black")
 
@@ -76,7 +76,11 @@ def measure_headroom(options: Any) -> list[dict]:
     names = list(dict.fromkeys(options.mllm))
     for name in names:
         require_files(name, options.weights)
-    specs = [ModelSpec(name, "heldout", str(options.weights), options.dtype, quant=options.quant) for name in names]
+    where, tiles = (
+        (str(options.weights), options.dtype, False),
+        {name: tile_options(name, "official") for name in names},
+    )
+    specs = [ModelSpec(name, "heldout", *where, tiles[name], options.quant) for name in names]
     device = ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device
     scorer = build_scorer(options, names, device)
     data = scorer.datamodule

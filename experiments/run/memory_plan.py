@@ -12,6 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments.run.build import RunParts
 from lightning_modules.evaluation import ModelSpec
+from model_zoo.hf.catalogue import named_entry
+from model_zoo.hf.folder import folder_of
 from model_zoo.listing import gib
 from model_zoo.memory.activations import USUAL
 from model_zoo.memory.free import free_ram, free_room
@@ -140,14 +142,15 @@ def _scoring(needs: Sequence[Need], resident: int, config: DictConfig, device: s
 def _own_scoring(parts: RunParts, device: str) -> Need:
     """What scoring the first source takes besides its weights, which are resident."""
     spec, config = parts.sources[0], parts.config
-    if (sizes := _sizes(spec)) is None:
+    if (sizes := _sizes(spec, config)) is None:
         return Need(0, 0, 0, 0)
     work = target_need(sizes, config.train.eval_batch_size, spec.dtype, quant=spec.quant, device=device).work
     return Need(0, 0, work, 0)
 
 
 def _need(spec: ModelSpec, parts: RunParts, device: str) -> Need:
-    sizes, config = _sizes(spec), parts.config
+    config = parts.config
+    sizes = _sizes(spec, config)
     if sizes is None:
         return Need(get_entry(spec.name).parameters * 4, 0, 0, 0)
     if spec.role != "source":
@@ -158,14 +161,27 @@ def _need(spec: ModelSpec, parts: RunParts, device: str) -> Need:
     return source_need(sizes, config.train.batch_size, spec.dtype, device=device, **options)
 
 
-def _sizes(spec: Any) -> Sizes | None:
-    return planned_sizes(spec.name, str(Path(spec.weights).resolve())) if _is_planned(spec) else None
+def _sizes(spec: Any, config: DictConfig) -> Sizes | None:
+    if not _is_planned(spec):
+        return None
+    weights, tiles = str(Path(spec.weights).resolve()), spec.options.get("tiles", "one")
+    return planned_sizes(spec.name, weights, tiles, config.prompt.frame)
 
 
 @lru_cache
-def planned_sizes(name: str, weights: str) -> Sizes:
-    """Sizes of a published model: read off its files where they are complete, else the published numbers."""
-    if missing_files(name, weights):
+def planned_sizes(name: str, weights: str, tiles: str = "one", frame: int = 224) -> Sizes | None:
+    """Sizes of a published model: read off its files where they are complete, else the published numbers.
+
+    tiles, frame: how a model of the hub sees a picture, and its side in pixels; a named entry that is not here knows
+    224 only. None for one that is neither here nor named.
+    """
+    known, missing = named_entry(name), missing_files(name, weights)
+    if get_entry(name).hf:
+        from model_zoo.hf.planning import folder_sizes
+
+        found = known.sizes(tiles) if known else None
+        return found if missing else folder_sizes(folder_of(name, weights), tiles, frame)
+    if missing:
         return PUBLISHED_SIZES[canonical(name)]
     return sizes_of(dry_load(name, Path(weights)))
 
@@ -183,8 +199,10 @@ def device_of(config: DictConfig) -> str:
 
 def _line(spec: Any, need: Need, config: DictConfig) -> str:
     head = f"{spec.role:8} {spec.name}: {gib(need.weights)} of weights as {spec.precision}"
-    if not _is_planned(spec):
+    if (sizes := _sizes(spec, config)) is None:
         return head
+    if tiles := spec.options.get("tiles"):
+        head += f", {tiles} tiles: {sizes.visual} visual tokens"
     if spec.role != "source":
         return f"{head}, {gib(need.work)} to score {config.train.eval_batch_size} images ({config.targets.residency})"
     how = ", checkpointed" if spec.checkpointing else ""
@@ -199,7 +217,7 @@ def print_plan(config: DictConfig) -> int:
     print("\n# Would load")
     for spec in parts.models:
         entry = get_entry(spec.name)
-        sizes = _sizes(spec)
+        sizes = _sizes(spec, config)
         print(f"{spec.role:8} {spec.name}: {entry.description}")
         print(f"         {(sizes.parameters if sizes else entry.parameters) / 1e6:,.1f} M parameters")
         for line in missing_files(spec.name, spec.weights):

@@ -22,8 +22,8 @@ from lightning_modules.prompts import Prompt
 from lightning_modules.records import ResultLog
 from lightning_modules.result_rows import answer_rows, candidates_as_numbers, score_rows
 from lightning_modules.scorer import PromptScorer
-from lightning_modules.vocabulary import INPUT_NAMES
-from model_zoo.registry import require_files
+from lightning_modules.vocabulary import INPUT_NAMES, file_part
+from model_zoo.registry import require_files, tile_options
 
 
 def score_prompt(options: Any) -> None:
@@ -63,7 +63,8 @@ def _specs(options: Any, manifest: dict) -> list[ModelSpec]:
     sources = manifest.get("source", [])
     roles = {name: "source" if name in sources else "heldout" for name in options.mllm}
     more = (str(options.weights), options.dtype, options.official)
-    return [ModelSpec(name, roles[name], *more, quant=options.quant) for name in options.mllm]
+    tiles = {name: tile_options(name, options.tiles) for name in options.mllm}
+    return [ModelSpec(name, roles[name], *more, tiles[name], options.quant) for name in options.mllm]
 
 
 def _scorer(options: Any, manifest: dict, prompt: Prompt, device: str) -> PromptScorer:
@@ -127,7 +128,7 @@ def keep_answers(options: Any, datamodule: Any, name: str, written: Mapping[str,
             said = None if parsed < 0 else (row.candidates or datamodule.candidates)[parsed]
             lines.append({"id": row_id, "text": text, "parsed": said, "answer": row.answer})
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        replace_file(folder / f"{options.split}_{name}_{given}.jsonl", text.encode())
+        replace_file(folder / f"{options.split}_{file_part(name)}_{given}.jsonl", text.encode())
 
 
 def show_answers(scorer: Any, split: str, answers: Mapping[str, Mapping], records: Mapping[str, Mapping]) -> None:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from lightning_modules.vocabulary import members
 from model_zoo.embedded.config import embedded_files, is_pretrained, model_config, tower_architecture
+from model_zoo.hf.catalogue import named_entry
 from model_zoo.registry import canonical, get_entry
 from model_zoo.weights.catalogue import PUBLISHED
 
@@ -32,7 +33,8 @@ OTHER_TOWER = {  # (same architecture, same kind of tower; None: unknown) -> wha
 
 
 class Facts(NamedTuple):
-    """tower: the file its vision tower comes from, None if it has one of its own. adapter: its class.
+    """tower: the file (of the hub: the weights) its vision tower comes from, None if it has one of its own or nobody
+    knows. adapter: its class.
 
     kind: of the tower, `ViT` or `CNN`; None where it is not known. origins: the models its connector grew from, the
     latest first.
@@ -77,6 +79,10 @@ def facts(name: str) -> Facts:
         embedded = get_entry(name).embedded
     except ValueError:
         return Facts(name, None, name)
+    if get_entry(name).hf:
+        known = named_entry(name)
+        # What the tower started from; a folder that is not listed may have any.
+        return Facts(known.hub, known.tower, known.kind, "ViT") if known else Facts(name, None, name)
     if not embedded:
         model = PUBLISHED[name]
         return Facts(name, model.vision and model.vision.path, model.adapter, "ViT")  # EVA, or VisualGLM's own

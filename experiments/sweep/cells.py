@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from experiments.recipes import as_yaml, load_experiment
 from experiments.sweep.recipe import all_targets, tuned_method
 from lightning_modules.code_version import SOURCES, code_version, library_versions
-from lightning_modules.vocabulary import members
+from lightning_modules.vocabulary import file_part, members
 
 # Beside the three packages: what turns a configuration into a run, and a run into the rows of a cell.
 RUN_SOURCES = (
@@ -75,7 +75,7 @@ def build_cells(sweep: DictConfig) -> list[SweepCell]:
     for source, data, method, seed in product(sweep.sources, sweep.data, sweep.methods, sweep.seeds):
         if (method.base or method.name) == "none" and (source, seed) != (sweep.sources[0], sweep.seeds[0]):
             continue
-        label = f"{source}-{data.name}-{method.name}-s{seed}"
+        label = f"{file_part(source)}-{data.name}-{method.name}-s{seed}"
         words = cell_words(sweep, source, data, method, seed)
         cells.append(SweepCell(label, source, data.name, method.name, seed, tuple(words)))
     return cells

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from model_zoo.hf.folder import hub_id, is_hf
 from model_zoo.registry import canonical, get_entry
 from model_zoo.weights.catalogue import CLIPS, PUBLISHED, WeightFile, missing_lines
 from model_zoo.weights.layouts import complete_layout
 from model_zoo.weights.origins import ByHand, HubOrigin
 
-PREFIX = "hf:"
 REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
@@ -21,8 +21,8 @@ def items_of(name: str, weights: Path, revision: str | None = None) -> list[Weig
     published files may not be downloaded and it may. Raises ValueError for an unknown name, and for a `revision` of
     what is no model of the hub.
     """
-    if name.startswith(PREFIX):
-        return [hub_folder(name.removeprefix(PREFIX), revision)]
+    if is_hf(name):
+        return [hub_folder(hub_id(name), revision)]
     if revision is not None:
         raise ValueError(f"revision= is for hf:ORG/MODEL, not for '{name}'. Leave it out.")
     if name in CLIPS:
@@ -42,5 +42,5 @@ def items_of(name: str, weights: Path, revision: str | None = None) -> list[Weig
 def hub_folder(repo: str, revision: str | None) -> WeightFile:
     """A model of the hub in the folder of its name. Raises ValueError for what is no such name."""
     if not REPO.fullmatch(repo) or ".." in repo:
-        raise ValueError(f"'{PREFIX}{repo}' names no model of the hub. Expected hf:ORG/MODEL, as hf:org/some-model-7b.")
+        raise ValueError(f"'hf:{repo}' names no model of the hub. Expected hf:ORG/MODEL, as hf:org/some-model-7b.")
     return WeightFile(repo, f"the model {repo}", HubOrigin(repo, revision=revision), "see its page", ("config.json",))

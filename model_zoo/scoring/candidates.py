@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from model_zoo.sequences import TextEncoder, score_dtype
+from model_zoo.sequences import score_dtype
 
 
-def encode_candidates(candidates: Sequence, encode: TextEncoder, batch: int) -> list[list[list[int]]]:
+def encode_candidates(candidates: Sequence, encode: Callable[[str], list[int]], batch: int) -> list[list[list[int]]]:
     """Token ids per row and candidate; rows that share a list share the same object.
 
     Raises ValueError for an empty list, a wrong number of per-image lists, or a candidate of zero tokens.

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from model_zoo.fetch.record import unfinished
+from model_zoo.hf.catalogue import HF_MODELS
 from model_zoo.weights.catalogue import PUBLISHED, existing_files, missing_lines
 from model_zoo.weights.index import shard_names
 
@@ -84,7 +85,8 @@ def missing_error(name: str, lines: Sequence[str], weights: str | Path) -> FileN
 
 def fetch_hint(name: str, weights: Path) -> list[str]:
     """One line with the command that gets the published files of a model; none for what no command gets."""
-    if name not in PUBLISHED or converted_folder(name, weights):
+    hub = name.startswith("hf:") or name in HF_MODELS
+    if not hub and (name not in PUBLISHED or converted_folder(name, weights)):
         return []
     return [f"Get them with: {fetch_command(name, weights)}"]
 

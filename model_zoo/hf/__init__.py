@@ -1,0 +1,1 @@
+"""Today's vision-language models from a local Hugging Face folder: one adapter, no remote code."""
