@@ -14,6 +14,7 @@ from experiments.embedded_zoo import __main__ as command
 from experiments.embedded_zoo import lessons, train
 from experiments.embedded_zoo.lite import lite_names
 from experiments.embedded_zoo.models import Asked, from_cache, laid_out, tower_features
+from experiments.embedded_zoo.web import web_names
 from model_zoo.embedded.build import (
     WEIGHTS,
     build_embedded,
@@ -58,7 +59,8 @@ def test_weights_are_small():
     ours, lites = ([f"{name}.safetensors" for name in names] for names in ([*read_config()["towers"], *MODELS], LITE))
     sizes = [(WEIGHTS / name).stat().st_size for name in ours]
     assert sum(sizes) <= 12e6 and max(sizes) <= 5e6
-    assert sorted(path.name for path in WEIGHTS.iterdir()) == sorted([*ours, *lites])
+    webs = [f"{name}.safetensors" for name in web_names()]
+    assert sorted(path.name for path in WEIGHTS.iterdir()) == sorted([*ours, *lites, *webs])
 
 
 def test_every_file_says_what_made_it():
