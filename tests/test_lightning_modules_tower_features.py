@@ -166,7 +166,7 @@ def test_the_sources_loss_on_a_split_serves_the_scores_and_nothing_is_kept_after
     scorer = make_scorer(tmp_path, controls=("black",))
     log = ResultLog(tmp_path / "results.jsonl")
     context = {"run": "r", "seed": 0, "method": "tvp", "source": "s", "official": False, "bounds": "image"}
-    callback = TransferCallback(source, [target], scorer, log, context=context)
+    callback = TransferCallback([source], [target], scorer, log, context=context)
     prompt, loader = make_prompt(), scorer.datamodule.loader("test")
     trainer = SimpleNamespace(current_epoch=0, global_step=1, world_size=1)
     module = SimpleNamespace(

@@ -214,7 +214,7 @@ def test_no_network_is_said_per_mirror(tmp_path, mirror):
 
 
 def test_a_download_killed_at_any_moment_is_resumed_and_right(mirror, path):
-    code = "import sys; from pathlib import Path; from whole_files.download import download; "
+    code = "import sys; from pathlib import Path; from datamodules.whole_files.download import download; "
     code += "download((sys.argv[1],), Path(sys.argv[2]))"
     mirror.files["f.bin"], mirror.pause = DATA * 20, 0.02
     part = path.with_name("f.bin.part")
