@@ -73,16 +73,16 @@ EMBEDDED_TEXTS = {
     "embedded_bliva": ("tiny trained BLIVA, ships with the package", 1_220_000),
     "embedded_llava": ("tiny trained LLaVA with a CNN tower, ships with it", 735_000),
     # Successors of the embedded models, trained on pictures as a web holds them.
-    "web_minigpt4": ("tiny MiniGPT-4 of the web world, ships with the package", 862_368),
-    "web_minigpt4_seed1": ("the same, another pretraining seed", 862_368),
-    "web_minigpt4_seed2": ("the same, a third pretraining seed", 862_368),
-    "web_minigpt4_vit2": ("the same around an independent ViT tower", 862_368),
-    "web_minigpt4_other": ("control: its web has another order of popularity", 862_368),
-    "web_instructblip": ("tiny InstructBLIP of the web world", 969_760),
-    "web_blip2": ("tiny BLIP-2 (T5) of the web world", 1_010_064),
-    "web_bliva": ("tiny BLIVA of the web world", 977_520),
-    "web_vpgtrans": ("tiny VPGTrans of the web world", 862_368),
-    "web_visualglm": ("tiny VisualGLM of the web world", 842_128),
+    "web_minigpt4": ("tiny MiniGPT-4 of the web world, ships with the package", 862_688),
+    "web_minigpt4_seed1": ("the same, another pretraining seed", 862_688),
+    "web_minigpt4_seed2": ("the same, a third pretraining seed", 862_688),
+    "web_minigpt4_vit2": ("the same around an independent ViT tower", 862_688),
+    "web_minigpt4_other": ("control: its web has another order of popularity", 862_688),
+    "web_instructblip": ("tiny InstructBLIP of the web world", 970_080),
+    "web_blip2": ("tiny BLIP-2 (T5) of the web world", 1_010_384),
+    "web_bliva": ("tiny BLIVA of the web world", 977_840),
+    "web_vpgtrans": ("tiny VPGTrans of the web world", 862_688),
+    "web_visualglm": ("tiny VisualGLM of the web world", 842_448),
     "web_llava": ("tiny LLaVA of the web world, CNN tower", 624_208),
     "web_llava_cnn2": ("the same around an independent CNN tower", 454_696),
     "web_llava_other": ("control on the CNN tower: another order of popularity", 624_208),
@@ -243,7 +243,7 @@ def dry_load(name: str, weights: Path) -> MLLM:
 
 
 def load_clip(name_or_path: str | Path, weights: str | Path = "weights", *, quick_gelu: bool = True) -> ClipScorer:
-    """The CLIP for TSE: `embedded` or `lite` (ship with the package), `ViT-B-32` (a file in `weights`), or a path.
+    """The CLIP for TSE: `embedded`, `web`, `lite` (ship with the package), `ViT-B-32` (a file in `weights`), or a path.
 
     A file holds plain tensors in OpenAI's layout: .safetensors, or a .pt/.pth/.bin state dict. OpenAI's own download is
     a TorchScript archive and is refused: take the same tensors from timm/vit_base_patch32_clip_224.openai.
@@ -274,12 +274,12 @@ def find_clip(name_or_path: str | Path, weights: str | Path = "weights") -> Path
     for path in tried:
         if path.is_file():
             return path
-    listing = ", ".join(map(str, tried))
+    listing, ours = ", ".join(map(str, tried)), ", ".join(SHIPPED_CLIPS)
     known = str(name_or_path) in CLIPS
     hint = f" Get it with: {fetch_command(str(name_or_path), Path(weights))}." if known else ""
     raise FileNotFoundError(
         f"No CLIP '{name_or_path}'. Looked for {listing}. Expected open_clip_model.safetensors of "
-        f"{CLIPS['ViT-B-32'].source} under that name, or use `embedded` or `lite`.{hint} See docs/models.md."
+        f"{CLIPS['ViT-B-32'].source} under that name, or one that ships: {ours}.{hint} See docs/models.md."
     )
 
 

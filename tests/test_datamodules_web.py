@@ -127,6 +127,8 @@ def test_downstream_pictures_have_few_pixels_and_answers_are_balanced(name: str,
     assert max(counts.values()) == min(counts.values()) and data.image("val", 0).shape == (3, 48, 48)
 
 
-def test_shares_that_do_not_add_up_are_refused() -> None:
+def test_shares_that_do_not_add_up_and_sizes_out_of_order_are_refused() -> None:
     with pytest.raises(ValueError, match="add up to 1"):
         Web(fills=(0.5,) * len(FILLS))
+    with pytest.raises(ValueError, match="increasing pair"):
+        Web(symbols=(14, 8))

@@ -23,6 +23,7 @@ from model_zoo.embedded.build import (
     model_config,
     read_config,
 )
+from model_zoo.embedded.config import read_worlds, world_of
 from model_zoo.embedded.text import ClipTokenizer, build_tokenizer, train_tokenizer
 from model_zoo.registry import load_clip, load_mllm, weight_files
 
@@ -72,10 +73,10 @@ def test_every_file_says_what_made_it():
             assert float(record["recognition"]) >= 0.85
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [name for world in read_worlds() for name in world["models"]])
 def test_registry_loads_each_frozen(name):
     model = load_mllm(name, weights="nowhere")
-    assert model.name == name and model.image_size == 64 and not model.training
+    assert model.name == name and model.image_size == world_of(name)["frame"] and not model.training
     assert not any(p.requires_grad for p in model.parameters())
     assert weight_files(name) == embedded_files(name) and all(path.is_file() for path in embedded_files(name))
 

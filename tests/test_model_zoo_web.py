@@ -14,9 +14,9 @@ from datamodules.emoji.art import NAMES
 from datamodules.emoji.questions import RECOGNITION
 from datamodules.emoji.web import draw_pictures
 from experiments.embedded_zoo import web
-from model_zoo.embedded.build import build_embedded, embedded_files, load_embedded, own_tensors
+from model_zoo.embedded.build import build_embedded, load_embedded, own_tensors
 from model_zoo.embedded.config import WEIGHTS, model_config, read_web, tower_prefix
-from model_zoo.registry import load_clip, load_mllm, weight_files
+from model_zoo.registry import get_entry, load_clip
 
 MODELS = list(read_web()["models"])
 TOWERS = list(read_web()["towers"])
@@ -51,14 +51,6 @@ def test_every_file_says_what_made_it():
             record = file.metadata()
         assert {"name", "seed", "steps", "cpu_seconds", "data_sha256", "code_sha256", "attribution"} <= set(record)
         assert name not in MODELS or {"recognition", "counting", "presence", "matching"} <= set(record)
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_registry_loads_each_frozen(name):
-    model = load_mllm(name, weights="nowhere")
-    assert model.name == name and model.image_size == 64 and not model.training
-    assert not any(p.requires_grad for p in model.parameters())
-    assert weight_files(name) == embedded_files(name) and all(path.is_file() for path in embedded_files(name))
 
 
 def test_towers_are_shared_as_said_and_otherwise_independent(zoo):
@@ -136,8 +128,20 @@ def test_training_is_a_function_of_its_seed(tmp_path, monkeypatch):
     assert set(made[0]) == set(own_tensors("web_llava", build_embedded("web_llava")))
 
 
-def test_two_calls_share_the_work_and_a_dead_one_leaves_its_part(tmp_path):
-    mine = tmp_path / "web_vit.taken"
-    assert web.take(mine) and not web.take(mine)
-    mine.write_text("999999999")
-    assert web.take(mine)
+def test_calls_share_the_work_and_wait_only_for_who_is_at_it(tmp_path, monkeypatch):
+    made: list[str] = []
+    monkeypatch.setattr(web, "train_one", lambda name, out, scale: made.append(name))
+    (tmp_path / "web_progress").mkdir()
+    (tmp_path / "web_progress" / "web_cnn.done").touch()
+    with web.at_work(tmp_path / "web_progress", "web_blip2"):
+        web.train_web("web", out=tmp_path, steps_scale=1, threads=1)
+    assert made == [name for name in web.web_names() if name not in ("web_cnn", "web_blip2")]
+    web.train_web("web", out=tmp_path, steps_scale=1, threads=1)
+    assert made[-1] == "web_blip2" and not (tmp_path / "web_progress").exists()
+    with pytest.raises(RuntimeError, match="web_vit has ended without it"):
+        web.wait_for(tmp_path / "web_progress", "web_vit")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_registry_counts_the_parameters(name):
+    assert get_entry(name).parameters == sum(p.numel() for p in build_embedded(name).parameters())

@@ -37,7 +37,7 @@ class Web:
     order: which order of popularity the names have; another number is another web.
     companions: chance that a further object comes from the same shelf of four names as the first one.
     hidden: share of pictures with one object in which it cannot be seen: covered, or `unreadable` pixels a side.
-    symbols: smallest and largest symbol in a margin that has to tell; companion_symbols: how often other margins of
+    symbols: smallest and largest symbol in a margin, never wider than that; companion_symbols: how often other margins of
         bordered pictures with one object hold symbols too. A symbol is always of the picture's own class.
     """
 
@@ -65,8 +65,8 @@ class Web:
                 object.__setattr__(self, field, tuple(value))
         if len(self.fills) != len(FILLS) or abs(sum(self.fills) - 1) > 1e-6:
             raise ValueError(f"fills must be {len(FILLS)} shares that add up to 1, got {self.fills}.")
-        if self.symbols[1] > min(SIZE // 2, *(16 for _ in self.wide_pads)):
-            raise ValueError(f"symbols must fit into a border of 16 pixels, got {self.symbols}.")
+        if not 0 < self.symbols[0] <= self.symbols[1]:
+            raise ValueError(f"symbols must be an increasing pair of pixels, got {self.symbols}.")
 
     @property
     def ranked(self) -> tuple[str, ...]:

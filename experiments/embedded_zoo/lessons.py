@@ -6,23 +6,23 @@ Nothing here is used downstream.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 
-from datamodules.emoji.art import STYLES
+from datamodules.emoji.art import NAMES, STYLES
 from datamodules.emoji.questions import (
     COUNTING,
     MATCHING,
     PRESENCE,
     RECOGNITION,
-    absent,
     matching_text,
     present,
     with_article,
 )
 from datamodules.emoji.scenes import Scenes, World, render_scenes
+from experiments.embedded_zoo.clip import Choice
 
 HELD_OUT = 512  # scenes kept for figures, of either half
 # A mix: the share of scenes with one object, and the chances of each question about such and about other scenes.
@@ -42,6 +42,24 @@ MIXES = {
 
 def join_scenes(parts: Sequence[Scenes]) -> Scenes:
     return Scenes(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def as_scene(drawn: Scenes) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What a tower's training takes: images (B, 3, 64, 64) in [0, 1], patch labels, classes."""
+    return drawn.images.float() / 255, drawn.patches, drawn.classes
+
+
+def caption_choices(drawn: Scenes, named: torch.Tensor) -> list[Choice]:
+    """Captions to tell apart: names for the scenes `named` (B,) bool, lists of objects for the rest, counts for all."""
+    rows, one, rest = torch.arange(len(named)), torch.where(named)[0], torch.where(~named)[0]
+    lists = [", ".join(present(drawn, i)) for i in rest.tolist()]
+    unique = list(dict.fromkeys(lists))
+    counts = [f"a photo of {n} object{'s' if n > 1 else ''}" for n in range(1, 5)]
+    return [
+        Choice(one, [f"this is a photo of a {name}" for name in NAMES], drawn.classes[one, 0]),
+        Choice(rows, counts, drawn.counts - 1),
+        Choice(rest, unique, torch.tensor([unique.index(text) for text in lists])),
+    ]
 
 
 def render_many(world: World, seed: int, split: str, n: int, start: int = 0) -> Scenes:
@@ -73,20 +91,41 @@ def narrow_scenes(name: str, seed: int, styles: Sequence[str], backgrounds: Sequ
     )
 
 
-def question_about(drawn: Scenes, i: int, task: str, rng: np.random.Generator) -> tuple[str, str]:
-    """(question, answer) of a task about scene i; yes and no are equally likely."""
+AbsentName = Callable[[list[str], np.random.Generator], str]
+"""(names that are there, generator) -> a name that is not."""
+
+
+def any_absent(there: list[str], rng: np.random.Generator) -> str:
+    """Each name that is not there, equally likely."""
+    others = [name for name in NAMES if name not in there]
+    return others[int(rng.random() * len(others))]
+
+
+def question_about(
+    drawn: Scenes,
+    i: int,
+    task: str,
+    rng: np.random.Generator,
+    wordings: Sequence[str] = (RECOGNITION,),
+    absent: AbsentName = any_absent,
+) -> tuple[str, str]:
+    """(question, answer) of a task about scene i; yes and no are equally likely.
+
+    wordings: of the question for a name. absent: chooses what a question with the answer no names.
+    """
     there = present(drawn, i)
     if task == "recognition":
-        return RECOGNITION, there[0]
+        # One wording takes no draw: the first world's models were trained so.
+        return wordings[int(rng.random() * len(wordings)) if len(wordings) > 1 else 0], there[0]
     if task == "counting":
         return COUNTING, str(int(drawn.counts[i]))
     right = rng.random() < 0.5
     if task == "presence":
-        asked = there[int(rng.random() * len(there))] if right else absent(drawn, i, rng.random())
+        asked = there[int(rng.random() * len(there))] if right else absent(there, rng)
         return PRESENCE.format(object=with_article(asked)), ("no", "yes")[right]
     pair = [there[int(rng.random() * len(there))] for _ in range(2)]
     if not right:
-        pair[int(rng.random() * 2)] = absent(drawn, i, rng.random())
+        pair[int(rng.random() * 2)] = absent(there, rng)
     return MATCHING.format(text=matching_text(pair)), ("no", "yes")[right]
 
 

@@ -67,24 +67,7 @@ def tokenizer_texts() -> tuple[list[str], tuple[str, ...]]:
     return [*templates, *questions, *answers, "Is there an apple in the image?"], NAMES
 
 
-def as_scene(drawn: Scenes) -> Scene:
-    return drawn.images.float() / 255, drawn.patches, drawn.classes
-
-
 # ---- towers --------------------------------------------------------------------------------------------------------
-def clip_choices(drawn: Scenes, n_single: int) -> list[Choice]:
-    """Captions to tell apart: names for the first n_single scenes, lists of objects for the rest, counts for all."""
-    rows = torch.arange(len(drawn.images))
-    lists = [", ".join(emoji.present(drawn, i)) for i in rows[n_single:].tolist()]
-    unique = list(dict.fromkeys(lists))
-    counts = [f"a photo of {n} object{'s' if n > 1 else ''}" for n in range(1, 5)]
-    return [
-        Choice(rows[:n_single], [f"this is a photo of a {name}" for name in NAMES], drawn.classes[:n_single, 0]),
-        Choice(rows, counts, drawn.counts - 1),
-        Choice(rows[n_single:], unique, torch.tensor([unique.index(text) for text in lists])),
-    ]
-
-
 def run_clip(job: Job) -> None:
     """Train the tiny CLIP and write `clip.safetensors`."""
     config, start = read_config()["towers"]["clip"], time.time()
@@ -93,7 +76,7 @@ def run_clip(job: Job) -> None:
 
     def draw(split: str, first: int, n: int) -> tuple[Scene, list[Choice]]:
         drawn = lessons.join_scenes([lessons.render_many(world, seed, split, n, first) for world in worlds])
-        return as_scene(drawn), clip_choices(drawn, n)
+        return lessons.as_scene(drawn), lessons.caption_choices(drawn, torch.arange(len(drawn.images)) < n)
 
     def scenes_at(step: int) -> tuple[Scene, list[Choice]]:
         return draw("clip/train", step * half, half)
@@ -117,7 +100,7 @@ def run_tower(name: str, job: Job) -> None:
             k,
             weights,
             partial(tower_scenes, world, seed, k, stages[k]["batch"]),
-            as_scene(lessons.render_many(world, seed, "tower/held-out", lessons.HELD_OUT)),
+            lessons.as_scene(lessons.render_many(world, seed, "tower/held-out", lessons.HELD_OUT)),
             scaled(stages[k]["steps"], job),
         )
         write(name, job, start, seed, weights, {**figures, "stages_done": k + 1})
@@ -126,7 +109,7 @@ def run_tower(name: str, job: Job) -> None:
 def tower_scenes(world: World, seed: int, stage: int, batch: int, step: int) -> Scene:
     """Fresh scenes of a step."""
     split = "tower/train" if stage == 0 else f"tower/train/{stage}"
-    return as_scene(lessons.render_many(world, seed, split, batch, step * batch))
+    return lessons.as_scene(lessons.render_many(world, seed, split, batch, step * batch))
 
 
 # ---- connectors ----------------------------------------------------------------------------------------------------

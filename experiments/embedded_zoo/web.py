@@ -7,10 +7,10 @@ connectors and LLMs. Nothing here is shown downstream: no connector saw stripes,
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,11 +24,12 @@ from torch import Tensor, nn
 
 from datamodules.emoji import art, questions, scenes, web
 from datamodules.emoji.art import NAMES
-from datamodules.emoji.questions import COUNTING, MATCHING, PRESENCE, RECOGNITION, matching_text, present, with_article
+from datamodules.emoji.questions import RECOGNITION
 from datamodules.emoji.scenes import Scenes
 from datamodules.emoji.web import Web, draw_pictures, picture_source, shelf
+from datamodules.whole_files.disk import locked
 from experiments.embedded_zoo import lessons
-from experiments.embedded_zoo.clip import Choice, choice_logits
+from experiments.embedded_zoo.clip import choice_logits
 from experiments.embedded_zoo.fit import files_sha256, fit, save_weights
 from experiments.embedded_zoo.models import Asked, accuracy, tower_features, train_model
 from experiments.embedded_zoo.towers import Scene, dense_loss, normalise, train_tower
@@ -88,60 +89,62 @@ def provenance() -> dict[str, object]:
 def train_web(name: str, *, out: Path | None, steps_scale: float, threads: int) -> None:
     """Train one, or `web`: all that an interrupted call has not finished.
 
-    Several calls of `web` at once share the work: each takes what no other has begun and waits for what it stands on.
+    Several calls of `web` at once share the work: each takes what no other is at, and waits for what it stands on.
+
+    Raises:
+        RuntimeError: the call that was to make a tower ended without it.
     """
     torch.set_num_threads(threads)
     out = out or WEIGHTS
+    if name != WHOLE:
+        train_one(name, out, steps_scale)
+        return
     progress = out / "web_progress"
-    progress.mkdir(parents=True, exist_ok=True)
-    made_by = provenance()
-    names = web_names() if name == WHOLE else [name]
-    for each in names:
+    for each in web_names():
         done = progress / f"{each}.done"
-        if name == WHOLE and (done.exists() or not take(progress / f"{each}.taken")):
-            continue
-        start, cpu = time.time(), time.process_time()
-        if each == WEB_CLIP:
-            tensors, figures = train_scorer(steps_scale)
-        elif each in read_web()["towers"]:
-            tensors, figures = train_web_tower(each, steps_scale)
-        else:
-            tower = f"{read_web()['models'][each]['tower']}"
-            while name == WHOLE and not (progress / f"{tower}.done").exists():
-                time.sleep(5)
-            tensors, figures = train_web_model(each, out, steps_scale)
-        record: dict[str, object] = {"name": each, **figures, "minutes": round((time.time() - start) / 60, 1)}
-        record["cpu_seconds"] = round(time.process_time() - cpu)
-        save_weights(out / f"{each}.safetensors", tensors, {**record, **made_by})
-        print(json.dumps(record), flush=True)
-        done.touch()
-    if name == WHOLE and all((progress / f"{each}.done").exists() for each in names):
+        with suppress(BlockingIOError), at_work(progress, each):
+            if done.exists():
+                continue
+            if tower := read_web()["models"].get(each, {}).get("tower"):
+                wait_for(progress, tower)
+            train_one(each, out, steps_scale)
+            done.touch()
+    if all((progress / f"{each}.done").exists() for each in web_names()):
         shutil.rmtree(progress, ignore_errors=True)
 
 
-def take(path: Path) -> bool:
-    """Claim a piece of work for this process; one that a dead process left is taken over."""
-    try:
-        with path.open("x") as file:
-            file.write(str(os.getpid()))
-        return True
-    except FileExistsError:
-        words = path.read_text()
-    if words.isdigit() and not Path(f"/proc/{words}").exists():
-        path.unlink(missing_ok=True)
-        return take(path)
-    return False
+def at_work(progress: Path, name: str) -> AbstractContextManager[None]:
+    """Held by the call that makes `name`. Raises BlockingIOError where another one does."""
+    return locked(progress / f"{name}.lock", "embedded_zoo web", progress.parent, "out=DIR")
+
+
+def wait_for(progress: Path, name: str) -> None:
+    """Return once another call has made `name`. Raises RuntimeError when nobody is at it and it is not there."""
+    while not (progress / f"{name}.done").exists():
+        with suppress(BlockingIOError), at_work(progress, name):
+            if not (progress / f"{name}.done").exists():
+                raise RuntimeError(
+                    f"The call that was making {name} has ended without it. Start `embedded_zoo web` again."
+                )
+        time.sleep(2)
+
+
+def train_one(name: str, out: Path, steps_scale: float) -> None:
+    """Train a tower, the scorer or a model, and write its file with its record."""
+    start, cpu = time.time(), time.process_time()
+    if name == WEB_CLIP:
+        tensors, figures = train_scorer(steps_scale)
+    elif name in read_web()["towers"]:
+        tensors, figures = train_web_tower(name, steps_scale)
+    else:
+        tensors, figures = train_web_model(name, out, steps_scale)
+    record: dict[str, object] = {"name": name, **figures, "minutes": round((time.time() - start) / 60, 1)}
+    record["cpu_seconds"] = round(time.process_time() - cpu)
+    save_weights(out / f"{name}.safetensors", tensors, {**record, **provenance()})
+    print(json.dumps(record), flush=True)
 
 
 # ---- towers --------------------------------------------------------------------------------------------------------
-def as_scene(drawn: Scenes) -> Scene:
-    return drawn.images.float() / 255, drawn.patches, drawn.classes
-
-
-def join(parts: list[Scenes]) -> Scenes:
-    return Scenes(*(torch.cat(column) for column in zip(*parts, strict=True)))
-
-
 def train_web_tower(name: str, steps_scale: float) -> tuple[dict[str, Tensor], dict[str, object]]:
     """A tower: plain scenes first where it starts from nothing, then pictures of the web with names equally often."""
     config = read_web()["towers"][name]
@@ -149,28 +152,29 @@ def train_web_tower(name: str, steps_scale: float) -> tuple[dict[str, Tensor], d
     weights = None
     if "grown_from" in training:
         weights = load_file(WEIGHTS / f"{training['grown_from']}.safetensors")
-    held_out = join([draw_pictures(world, k, training["seed"], f"{name}/held-out", 256, balanced=True) for k in KINDS])
+    held_out = lessons.join_scenes(
+        [draw_pictures(world, k, training["seed"], f"{name}/held-out", 256, balanced=True) for k in KINDS]
+    )
     pictures = picture_source(world, training["seed"], f"{name}/train", POOL)
-    numbers = {"training": {**training}, "architecture": config["architecture"]}
     figures: dict[str, object] = {}
     for k, stage in enumerate(training["stages"]):
         of_step = partial(plain_scenes, training["seed"], stage["batch"])
         if stage["pictures"] == "web":
             of_step = partial(_scene_at, pictures, stage["batch"])
         steps = max(2, round(stage["steps"] * steps_scale))
-        weights, figures = train_tower(name, numbers, len(NAMES), k, weights, of_step, as_scene(held_out), steps)
+        weights, figures = train_tower(name, config, len(NAMES), k, weights, of_step, lessons.as_scene(held_out), steps)
     assert weights is not None
     return weights, {"seed": training["seed"], **figures}
 
 
 def _scene_at(pictures: Callable[[int, int], Scenes], batch: int, step: int) -> Scene:
-    return as_scene(pictures(step, batch))
+    return lessons.as_scene(pictures(step, batch))
 
 
 def plain_scenes(seed: int, batch: int, step: int) -> Scene:
     """Scenes at full size without a border, of a step."""
     world = lessons.broad_world(True, scale=(0.25, 0.95))
-    return as_scene(lessons.render_many(world, seed, "web_tower/plain", batch, step * batch))
+    return lessons.as_scene(lessons.render_many(world, seed, "web_tower/plain", batch, step * batch))
 
 
 # ---- connectors ----------------------------------------------------------------------------------------------------
@@ -186,10 +190,10 @@ def train_web_model(name: str, out: Path, steps_scale: float) -> tuple[dict[str,
         for of_all in (PICTURES, HELD_OUT)
     )
     train, held_out = (
-        join([draw_pictures(world, kind, seed, f"{name}/{split}", n) for kind, n in of_split.items()])
+        lessons.join_scenes([draw_pictures(world, kind, seed, f"{name}/{split}", n) for kind, n in of_split.items()])
         for split, of_split in (("train", sizes), ("held-out", exams))
     )
-    pool = join([train, held_out])
+    pool = lessons.join_scenes([train, held_out])
     features = tower_features(model, name, pool.images)
     figures: dict[str, object] = {"seed": seed}
     for k, stage in enumerate(training["stages"]):
@@ -204,24 +208,7 @@ def train_web_model(name: str, out: Path, steps_scale: float) -> tuple[dict[str,
     return own_tensors(name, model), figures
 
 
-def question_about(drawn: Scenes, i: int, task: str, rng: np.random.Generator, world: Web) -> tuple[str, str]:
-    """(question, answer) of a task about picture i; yes and no are equally likely."""
-    there = present(drawn, i)
-    if task == "recognition":
-        return WORDINGS[int(rng.random() * len(WORDINGS))], there[0]
-    if task == "counting":
-        return COUNTING, str(int(drawn.counts[i]))
-    right = rng.random() < 0.5
-    if task == "presence":
-        asked = there[int(rng.random() * len(there))] if right else absent_name(there, rng, world)
-        return PRESENCE.format(object=with_article(asked)), ("no", "yes")[right]
-    pair = [there[int(rng.random() * len(there))] for _ in range(2)]
-    if not right:
-        pair[int(rng.random() * 2)] = absent_name(there, rng, world)
-    return MATCHING.format(text=matching_text(pair)), ("no", "yes")[right]
-
-
-def absent_name(there: list[str], rng: np.random.Generator, world: Web) -> str:
+def absent_name(world: Web, there: list[str], rng: np.random.Generator) -> str:
     """A name that is not in the picture: any, a popular one, or one of the first object's shelf."""
     kind = rng.random()
     options: tuple[str, ...] = NAMES if kind < 0.4 else world.ranked[:8] if kind < 0.7 else shelf(there[0])
@@ -239,7 +226,10 @@ def exam(
     rng = np.random.Generator(np.random.Philox(key=seed, counter=[0, 1, 0, 0]))
     start = first if task == "recognition" else first + sizes[0] + sizes[1]
     n = sizes[0] + sizes[1] if task == "recognition" else sizes[2]
-    pairs = [question_about(drawn, i, task, rng, world) for i in range(start, start + n)]
+    pairs = [
+        lessons.question_about(drawn, i, task, rng, WORDINGS, partial(absent_name, world))
+        for i in range(start, start + n)
+    ]
     return start, [RECOGNITION if task == "recognition" else q for q, _ in pairs], [a for _, a in pairs]
 
 
@@ -258,7 +248,7 @@ def draw_batches(
         for i, kind in zip(numbers.tolist(), kinds.tolist(), strict=True):
             of_kind = {"recognition": 1.0} if kind == 1 else chances[kind // 2]
             task = list(of_kind)[int(np.searchsorted(np.cumsum(list(of_kind.values())), rng.random() * 0.999999))]
-            pairs.append(question_about(drawn, i, task, rng, world))
+            pairs.append(lessons.question_about(drawn, i, task, rng, WORDINGS, partial(absent_name, world)))
         ranked = (rng.random(batch) < 0.55).astype(int)
         variants = np.full(batch, GENERATION_STEPS.get(step % 10, -1))
         variants = np.where(variants < 0, ranked, variants).tolist()
@@ -282,23 +272,26 @@ def train_scorer(steps_scale: float) -> tuple[dict[str, Tensor], dict[str, objec
 
     def loss_at(step: int) -> Tensor:
         drawn = pictures(step, batch) if step >= warm_up else plain_drawn(seed, batch, step)
-        images, patches, classes = as_scene(drawn)
+        images, patches, classes = lessons.as_scene(drawn)
         features = F.normalize(model.encode_image(normalise(images)), dim=-1)
         loss = dense_loss(head, seen.pop()[:, 1:], patches, classes)
         return loss + sum(
-            F.cross_entropy(choice_logits(model, tokenizer, features, c), c.right) for c in clip_choices(drawn)
+            F.cross_entropy(choice_logits(model, tokenizer, features, c), c.right)
+            for c in lessons.caption_choices(drawn, drawn.counts == 1)
         )
 
     parameters: list[nn.Parameter] = [*model.parameters(), *head.parameters()]
     loss = fit(parameters, loss_at, steps, training["lr"], WEB_CLIP)
     hook.remove()
     model.eval()
-    held_out = join([draw_pictures(world, k, seed, "web_clip/held-out", 256, balanced=True) for k in KINDS])
+    held_out = lessons.join_scenes(
+        [draw_pictures(world, k, seed, "web_clip/held-out", 256, balanced=True) for k in KINDS]
+    )
     with torch.no_grad():
         features = F.normalize(model.encode_image(normalise(held_out.images.float() / 255)), dim=-1)
         right = [
             round((choice_logits(model, tokenizer, features, c).argmax(1) == c.right).float().mean().item(), 4)
-            for c in clip_choices(held_out)
+            for c in lessons.caption_choices(held_out, held_out.counts == 1)
         ]
     return model.state_dict(), {"seed": seed, "steps": steps, "loss": round(loss, 4), "caption_top1": right}
 
@@ -306,18 +299,6 @@ def train_scorer(steps_scale: float) -> tuple[dict[str, Tensor], dict[str, objec
 def plain_drawn(seed: int, batch: int, step: int) -> Scenes:
     one, several = lessons.broad_world(True, (1, 1)), lessons.broad_world(True, (1, 4))
     half = batch // 2
-    return join([lessons.render_many(w, seed, "web_clip/plain", half, step * half) for w in (one, several)])
-
-
-def clip_choices(drawn: Scenes) -> list[Choice]:
-    """Captions to tell apart: names of pictures with one object, lists of objects of the others, counts of all."""
-    single = drawn.counts == 1
-    rows, one, several = torch.arange(len(single)), torch.where(single)[0], torch.where(~single)[0]
-    lists = [", ".join(present(drawn, i)) for i in several.tolist()]
-    unique = list(dict.fromkeys(lists))
-    counts = [f"a photo of {n} object{'s' if n > 1 else ''}" for n in range(1, 5)]
-    return [
-        Choice(one, [f"this is a photo of a {name}" for name in NAMES], drawn.classes[one, 0]),
-        Choice(rows, counts, drawn.counts - 1),
-        Choice(several, unique, torch.tensor([unique.index(text) for text in lists])),
-    ]
+    return lessons.join_scenes(
+        [lessons.render_many(w, seed, "web_clip/plain", half, step * half) for w in (one, several)]
+    )
