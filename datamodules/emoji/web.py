@@ -37,7 +37,7 @@ class Web:
     order: which order of popularity the names have; another number is another web.
     companions: chance that a further object comes from the same shelf of four names as the first one.
     hidden: share of pictures with one object in which it cannot be seen: covered, or `unreadable` pixels a side.
-    symbols: smallest and largest symbol in a margin, never wider than that; companion_symbols: how often other margins of
+    symbols: smallest and largest symbol, never wider than its margin; companion_symbols: how often other margins of
         bordered pictures with one object hold symbols too. A symbol is always of the picture's own class.
     """
 
