@@ -43,6 +43,8 @@ class Targets:
     png: Literal["all", "source"] = "all"
     """which models also score, on test, the prompt read back from its 8-bit PNG: all, or the source only (about half
     the scoring of a sweep's cell; the PNG's column stays empty elsewhere)"""
+    curves: bool = True
+    """score the held-out models at every validation too; false: on test only, which is what a sweep's cells are for"""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """of the models' weights and activations"""
     quant: Literal["8bit", "4bit"] | None = None

@@ -82,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
     # Lightning takes seconds to import: --help and a wrong word are answered before.
     from experiments.sweep.plan import count_rows
     from experiments.tuning.tell import estimate, summary
-    from experiments.tuning.trials import build_study, shared_config, train_trials, trial_words
+    from experiments.tuning.trials import build_study, require_studies, shared_config, train_trials, trial_words
 
     base = trial_words(options.exp, data, others)
     rows = count_rows(shared_config(base, sources[0]))
@@ -95,6 +95,7 @@ def main(argv: Sequence[str]) -> int:
     print(estimate(studies, record, base, rows, trials=options.trials, **costs), flush=True)
     if options.plan:
         return 0
+    require_studies(studies, base)
 
     def run(trials: list[Trial]) -> None:
         first, last = min(trial.number for trial in trials), max(trial.number for trial in trials)

@@ -36,6 +36,7 @@ class TransferCallback(L.Callback):
         context: the row fields that are constant in the run (run seed method source official bounds).
         scores_folder: per-sample scores of the last scoring of each split go here as npz.
         png: whether `all` models score `test_prompts`, or the sources (`source`) only.
+        curves: whether held-out targets are scored at validations too, and not on test alone.
     """
 
     def __init__(
@@ -48,9 +49,10 @@ class TransferCallback(L.Callback):
         context: dict,
         scores_folder: Path | None = None,
         png: str = "all",
+        curves: bool = True,
     ) -> None:
         self.sources, self.targets, self.scorer, self.results = list(sources), list(targets), scorer, log
-        self.context, self.scores_folder, self.png = context, scores_folder, png
+        self.context, self.scores_folder, self.png, self.curves = context, scores_folder, png, curves
         self.test_prompts: dict[str, Prompt] = {}  # further prompts scored on test, e.g. `png`
         self.latest: dict[str, dict[str, dict[str, Scores]]] = {}  # split -> mllm -> input -> record
         self.chosen: tuple[int, int] | None = None  # (epoch, step) of the prompt that is tested, where not the current
@@ -118,7 +120,8 @@ class TransferCallback(L.Callback):
             for spec, model in zip(self.sources, module.sources, strict=True)
         )
         of_targets = prompts if self.png == "all" else learned
-        for spec, records in chain(own, self.scorer.score_all(self.targets, split, of_targets)):
+        targets = [t for t in self.targets if split == "test" or self.curves or t.role == "select"]
+        for spec, records in chain(own, self.scorer.score_all(targets, split, of_targets)):
             self.latest[split][spec.name] = records
             logged |= summarise(self.scorer, spec.name, split, records)
             if is_rank_zero():

@@ -216,6 +216,16 @@ def test_a_png_that_the_source_alone_scores_is_counted_once():
     assert everywhere.seconds - alone.seconds == pytest.approx(targets * 100 * ROW)
 
 
+def test_held_out_models_without_curves_are_counted_on_test_alone():
+    from experiments.recipes import load_experiment
+    from experiments.sweep.plan import ROW, counted
+
+    words, rows = [("exp", "smoke"), ("data.n_test", "100")], {"train": 64, "val": 24, "test": 512}
+    words += [("targets.select", "[]"), ("train.val_every_steps", "1000000")]
+    always, never = (counted(load_experiment([*words, ("targets.curves", word)]), rows) for word in ("true", "false"))
+    assert always.seconds - never.seconds == pytest.approx(2 * 24 * ROW)
+
+
 def test_a_finished_folder_is_of_this_format(sweep):
     out, _ = sweep
     transfer_sweep.main(["sweep=embedded_smoke", f"out={out}"])

@@ -238,6 +238,16 @@ def test_a_run_can_score_its_png_on_the_source_alone_and_says_so(cache, tmp_path
     assert "png: source" in (out / "config.yaml").read_text()
 
 
+@pytest.mark.slow
+def test_held_out_models_can_be_left_to_the_test_and_models_that_steer_cannot(cache, tmp_path):
+    out = smoke(tmp_path / "none", "method=none", "targets.curves=false")
+    rows = read_rows(out / "results.jsonl")
+    heldout = {row["mllm"] for row in rows if row["role"] == "heldout"}
+    assert heldout and not heldout & {row["mllm"] for row in rows if row["split"] == "val"}
+    assert {row["mllm"] for row in rows if row["split"] == "val"} == {*MODELS} - heldout
+    assert {row["mllm"] for row in rows if row["split"] == "test"} == {*MODELS}
+
+
 def test_evaluate_gives_the_run_s_own_test_scores(run, cache, tmp_path, capsys):
     evaluate([f"prompt={run / 'prompt'}", "mllm=embedded_instructblip", "n=24", f"out={tmp_path}"])
 

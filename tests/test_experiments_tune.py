@@ -179,7 +179,7 @@ def test_trials_load_no_target_read_no_test_row_and_follow_the_source():
             )  # fmt: skip
             on = {"vp": (0, 0), "evp": (0, 0), "fca": (0.1, 0), "tse": (0, 0.2), "tvp": (0.1, 0.2)}[method]
             assert (config.method.fca, config.method.tse) == on and config.method.lr == 2.0
-            assert config.train.val_every_steps == 20 and config.train.epochs == 2
+            assert config.train.val_every_steps == 50 and config.train.epochs == 2
 
 
 def trial(study, words):
@@ -290,6 +290,16 @@ def test_a_failed_run_is_a_recorded_trial_and_no_chosen_one(tmp_path, monkeypatc
     assert failed["number"] == 1 and failed["error"] == "ValueError: the loss is nan" and failed["val"] is None
     assert len(found["trials"]) == 4 and found["chosen"]["embedded_minigpt4"]["evp"]["number"] != 1
     assert "| 4 (1 failed) |" in capsys.readouterr().out
+
+
+def test_what_trials_lack_is_said_before_the_first_is_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "ensure_all", lambda *args, **kwargs: pytest.fail("a run was started"))
+    words = ["exp=smoke", f"out={tmp_path / 'x'}", f"source.weights={tmp_path}", "method.clip=ViT-B-32"]
+    with pytest.raises(FileNotFoundError, match=r"No CLIP weights for the TSE loss(.|\n)*No trial was made"):
+        tune.main([*words, "methods=evp,tse"])
+    assert not (tmp_path / "x").exists() or not any((tmp_path / "x").rglob("*.json"))
+    monkeypatch.setattr(module, "ensure_all", train_by_threads(lambda config: 0.5, []))
+    assert tune.main([*words, "methods=evp", "trials=2", "rounds=0", "max_steps=4"]) == 0
 
 
 def test_a_plan_says_runs_and_time_and_starts_nothing(tmp_path, monkeypatch, capsys):

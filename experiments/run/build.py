@@ -173,8 +173,9 @@ def build_callback(parts: RunParts, folder: RunFolder) -> TransferCallback:
         residency=config.targets.residency,
     )
     log = ResultLog(folder.results)
-    more: dict[str, Any] = {"context": context, "scores_folder": folder.scores, "png": config.targets.png}
-    return TransferCallback(parts.sources, parts.targets, scorer, log, **more)
+    more: dict[str, Any] = {"context": context, "scores_folder": folder.scores}
+    of_targets = {"png": config.targets.png, "curves": config.targets.curves}
+    return TransferCallback(parts.sources, parts.targets, scorer, log, **more, **of_targets)
 
 
 def validation_interval(config: DictConfig, steps_per_epoch: int) -> int | None:

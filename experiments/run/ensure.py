@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from experiments.recipes import load_experiment, read_yaml
 from experiments.run.folder import CONFIG, STATUS, plain_config, read_status
+from experiments.run.shared_source import keep_sources
 
 
 class NamedRun(NamedTuple):
@@ -116,7 +117,8 @@ def _one_thread() -> None:
 
 def _ensure_logged(cell: NamedRun, out: Path) -> None:
     with open(out / f"{cell.name}.log", "a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
-        ensure_run(cell, out)
+        with keep_sources():
+            ensure_run(cell, out)
 
 
 def _is_finished(cell: NamedRun, out: Path) -> bool:

@@ -111,16 +111,17 @@ def counted(config: DictConfig, rows: dict[str, int] | None = None) -> Cost:
     test = rows["test"] if n_test is None else min(n_test, rows["test"])
     models = [config.source.name, *config.targets.names]
     of_png = models if config.targets.png == "all" else models[:1]
+    on_val = models if config.targets.curves else [config.source.name, *config.targets.select]
     if all(get_entry(name).embedded for name in models):
         # The tiny models were timed: seconds of an update of 16 images, and of a row.
-        visits = (scored + test) * len(models) + test * len(of_png)  # test: the float prompt and the PNG
+        visits = scored * len(on_val) + test * (len(models) + len(of_png))  # test: the float prompt and the PNG
         of_update = UPDATE[config.method.name] * per_update / 16 * max(1, len(config.sources))
         return Cost(START + updates * of_update + visits * ROW, "counted")
     # Published models were not timed here: two operations for each parameter and token, at an assumed rate.
     learned_on = [source.name for source in config.sources] or [config.source.name]
     size = {name: get_entry(name).parameters for name in (*models, *learned_on)}
     work = updates * per_update * PASSES[config.method.name] * sum(size[name] for name in learned_on)
-    work += 2 * ((scored + test) * sum(size[name] for name in models) + test * sum(size[name] for name in of_png))
+    work += 2 * (scored * sum(size[name] for name in on_val) + test * sum(size[name] for name in (*models, *of_png)))
     return Cost(2 * TOKENS * work / FLOPS, "assumed")
 
 

@@ -147,10 +147,11 @@ def words_of(method: str, params: Mapping[str, Value], steps_per_epoch: int) -> 
     if "lr" in params:
         words["method.lr"] = params["lr"]
     if "steps" in params:
-        # Five validations whatever the length: the best of more would be better by chance alone.
+        # Two validations whatever the length: the best of more would be better by chance alone, and each costs a small
+        # model as much as thirty updates.
         steps = int(params["steps"])
         words |= {"train.max_steps": steps, "train.epochs": math.ceil(steps / steps_per_epoch)}
-        words |= {"train.val_every_steps": math.ceil(steps / 5)}
+        words |= {"train.val_every_steps": math.ceil(steps / 2)}
     if "init" in params:
         words["prompt.init"] = params["init"]
     if METHODS[method][0] == "tvp":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import get_args, get_type_hints
@@ -15,9 +15,10 @@ from experiments.run.build import run_length
 from experiments.run.ensure import NamedRun, ensure_all
 from experiments.run.folder import read_status
 from experiments.schema import Prompt
+from experiments.sweep.identity import Fingerprints
 from experiments.sweep.plan import updates_of_an_epoch
 from experiments.tuning.search import Study, Trial
-from experiments.tuning.space import METHODS, initial_space, words_of
+from experiments.tuning.space import METHODS, Value, initial_space, words_of
 from lightning_modules.records import read_rows
 
 Pairs = Sequence[tuple[str, str]]
@@ -41,9 +42,7 @@ def build_study(base: Pairs, source: str, method: str, max_steps: int, rows: dic
     Raises:
         ValueError: the words make no valid run, or validation rows are test rows.
     """
-    # Neutral rate and weights: the recipe's own belong to another optimizer or method.
-    words = [NO_RATE, *base, ("source.name", source), ("method", METHODS[method][0])]
-    words += [(key, as_yaml(value)) for key, value in words_of(method, {}, 1).items()]
+    words = _neutral_words(base, source, method, {})
     config = load_experiment(words)
     per_epoch = updates_of_an_epoch(config, rows)
     most = max_steps or run_length(config, per_epoch)[1]
@@ -51,6 +50,26 @@ def build_study(base: Pairs, source: str, method: str, max_steps: int, rows: dic
     inits = tuple(init for init in _inits() if "init" in given or _is_valid([*words, ("prompt.init", init)]))
     space = initial_space(method, config.method.optimizer, most, inits)
     return Study(source, method, {name: dim for name, dim in space.items() if name not in given}, per_epoch)
+
+
+def _neutral_words(base: Pairs, source: str, method: str, params: Mapping[str, Value]) -> list[tuple[str, str]]:
+    """Without the recipe's rate and weights, which belong to another optimizer or method."""
+    words = [NO_RATE, *base, ("source.name", source), ("method", METHODS[method][0])]
+    return words + [(key, as_yaml(value)) for key, value in words_of(method, params, 1).items()]
+
+
+def require_studies(studies: Sequence[Study], base: Pairs) -> None:
+    """Every missing weight and data file of all the trials, all at once and before the first is trained.
+
+    Raises: FileNotFoundError with a block of text for each.
+    """
+    files, blocks = Fingerprints(), dict[str, None]()
+    for study in studies:
+        params = {"tse": 1.0} if METHODS[study.method][2] else {}  # any weight makes a run load CLIP
+        words = _neutral_words(base, study.source, study.method, params)
+        blocks |= dict.fromkeys(files.missing(load_experiment(words)))
+    if blocks:
+        raise FileNotFoundError("\n".join([*blocks, "See docs/models.md and docs/data.md. No trial was made."]))
 
 
 def shared_config(base: Pairs, source: str) -> DictConfig:
