@@ -385,6 +385,16 @@ def test_a_sweep_takes_over_the_words_of_each_source_data_set_and_method(tmp_pat
     assert plain["embedded_llava-emoji_recognition-evp-s0"].method.lr == 4.0
 
 
+def test_an_ensemble_takes_over_what_was_tuned_for_it_or_else_for_its_first_member(tmp_path):
+    both = "embedded_llava+embedded_minigpt4"
+    given = [("sources", both), ("seeds", "0")]
+    found = build_cells(load_sweep("embedded_smoke", [*given, ("tuned", str(tuning(tmp_path / "a.json", **ALL)))]))
+    assert {cell.method: resolved(cell).method.lr for cell in found if cell.method != "none"} == {"evp": 3.5, "tvp": 4.5}
+    own = ALL | {f"{both}__evp": 8.0, f"{both}__tvp": 9.0}
+    found = build_cells(load_sweep("embedded_smoke", [*given, ("tuned", str(tuning(tmp_path / "b.json", **own)))]))
+    assert {cell.method: resolved(cell).method.lr for cell in found if cell.method != "none"} == {"evp": 8.0, "tvp": 9.0}
+
+
 def test_a_recipe_names_its_tunings_beside_itself_and_rows_of_their_own(tmp_path, monkeypatch):
     words = {f"embedded_minigpt4__{name}": lr for name, lr in (("fca", 7.0), ("evp", 8.0))}
     tuning(tmp_path / "t.json", **words)

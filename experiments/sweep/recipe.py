@@ -58,7 +58,7 @@ class Sweep:
     targets: models every prompt is scored on, beside its own source (none: the sources). select: targets that
     may steer, none by default. words: `key: value` for every cell. source_words: source -> `key: value`.
     tuned: files of `python -m experiments.tune`, one a data set, beside this recipe's: their words for each source,
-    data set and method come last. tuned_words: data set -> source -> method -> `key: value`, which they fill.
+    data set and method come last; an ensemble that was not tuned takes over those of its first member. tuned_words: data set -> source -> method -> `key: value`, which they fill.
     primary: the two methods whose difference on targets the sweep is made to test, before all other comparisons.
     """
 
@@ -142,6 +142,10 @@ def _take_over(sweep: DictConfig, tunings: Sequence[Path]) -> None:
             if twice:
                 raise ValueError(f"tuned has {twice[0]} of {source} on {tuned.data} twice. Expected it in one file.")
             mine |= methods
+    for of_source in found.values():
+        for source in sweep.sources:
+            if members(source)[0] in of_source:
+                of_source.setdefault(source, of_source[members(source)[0]])
     for data, source, method in product(sweep.data, sweep.sources, sweep.methods):
         name = tuned_method(method)
         if name and name not in found.get(data.name, {}).get(source, {}):
