@@ -70,7 +70,6 @@ EMBEDDED_TEXTS = {
     "embedded_minigpt4": ("tiny trained MiniGPT-4, ships with the package", 1_050_000),
     "embedded_instructblip": ("tiny trained InstructBLIP, ships with the package", 1_210_000),
     "embedded_blip2": ("tiny trained BLIP-2 (T5), ships with the package", 1_300_000),
-    "embedded_bliva": ("tiny trained BLIVA, ships with the package", 1_220_000),
     "embedded_llava": ("tiny trained LLaVA with a CNN tower, ships with it", 735_000),
     # Successors of the embedded models, trained on pictures as a web holds them.
     "web_minigpt4": ("tiny MiniGPT-4 of the web world, ships with the package", 862_688),

@@ -308,7 +308,7 @@ def test_a_missing_run_costs_a_seed_and_no_pair():
         ("minigpt4", "instructblip", "same tower weights"),
         ("blip2_opt", "blip2_opt_6_7b", "same tower weights and architecture"),
         ("minigpt4", "visualglm", "other tower of the same kind"),
-        ("embedded_minigpt4", "embedded_bliva", "same tower weights"),
+        ("embedded_minigpt4", "embedded_instructblip", "same tower weights"),
         ("embedded_minigpt4", "embedded_llava", "tower of another kind"),
         ("embedded_minigpt4", "minigpt4", "same architecture, other tower of the same kind"),
         ("embedded_minigpt4", "instructblip", "other tower of the same kind"),
