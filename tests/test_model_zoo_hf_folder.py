@@ -76,6 +76,24 @@ def test_a_name_of_the_hub_goes_everywhere_a_name_goes(root: Path, capsys: pytes
     assert "nothing to convert" in capsys.readouterr().err
 
 
+def test_a_tiny_model_is_written_by_a_command_that_is_named_where_it_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    missing = "hf:tiny/internvl"
+    with pytest.raises(FileNotFoundError, match=r"python -m model_zoo tiny internvl weights="):
+        load_mllm(missing, weights=tmp_path)
+    assert main(["tiny", "internvl", f"weights={tmp_path}"]) == 0
+    assert f"Wrote {tmp_path / 'tiny' / 'internvl'}." in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / "tiny").iterdir()] == ["internvl"]
+    before = model_fingerprint(missing, tmp_path)
+    assert main(["tiny", "internvl", f"weights={tmp_path}"]) == 0
+    assert "is there already; nothing was written" in capsys.readouterr().out
+    write_folder("internvl", tmp_path / "again" / "tiny" / "internvl")
+    assert model_fingerprint(missing, tmp_path / "again") == before  # the same in every place
+    assert main(["tiny", "intern", f"weights={tmp_path}"]) == 2
+    assert "Unknown family 'intern'. Did you mean 'internvl'? Available: llava, " in capsys.readouterr().err
+
+
 def test_a_named_entry_says_what_it_shares(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["list", "smolvlm2_2_2b", f"weights={tmp_path}"]) == 0
     shown = capsys.readouterr().out

@@ -53,10 +53,10 @@ def shared(source: str, target: str) -> str:
     """The strongest of `STRONGEST_FIRST` that any member of the source shares with the target.
 
     Tower weights: the same original file of the vision tower (of published models: the file of the original layout,
-    whatever layout is loaded). Language model: the same weights at the start, known of the hub's named models; told
-    apart only where the towers are others. A connector that grew from another's: training began with the other's weights. Kind:
-    vision transformer or convolutional network. Architecture: the same adapter class; an embedded model has that of its
-    family. A model that is not registered shares nothing that is known with any other.
+    whatever layout is loaded). Language model: the same weights at the start, known of the hub's named models, and told
+    only where the towers are others. A connector that grew from another's: training began with the other's weights.
+    Kind: vision transformer or convolutional network. Architecture: the same adapter class; an embedded model has that
+    of its family. A model that is not registered shares nothing that is known with any other.
     """
     return min((_pair(member, target) for member in members(source)), key=STRONGEST_FIRST.index)
 
