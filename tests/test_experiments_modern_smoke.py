@@ -1,4 +1,4 @@
-"""`make train EXP=modern_smoke`: learned on a tiny Qwen3-VL, scored on five other families in one run, cut, reported."""
+"""`make train EXP=modern_smoke`: learned on a tiny Qwen3-VL, scored on five others in one run, cut, reported."""
 
 from __future__ import annotations
 
