@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.hf_folders import write_folder
-from support.hf_oracle import official_inputs, own_logp
+from support.hf_oracle import official_inputs, own_logp, processed, talk
 from support.hf_parts import CANDIDATES, QUESTIONS
 
 from model_zoo.__main__ import main
@@ -270,6 +270,33 @@ def test_a_template_without_the_answer_is_refused(root: Path) -> None:
     template = folder(root) / "chat_template.jinja"
     template.write_text(template.read_text().replace("{% for m in messages %}", "{% for m in messages[:1] %}"))
     with pytest.raises(ValueError, match="does not go on from the prompt"):
+        load_folder(NAME, folder(root))
+
+
+@pytest.mark.parametrize("said", ["{{ m['content'] }}", "{{ m['content'] + '' }}"], ids=["prints", "adds"])
+def test_a_template_that_takes_the_answer_as_plain_text_is_understood(said: str, root: Path) -> None:
+    """Given parts, the first prints them as Python writes them and the second fails."""
+    template = folder(root) / "chat_template.jinja"
+    whole = template.read_text()
+    parts = whole[whole.index("{% for c in") : whole.index("<|im_end|>")]
+    branch = f"{{% if m['role'] == 'assistant' %}}{said}{{% else %}}{parts}{{% endif %}}"
+    template.write_text(whole.replace(parts, branch))
+    model = load_folder(NAME, folder(root))
+    prompt, answer = model.prompter.row(QUESTIONS[0], 64).ids, model.prompter.answer_and_end("a red car")
+    text = model.prompter.processor.apply_chat_template(
+        [*talk(QUESTIONS[0]), {"role": "assistant", "content": "a red car"}], tokenize=False
+    )
+    frame = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
+    whole_ids = processed(model.prompter.processor, text, frame)["input_ids"][0].tolist()
+    assert whole_ids[: len(prompt) + len(answer)] == prompt + answer and not model.prompter.more
+
+
+def test_a_template_that_fails_on_a_picture_is_refused(root: Path) -> None:
+    template = folder(root) / "chat_template.jinja"
+    template.write_text("{{ raise_exception('only text') }}" + template.read_text())
+    with pytest.raises(
+        ValueError, match=r"template fails on a question about a picture: only text\. Expected one that"
+    ):
         load_folder(NAME, folder(root))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
+from jinja2.exceptions import TemplateError
 from torch import Tensor
 from transformers.image_processing_base import BatchFeature
 
@@ -95,7 +96,7 @@ class Prompter:
                 "chat_template.jinja (or chat_template.json) in the folder; get the instruction-tuned model."
             )
         self.template_kwargs = {k: v for k, v in THINKING_OFF.items() if k in str(template)} | dict(given)
-        prompt, whole = self._render(QUESTION), self._render(QUESTION, ANSWER)
+        prompt, whole = self._rendered()
         lead, found, end = whole.removeprefix(prompt).partition(ANSWER)
         if not whole.startswith(prompt) or not found:
             raise ValueError(
@@ -109,10 +110,34 @@ class Prompter:
         eos = self.tokenizer.eos_token
         self.end = end.partition(eos)[0] + eos if eos and eos in end else end.rstrip()
 
-    def _render(self, question: str, answer: str | None = None) -> str:
+    def _rendered(self) -> tuple[str, str]:
+        """A prompt, and the finished conversation.
+
+        Templates expect what the assistant said as parts, as a plain text, or as either. One that expects a text fails
+        on parts or prints them as Python writes them, which is longer; one that expects parts leaves a text out.
+        """
+        forms: tuple[Any, ...] = ([{"type": "text", "text": ANSWER}], ANSWER)
+        wholes, errors = [], []
+        try:
+            prompt = self._render(QUESTION)
+            for form in forms:
+                try:
+                    wholes.append(self._render(QUESTION, form))
+                except (TypeError, TemplateError) as error:
+                    errors.append(error)
+            if not wholes:
+                raise errors[0]
+        except (TypeError, TemplateError) as error:
+            raise ValueError(
+                f"The chat template fails on a question about a picture: {error}. Expected one that takes messages with "
+                "an image, a text and an answer; get the folder of the instruction-tuned model."
+            ) from None
+        return prompt, min(wholes, key=lambda whole: (ANSWER not in whole, len(whole)))
+
+    def _render(self, question: str, answer: Any = None) -> str:
         talk = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
         if answer is not None:
-            talk.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+            talk.append({"role": "assistant", "content": answer})
         return self.processor.apply_chat_template(
             talk, add_generation_prompt=answer is None, tokenize=False, **self.template_kwargs
         )
