@@ -291,6 +291,14 @@ def test_a_template_that_takes_the_answer_as_plain_text_is_understood(said: str,
     assert whole_ids[: len(prompt) + len(answer)] == prompt + answer and not model.prompter.more
 
 
+def test_a_template_that_only_the_tokenizer_holds_is_read(root: Path) -> None:
+    template = folder(root) / "chat_template.jinja"
+    expected = scores(load_folder(NAME, folder(root)))
+    change_json(folder(root) / "tokenizer_config.json", chat_template=template.read_text())
+    template.unlink()
+    assert torch.equal(scores(load_folder(NAME, folder(root))), expected)
+
+
 def test_a_template_that_fails_on_a_picture_is_refused(root: Path) -> None:
     template = folder(root) / "chat_template.jinja"
     template.write_text("{{ raise_exception('only text') }}" + template.read_text())

@@ -89,7 +89,8 @@ class Prompter:
             self._find_answer(template_kwargs or {})
 
     def _find_answer(self, given: Mapping[str, Any]) -> None:
-        template = self.processor.chat_template
+        # Folders of 2024 may hold it with the tokenizer alone.
+        template = self.processor.chat_template = self.processor.chat_template or self.tokenizer.chat_template
         if not template:
             raise ValueError(
                 f"{type(self.processor).__name__} has no chat template, so nobody knows how it asks. Expected "
@@ -116,23 +117,23 @@ class Prompter:
         Templates expect what the assistant said as parts, as a plain text, or as either. One that expects a text fails
         on parts or prints them as Python writes them, which is longer; one that expects parts leaves a text out.
         """
-        forms: tuple[Any, ...] = ([{"type": "text", "text": ANSWER}], ANSWER)
-        wholes, errors = [], []
+        prompt = self._tried()
+        wholes = [self._tried(form) for form in ([{"type": "text", "text": ANSWER}], ANSWER)]
+        texts = [whole for whole in wholes if isinstance(whole, str)]
+        if isinstance(prompt, str) and texts:
+            return prompt, min(texts, key=lambda whole: (ANSWER not in whole, len(whole)))
+        error = next(e for e in (prompt, *wholes) if not isinstance(e, str))
+        raise ValueError(
+            f"The chat template fails on a question about a picture: {error}. Expected one that takes messages with an "
+            "image, a text and an answer; get the folder of the instruction-tuned model."
+        )
+
+    def _tried(self, answer: Any = None) -> str | Exception:
+        """What the template writes, or why it does not."""
         try:
-            prompt = self._render(QUESTION)
-            for form in forms:
-                try:
-                    wholes.append(self._render(QUESTION, form))
-                except (TypeError, TemplateError) as error:
-                    errors.append(error)
-            if not wholes:
-                raise errors[0]
+            return self._render(QUESTION, answer)
         except (TypeError, TemplateError) as error:
-            raise ValueError(
-                f"The chat template fails on a question about a picture: {error}. Expected one that takes messages with "
-                "an image, a text and an answer; get the folder of the instruction-tuned model."
-            ) from None
-        return prompt, min(wholes, key=lambda whole: (ANSWER not in whole, len(whole)))
+            return error
 
     def _render(self, question: str, answer: Any = None) -> str:
         talk = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
