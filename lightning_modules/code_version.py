@@ -22,7 +22,7 @@ TEXTS = (".py", ".json", ".yaml")
 NO_SOURCES = (
     *("datamodules/prepare/", "datamodules/__main__.py"),
     *("model_zoo/__main__.py", "model_zoo/listing.py", "model_zoo/check.py", "model_zoo/memory/"),
-    *("model_zoo/embedded/gates.json", "model_zoo/fetch/", "model_zoo/weights/delta.py"),
+    *("model_zoo/embedded/gates.json", "model_zoo/fetch/", "model_zoo/weights/delta.py", "model_zoo/hf/tiny/"),
     *("lightning_modules/prompt_card.py", "lightning_modules/prompt_hub.py"),
 )
 LIBRARIES = (

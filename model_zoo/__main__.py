@@ -18,6 +18,7 @@ usage: python -m model_zoo list [NAME] [weights=DIR] [batch=16]
        python -m model_zoo apply_delta v0|v1.1 llama=DIR [delta=DIR] [weights=DIR] [to=DIR]
        python -m model_zoo check NAME [weights=DIR]
        python -m model_zoo convert NAME [weights=DIR] to=DIR
+       python -m model_zoo tiny FAMILY [weights=DIR]
 
   list      every MLLM: what it is, its files and where they are published, what is missing below weights=DIR, size on
             disk, memory by dtype as a source (gradients at batch=N images) and as a target; NAME shows the details
@@ -30,6 +31,8 @@ usage: python -m model_zoo list [NAME] [weights=DIR] [batch=16]
   check     are all files there, whole, with the expected names and shapes, and of one model (Vicuna v0 or v1.1)?
             Reads headers only: seconds, little memory. One line per item; exit code 0 when all is well, else 1
   convert   one safetensors folder that loads in one go and gives bit-identical outputs
+  tiny      write a random model of a family of the hub, a megabyte, as weights/tiny/FAMILY; its name hf:tiny/FAMILY
+            goes wherever a name goes, to try a run before any weights are fetched. `tiny help` lists the families
 
   revision=COMMIT   or branch or tag of hf:ORG/MODEL; by default the commit that was fetched first stays
   weights=weights   the root that holds the published files of all models (docs/models.md)
@@ -40,6 +43,7 @@ KEYS = {
     "apply_delta": ("llama", "delta", "weights", "to"),
     "check": ("weights",),
     "convert": ("weights", "to"),
+    "tiny": ("weights",),
 }
 
 
@@ -73,6 +77,8 @@ def _dispatch(argv: list[str]) -> int:
         return _fetch(name, weights, options)
     if command == "apply_delta":
         return _apply_delta(name, weights, options)
+    if command == "tiny":
+        return _tiny(name, weights)
     return _check(name, weights) if command == "check" else _convert(name, weights, options)
 
 
@@ -128,6 +134,17 @@ def _apply_delta(version: str, weights: Path, options: dict[str, str]) -> int:
         raise FileNotFoundError(f"No folder '{place}'. Expected the published difference; get it with: {command}")
     target = Path(to).expanduser() if to else weights / VICUNAS[version].path
     print(f"Wrote {apply_delta(version, Path(options['llama']).expanduser(), place, target)}.")
+    return 0
+
+
+def _tiny(family: str, weights: Path) -> int:
+    from model_zoo.hf.tiny.families import TINY
+    from model_zoo.hf.tiny.write import write_tiny
+
+    if family not in TINY:
+        raise ValueError(f"Unknown family '{family}'.{_suggest(family, list(TINY))} Available: {', '.join(TINY)}.")
+    folder = weights / "tiny" / family
+    print(f"Wrote {folder}." if write_tiny(family, folder) else f"{folder} is there already; nothing was written.")
     return 0
 
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from experiments.bench import __main__ as bench
 from experiments.bench.gpu import NO_GPU, device_peak, flops, gpu_calls, llm_tokens
+from experiments.bench.hub import CANDIDATES, HUB, hub_task, own_scores, tiny_hub_model
 from experiments.bench.measure import FIELDS, TOLERANCE, measure, rank_group, train_group
 from experiments.bench.models import (
     ARCHITECTURES,
@@ -113,6 +114,30 @@ def test_a_naive_side_that_computes_something_else_is_not_timed():
         list(measure(model, [wrong], 1))
 
 
+@pytest.mark.parametrize("family", HUB)
+def test_tiny_models_of_the_hub_rank_as_their_own_forward_with_one_pass_for_all_candidates(family):
+    model = tiny_hub_model(family)
+    task = hub_task(model, 2, 10)
+    torch.testing.assert_close(task.ours(), task.naive(), atol=1e-5, rtol=0)
+    assert task.ours().std(0).max() > 1e-3, "the pictures must matter"
+    (row,) = measure(model, [task], 1)
+    assert row["forwards"] == {"ours": ONCE, "naive": {"vision": 20, "llm": 20}}
+
+
+def test_the_image_processor_runs_once_a_batch_and_once_a_picture_size_not_once_a_question():
+    model, calls = tiny_hub_model("smolvlm"), []
+    preprocess = model.images.preprocess
+    model.images.preprocess = lambda *args, **kwargs: calls.append(1) or preprocess(*args, **kwargs)
+    questions, frames = [f"is it {word}?" for word in ("a", "b", "c", "d")], torch.rand(4, 3, 40, 40)
+    first = model.score(frames, questions, ["no", "yes"])
+    assert len(calls) == 2, "the batch, and a blank picture of its size"
+    model.score(frames, [f"{question} now" for question in questions], ["no", "yes"])
+    assert len(calls) == 3
+    model.score(torch.rand(4, 3, 44, 44), questions, ["no", "yes"])
+    assert len(calls) == 5
+    torch.testing.assert_close(first, own_scores(model, frames, questions, ["no", "yes"]), atol=1e-5, rtol=0)
+
+
 @pytest.mark.slow
 def test_a_whole_run_has_every_row_and_every_field(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("experiments.bench.command.rss_row", lambda name, **_: RSS | {"architecture": name})
@@ -123,12 +148,13 @@ def test_a_whole_run_has_every_row_and_every_field(tmp_path, monkeypatch, capsys
     assert list(result) == ["device", "threads", "torch", "rows", "rss"]
     assert result["device"].startswith("cpu: ") and result["torch"] == torch.__version__
     expected = [(name, path, n) for name in ARCHITECTURES for path, counts in PATHS.items() for n in counts]
+    expected += [(f"hub_{family}", "rank", CANDIDATES) for family in HUB]
     assert [(row["architecture"], row["path"], row["candidates"]) for row in result["rows"]] == expected
     for row in result["rows"]:
         check_row(row)
     printed = capsys.readouterr()
     assert out.with_suffix(".txt").read_text() in printed.out and printed.out.endswith(f"{NO_GPU}\n")
-    assert "[49/49] visualglm train_fca_tse_cached" in printed.err and "[rss] bliva" in printed.err
+    assert "[49/54] visualglm train_fca_tse_cached" in printed.err and "[rss] bliva" in printed.err
     assert sorted(path.name for path in out.parent.iterdir()) == ["bench.json", "bench.txt"]
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from datamodules.text_files import read_text
 from experiments.recipes import FOLDER, first_lines, list_recipes, load_experiment, read_yaml
+from model_zoo.hf.catalogue import HF_MODELS
+from model_zoo.memory.need import source_need
 
 TEN = ("cifar10", "cifar100", "imagenette", "svhn", "eurosat", "oxford_pets", "dtd", "clevr", "hateful_memes", "pope")
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
@@ -43,6 +46,34 @@ def test_every_data_set_has_a_recipe_that_is_built_without_weights_or_data(data,
     assert module.prompt.delta.shape[-1] == 224 and module.sources is None
     missing = datamodule.missing()
     assert missing and all("data" in line for line in missing)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", HF_MODELS)
+def test_every_named_model_of_the_hub_has_a_recipe_that_is_planned_without_weights(name, tmp_path, monkeypatch, capsys):
+    """It is built in an empty folder, its header says how to get the weights and what is planned, and it fits 80 GB."""
+    from experiments.run.build import RunParts, build_module
+    from experiments.run.memory_plan import print_plan
+    from experiments.train import main
+
+    monkeypatch.chdir(tmp_path)
+    config = load(exp=f"cifar10_{name}")
+    parts = RunParts(config)
+    module = build_module(parts, steps_per_epoch=10)
+    assert config.source.name == name and module.prompt.delta.shape[-1] == 224 and parts.datamodule.missing()
+    assert print_plan(config) == 0
+    fetch = f"python -m model_zoo fetch {name}"
+    shown = capsys.readouterr().out
+    assert f"{fetch} weights=weights" in shown and f"one tile: {HF_MODELS[name].tokens[0]} visual tokens" in shown
+    header = " ".join(read_text(FOLDER / f"cifar10_{name}.yaml").replace("\n#", "").split())
+    assert f"`{fetch}`" in header and ("HF_TOKEN" in header) == ("Gemma" in HF_MODELS[name].licence)
+    sizes, saved = HF_MODELS[name].sizes("one"), config.train.checkpointing
+    need = source_need(sizes, config.train.batch_size, "bfloat16", checkpointing=saved, clip=True).total / 2**30
+    assert need < 76 and f"{need:.0f} GiB of GPU memory at bfloat16" in header
+    with pytest.raises(
+        FileNotFoundError, match=rf"No {name} weights in 'weights'(.|\n)*Get them with: {fetch} weights="
+    ):
+        main([f"exp=cifar10_{name}", "out=run"])
     assert not any(tmp_path.iterdir())
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from itertools import combinations
 
 import pytest
 from omegaconf import OmegaConf
 
+from experiments.statistics.sharing import shared
 from experiments.sweep import cells as module
 from experiments.sweep import identity
 from experiments.sweep.cells import SweepCell, build_cells, cell_words, resolved
@@ -61,6 +63,29 @@ def test_the_paper_sweep_is_the_whole_matrix():
 
     sweep = load_sweep("paper")
     assert len(sweep.sources) == 6 and len(sweep.data) == 10 and {d.name for d in sweep.data} <= set(DATAMODULES)
+
+
+def test_the_modern_sweep_tells_same_tower_same_language_model_and_nothing_shared_apart():
+    sweep = load_sweep("modern")
+    assert [d.name for d in sweep.data] == [d.name for d in load_sweep("paper").data] and len(sweep.sources) == 8
+    assert [method.name for method in sweep.methods] == ["none", "vp", "evp", "fca", "tse", "tvp"]
+    pairs = {}
+    for source, target in combinations(sorted(sweep.sources), 2):
+        assert shared(source, target) == shared(target, source)
+        pairs.setdefault(shared(source, target), set()).add((source, target))
+    tower = ("llava_onevision_7b", "paligemma2_3b", "smolvlm2_2_2b")
+    assert pairs.pop("same tower weights") == {*combinations(tower, 2)}
+    assert pairs.pop("same language model, other tower") == {("internvl3_8b", "qwen2_5_vl_7b")}
+    assert {kind: len(of) for kind, of in pairs.items()} == {"other tower of the same kind": 28 - 4}
+
+
+def test_fca_and_tse_of_the_modern_sweep_are_tvp_with_one_term():
+    terms = {}
+    for cell in build_cells(load_sweep("modern", [("sources", "qwen3_vl_8b"), ("data", "cifar10"), ("seeds", "0")])):
+        config = resolved(cell)
+        terms[cell.method] = (config.method.name, config.method.fca, config.method.tse)
+    assert terms["fca"] == ("tvp", 0.005, 0.0) and terms["tse"] == ("tvp", 0.0, 0.001)
+    assert terms["tvp"] == ("tvp", 0.005, 0.001) and terms["evp"] == ("evp", 0.0, 0.0)
 
 
 def test_the_same_cell_has_the_same_id():

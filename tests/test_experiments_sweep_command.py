@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -194,6 +195,38 @@ def test_plan_of_what_is_not_here_says_what_is_missing(tmp_path, capsys, monkeyp
     assert transfer_sweep.main([*words, f"out={tmp_path / 'out'}"]) == 0
     said = capsys.readouterr().out
     assert "1 missing" in said and "ASSUMED 50 TFLOP/s" in said and "No blip2 weights" in said
+
+
+def test_the_modern_matrix_is_planned_without_weights_and_every_cell_fits_80_gb(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["plan", "sweep=modern", "data=cifar10", "seeds=0", "methods=tvp"]
+    assert transfer_sweep.main([*words, f"out={tmp_path / 'out'}"]) == 0
+    said = capsys.readouterr().out
+    rows = re.findall(r"│ (\w+) +│ cifar10 +│ tvp +│ 1 missing │ +([\d.]+) h │ +([\d.]+) GiB │", said)
+    hours = {name: float(taken) for name, taken, _ in rows}
+    assert len(hours) == 8 and all(float(peak) < 76 for *_, peak in rows)
+    # 1,485 visual tokens and recomputed layers against 64 tokens of an LLM of the same size.
+    assert hours["llava_onevision_7b"] > 3 * hours["qwen2_5_vl_7b"]
+    assert "8 cells to do" in said and "python -m model_zoo fetch qwen3_5_4b weights=" in said
+
+
+def test_a_plan_counts_the_tokens_of_the_tiles_and_recomputed_layers():
+    from experiments.recipes import load_experiment
+    from experiments.sweep.plan import counted, picture_work
+
+    def config(name, *words):
+        pairs = [("exp", "cifar10_minigpt4"), ("source.name", name), ("source.weights", "nowhere")]
+        return load_experiment([*pairs, *words])
+
+    rows = {"train": 1600, "val": 100, "test": 0}
+    tvp, more = (counted(config("internvl3_8b", ("train.checkpointing", word)), rows) for word in ("false", "true"))
+    work = picture_work("internvl3_8b", config("internvl3_8b"), learning=True)
+    assert more.seconds - tvp.seconds == pytest.approx(2 * 1600 * work / 50e12)
+    one, official = (
+        picture_work("smolvlm_256m", config("smolvlm_256m", ("source.tiles", tiles))) for tiles in ("one", "official")
+    )
+    as_target = picture_work("smolvlm_256m", config("internvl3_8b", ("targets.heldout", "[smolvlm_256m]")))
+    assert official == as_target > 15 * one
 
 
 def test_predictions_come_from_finished_cells_of_the_nearest_kind():

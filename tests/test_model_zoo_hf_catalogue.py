@@ -63,6 +63,16 @@ def qwen(kind: str) -> Callable[[str], Any]:
     return build
 
 
+def qwen3_5(name: str) -> Any:
+    config = qwen("Qwen3VL")(name)
+    heads = {"num_attention_heads": 16, "num_key_value_heads": 4, "head_dim": 256}  # 4,096 wide; see the catalogue
+    kept = {key: getattr(config.text_config, key) for key in ("hidden_size", "intermediate_size", "num_hidden_layers")}
+    tower = config.vision_config.to_dict() | {"model_type": "qwen3_5_vision"}
+    tower.pop("deepstack_visual_indexes")
+    text = {**kept, **heads, "vocab_size": config.text_config.vocab_size, "tie_word_embeddings": True}
+    return tf.Qwen3_5Config(vision_config=tower, text_config=text, tie_word_embeddings=True)
+
+
 def internvl(name: str) -> Any:
     side, patch = (HF_MODELS[name].vision.pixels,) * 2, (14, 14)
     tower = vision(name, image_size=list(side), patch_size=list(patch), attention_bias=True)
@@ -102,6 +112,7 @@ BUILD: dict[str, Callable[[str], Any]] = {
     "qwen2_5_vl_7b": qwen("Qwen2_5_VL"),
     "qwen3_vl_8b": qwen("Qwen3VL"),
     "qwen3_vl_2b": lambda name: qwen("Qwen3VL")(name),
+    "qwen3_5_4b": qwen3_5,
     "internvl3_8b": internvl,
     "internvl3_1b": internvl,
     "smolvlm2_2_2b": smolvlm,

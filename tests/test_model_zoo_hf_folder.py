@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.hf_folders import write_folder
-from support.hf_oracle import official_inputs, own_logp
+from support.hf_oracle import official_inputs, own_logp, processed, talk
 from support.hf_parts import CANDIDATES, QUESTIONS
 
 from model_zoo.__main__ import main
@@ -74,6 +74,24 @@ def test_a_name_of_the_hub_goes_everywhere_a_name_goes(root: Path, capsys: pytes
     assert "complete" in capsys.readouterr().out
     assert main(["convert", NAME, "to=x"]) == 2
     assert "nothing to convert" in capsys.readouterr().err
+
+
+def test_a_tiny_model_is_written_by_a_command_that_is_named_where_it_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    missing = "hf:tiny/internvl"
+    with pytest.raises(FileNotFoundError, match=r"python -m model_zoo tiny internvl weights="):
+        load_mllm(missing, weights=tmp_path)
+    assert main(["tiny", "internvl", f"weights={tmp_path}"]) == 0
+    assert f"Wrote {tmp_path / 'tiny' / 'internvl'}." in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / "tiny").iterdir()] == ["internvl"]
+    before = model_fingerprint(missing, tmp_path)
+    assert main(["tiny", "internvl", f"weights={tmp_path}"]) == 0
+    assert "is there already; nothing was written" in capsys.readouterr().out
+    write_folder("internvl", tmp_path / "again" / "tiny" / "internvl")
+    assert model_fingerprint(missing, tmp_path / "again") == before  # the same in every place
+    assert main(["tiny", "intern", f"weights={tmp_path}"]) == 2
+    assert "Unknown family 'intern'. Did you mean 'internvl'? Available: llava, " in capsys.readouterr().err
 
 
 def test_a_named_entry_says_what_it_shares(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -252,6 +270,41 @@ def test_a_template_without_the_answer_is_refused(root: Path) -> None:
     template = folder(root) / "chat_template.jinja"
     template.write_text(template.read_text().replace("{% for m in messages %}", "{% for m in messages[:1] %}"))
     with pytest.raises(ValueError, match="does not go on from the prompt"):
+        load_folder(NAME, folder(root))
+
+
+@pytest.mark.parametrize("said", ["{{ m['content'] }}", "{{ m['content'] + '' }}"], ids=["prints", "adds"])
+def test_a_template_that_takes_the_answer_as_plain_text_is_understood(said: str, root: Path) -> None:
+    """Given parts, the first prints them as Python writes them and the second fails."""
+    template = folder(root) / "chat_template.jinja"
+    whole = template.read_text()
+    parts = whole[whole.index("{% for c in") : whole.index("<|im_end|>")]
+    branch = f"{{% if m['role'] == 'assistant' %}}{said}{{% else %}}{parts}{{% endif %}}"
+    template.write_text(whole.replace(parts, branch))
+    model = load_folder(NAME, folder(root))
+    prompt, answer = model.prompter.row(QUESTIONS[0], 64).ids, model.prompter.answer_and_end("a red car")
+    text = model.prompter.processor.apply_chat_template(
+        [*talk(QUESTIONS[0]), {"role": "assistant", "content": "a red car"}], tokenize=False
+    )
+    frame = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
+    whole_ids = processed(model.prompter.processor, text, frame)["input_ids"][0].tolist()
+    assert whole_ids[: len(prompt) + len(answer)] == prompt + answer and not model.prompter.more
+
+
+def test_a_template_that_only_the_tokenizer_holds_is_read(root: Path) -> None:
+    template = folder(root) / "chat_template.jinja"
+    expected = scores(load_folder(NAME, folder(root)))
+    change_json(folder(root) / "tokenizer_config.json", chat_template=template.read_text())
+    template.unlink()
+    assert torch.equal(scores(load_folder(NAME, folder(root))), expected)
+
+
+def test_a_template_that_fails_on_a_picture_is_refused(root: Path) -> None:
+    template = folder(root) / "chat_template.jinja"
+    template.write_text("{{ raise_exception('only text') }}" + template.read_text())
+    with pytest.raises(
+        ValueError, match=r"template fails on a question about a picture: only text\. Expected one that"
+    ):
         load_folder(NAME, folder(root))
 
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from support import hf_first, hf_folders, hf_parts
+from support.hf_folders import write_folder
 from support.hf_oracle import official_inputs, own_logp
 
 from model_zoo.hf.load import load_folder
+from model_zoo.hf.tiny import families, parts
 
 TEMPLATE = (
     "{{ bos_token }}[sys]look closely[/sys]{% for m in messages %}[{{ m['role'] }}]"
@@ -24,7 +25,7 @@ NAMES = ("llava", "llava_onevision", "qwen2_5_vl", "qwen3_vl", "internvl", "idef
 
 @pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in NAMES])
 def test_everything_is_read_from_the_folder(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tokenizer, text_config, vision_config = hf_parts.tokenizer, hf_parts.text_config, hf_parts.vision_config
+    tokenizer, text_config, vision_config = parts.tokenizer, parts.text_config, parts.vision_config
 
     def other_text(tokens: Any, **more: Any) -> dict[str, Any]:
         sizes = {"intermediate_size": 40, "num_key_value_heads": 4}
@@ -34,13 +35,13 @@ def test_everything_is_read_from_the_folder(name: str, tmp_path: Path, monkeypat
         marks = [f"[{end}{role}]" for role in ("sys", "user", "assistant") for end in ("", "/")]
         return tokenizer(*words, *marks, metaspace=not metaspace, **named)
 
-    monkeypatch.setattr(hf_first, "tokenizer", other_tokenizer)
-    monkeypatch.setattr(hf_first, "text_config", other_text)
-    monkeypatch.setattr(hf_first, "vision_config", lambda **more: vision_config(num_attention_heads=3, **more))
+    monkeypatch.setattr(families, "tokenizer", other_tokenizer)
+    monkeypatch.setattr(families, "text_config", other_text)
+    monkeypatch.setattr(families, "vision_config", lambda **more: vision_config(num_attention_heads=3, **more))
     for template in ("TURN", "USER_ASSISTANT", "CAPITAL", "GEMMA"):
         mark = "IMAGE" if template in ("TURN", "GEMMA") else "<image>"
-        monkeypatch.setattr(hf_first, template, TEMPLATE.replace("IMAGE", mark))
-    model = load_folder(name, hf_folders.write_folder(name, tmp_path / name), tiles="official")
+        monkeypatch.setattr(families, template, TEMPLATE.replace("IMAGE", mark))
+    model = load_folder(name, write_folder(name, tmp_path / name), tiles="official")
     frame = torch.randint(0, 256, (3, 44, 44), dtype=torch.uint8)
     question = "what is in the picture?"
     with torch.no_grad():

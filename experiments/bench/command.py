@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import platform
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from experiments.bench import models as bench_models
 from experiments.bench.gpu import report, run_gpu, save
+from experiments.bench.hub import HUB, hub_rows
 from experiments.bench.measure import bench_rows
 from experiments.bench.models import ARCHITECTURES
 from experiments.bench.peak_memory import rss_row
@@ -23,7 +25,7 @@ def run_bench(out: Path | None, *, batch: int, repeats: int, only: str, size: st
 
     Raises ValueError where `only` names nothing that there is, before any work.
     """
-    known = [*ARCHITECTURES, *PATHS, "rss", "gpu"]
+    known = [*ARCHITECTURES, *PATHS, "hub", "rss", "gpu"]
     if only and only not in known:
         raise ValueError(f"Unknown only='{only}'.{suggest(only, known)} Available: {', '.join(known)}.")
     if out:
@@ -40,14 +42,16 @@ def run_bench(out: Path | None, *, batch: int, repeats: int, only: str, size: st
 def run_cpu(*, batch: int, repeats: int, only: str, size: str) -> tuple[list[dict], list[dict]]:
     """(rows, peak memory) of what `only` asks for; progress on stderr, the table on stdout."""
     architectures = [only] if only in ARCHITECTURES else ARCHITECTURES
-    paths = [] if only == "rss" else [only] if only in PATHS else list(PATHS)
-    total, rows = len(architectures) * sum(len(PATHS[path]) for path in paths), []
-    numbers: dict[str, Any] = {"batch": batch, "repeats": repeats, "size": getattr(bench_models, size)}
-    for row in bench_rows(architectures, paths, **numbers) if paths else ():
+    paths = [] if only in ("rss", "hub") else [only] if only in PATHS else list(PATHS)
+    hub = HUB if only in ("", "hub") else ()
+    total, rows = len(architectures) * sum(len(PATHS[path]) for path in paths) + len(hub), []
+    numbers: dict[str, Any] = {"batch": batch, "repeats": repeats}
+    ours = bench_rows(architectures, paths, **numbers, size=getattr(bench_models, size)) if paths else ()
+    for row in chain(ours, hub_rows(**numbers) if hub else ()):
         rows.append(row)
         print(progress_line(len(rows), total, row), file=sys.stderr, flush=True)
     rss = []
-    for architecture in architectures if only not in PATHS else ():
+    for architecture in architectures if only not in (*PATHS, "hub") else ():
         rss.append(rss_row(architecture, batch=batch or 4, size=size))
         print(f"[rss] {architecture:13} {rss[-1]['ratio']:.2f}", file=sys.stderr, flush=True)
     print(bench_text(rows, rss), end="")

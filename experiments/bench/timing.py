@@ -47,13 +47,20 @@ def counted(model: Any) -> Iterator[dict[str, int]]:
 
         return add
 
-    watched = [("vision", model.connector.vision), ("llm", model.llm)]
-    handles = [first.register_forward_pre_hook(hook(what)) for what, part in watched for first in first_layers(part)]
+    watched = {"vision": vision_layers(model), "llm": first_layers(model.llm)}
+    handles = [first.register_forward_pre_hook(hook(what)) for what, layers in watched.items() for first in layers]
     try:
         yield calls
     finally:
         for handle in handles:
             handle.remove()
+
+
+def vision_layers(model: Any) -> list[nn.Module]:
+    """The first layer of the vision tower; of a model of the hub, of the first stack outside its LLM."""
+    if hasattr(model.connector, "vision"):
+        return first_layers(model.connector.vision)
+    return [layer for layer in first_layers(model.model) if layer not in first_layers(model.llm)][:1]
 
 
 def first_layers(module: nn.Module) -> list[nn.Module]:

@@ -11,6 +11,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.run.build import RunParts
+from experiments.run.preflight import missing_with_hint
 from lightning_modules.evaluation import ModelSpec
 from model_zoo.hf.catalogue import named_entry
 from model_zoo.hf.folder import folder_of
@@ -202,7 +203,7 @@ def _line(spec: Any, need: Need, config: DictConfig) -> str:
     if (sizes := _sizes(spec, config)) is None:
         return head
     if tiles := spec.options.get("tiles"):
-        head += f", {tiles} tiles: {sizes.visual} visual tokens"
+        head += f", {tiles} tile{'s' * (tiles != 'one')}: {sizes.visual} visual tokens"
     if spec.role != "source":
         return f"{head}, {gib(need.work)} to score {config.train.eval_batch_size} images ({config.targets.residency})"
     how = ", checkpointed" if spec.checkpointing else ""
@@ -220,7 +221,7 @@ def print_plan(config: DictConfig) -> int:
         sizes = _sizes(spec, config)
         print(f"{spec.role:8} {spec.name}: {entry.description}")
         print(f"         {(sizes.parameters if sizes else entry.parameters) / 1e6:,.1f} M parameters")
-        for line in missing_files(spec.name, spec.weights):
+        for line in missing_with_hint(spec.name, spec.weights):
             print(f"         MISSING {line}")
     plan = memory_plan(parts)
     problem = shortage(config, plan)

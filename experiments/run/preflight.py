@@ -11,6 +11,8 @@ from typing import Any
 from datamodules.writable import note_unwritable_caches, require_writable
 from experiments.run.build import RunParts, used_splits
 from lightning_modules.atomic import replace_file
+from model_zoo.hf.catalogue import TINY
+from model_zoo.hf.folder import folder_of
 from model_zoo.registry import canonical, missing_clip, missing_files
 from model_zoo.weights.layouts import fetch_hint
 
@@ -67,6 +69,19 @@ def require_places(parts: RunParts, folder: Path | None = None) -> None:
     wanted += ["features"] if config.train.feature_cache != "off" and config.method.fca else []
     wanted += ["decoded"] if config.data.cache else []
     note_unwritable_caches(wanted)
+
+
+def write_tiny_models(parts: RunParts) -> None:
+    """Write the tiny random models of a run that are not there: no hub holds them, so nothing else could bring them."""
+    from model_zoo.hf.tiny.families import TINY as FAMILIES
+    from model_zoo.hf.tiny.write import write_tiny
+
+    for spec in parts.models:
+        family = spec.name.removeprefix(TINY)
+        if spec.name.startswith(TINY) and family in FAMILIES:
+            folder = folder_of(spec.name, spec.weights)
+            if write_tiny(family, folder):
+                print(f"Wrote a tiny random {family} into '{folder}'.")
 
 
 def require_everything(parts: RunParts) -> None:

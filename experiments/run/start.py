@@ -17,7 +17,7 @@ from experiments.recipes import resolve
 from experiments.run.build import RunParts, build_callback, build_module, build_trainer
 from experiments.run.folder import RunFolder, create_run_folder, open_run_folder, read_status
 from experiments.run.memory_plan import check_memory
-from experiments.run.preflight import read_images, require_everything, require_places
+from experiments.run.preflight import read_images, require_everything, require_places, write_tiny_models
 from experiments.run.prompt_start import start_record
 from experiments.run.summary import write_summary
 from experiments.schema import Experiment
@@ -45,6 +45,7 @@ def start_run(config: DictConfig) -> Path:
     """Make a new run; everything missing is reported before the folder is created."""
     parts = RunParts(config)
     require_places(parts)
+    write_tiny_models(parts)
     require_everything(parts)
     check_memory(parts)
     folder = create_run_folder(config)

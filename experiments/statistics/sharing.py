@@ -14,12 +14,13 @@ MODEL = "same model"
 GROWN = "same tower, connector grown from that of the source"
 RELATED = "same tower, connectors of one origin"
 BOTH, TOWER = "same tower weights and architecture", "same tower weights"
+LANGUAGE = "same language model, other tower"
 ARCHITECTURE_AND_KIND, KIND = "same architecture, other tower of the same kind", "other tower of the same kind"
 ARCHITECTURE_ONLY, OTHER_KIND = "same architecture, tower of another kind", "tower of another kind"
 ARCHITECTURE, NOTHING = "same architecture", "nothing"
 """The last two: nothing is known of one of the towers, or an older statistics.json, which did not tell kinds apart."""
 STRONGEST_FIRST = (
-    *(MODEL, GROWN, RELATED, BOTH, TOWER, ARCHITECTURE_AND_KIND, KIND, ARCHITECTURE_ONLY, ARCHITECTURE),
+    *(MODEL, GROWN, RELATED, BOTH, TOWER, LANGUAGE, ARCHITECTURE_AND_KIND, KIND, ARCHITECTURE_ONLY, ARCHITECTURE),
     *(OTHER_KIND, NOTHING),
 )
 OTHER_TOWER = {  # (same architecture, same kind of tower; None: unknown) -> what they share
@@ -37,7 +38,7 @@ class Facts(NamedTuple):
     knows. adapter: its class.
 
     kind: of the tower, `ViT` or `CNN`; None where it is not known. origins: the models its connector grew from, the
-    latest first.
+    latest first. llm: the weights its language model started from; None where nobody looked.
     """
 
     name: str
@@ -45,15 +46,17 @@ class Facts(NamedTuple):
     adapter: str
     kind: str | None = None
     origins: tuple[str, ...] = ()
+    llm: str | None = None
 
 
 def shared(source: str, target: str) -> str:
     """The strongest of `STRONGEST_FIRST` that any member of the source shares with the target.
 
     Tower weights: the same original file of the vision tower (of published models: the file of the original layout,
-    whatever layout is loaded). A connector that grew from another's: training began with the other's weights. Kind:
-    vision transformer or convolutional network. Architecture: the same adapter class; an embedded model has that of its
-    family. A model that is not registered shares nothing that is known with any other.
+    whatever layout is loaded). Language model: the same weights at the start, known of the hub's named models, and told
+    only where the towers are others. A connector that grew from another's: training began with the other's weights.
+    Kind: vision transformer or convolutional network. Architecture: the same adapter class; an embedded model has that
+    of its family. A model that is not registered shares nothing that is known with any other.
     """
     return min((_pair(member, target) for member in members(source)), key=STRONGEST_FIRST.index)
 
@@ -64,6 +67,8 @@ def _pair(source: str, target: str) -> str:
         return MODEL
     architecture = a.adapter == b.adapter
     if a.tower is None or a.tower != b.tower:
+        if a.llm and a.llm == b.llm:
+            return LANGUAGE
         return OTHER_TOWER[architecture, None if None in (a.kind, b.kind) else a.kind == b.kind]
     if a.name in b.origins:
         return GROWN
@@ -82,7 +87,7 @@ def facts(name: str) -> Facts:
     if get_entry(name).hf:
         known = named_entry(name)
         # What the tower started from; a folder that is not listed may have any.
-        return Facts(known.hub, known.tower, known.kind, "ViT") if known else Facts(name, None, name)
+        return Facts(known.hub, known.tower, known.kind, "ViT", llm=known.llm) if known else Facts(name, None, name)
     if not embedded:
         model = PUBLISHED[name]
         return Facts(name, model.vision and model.vision.path, model.adapter, "ViT")  # EVA, or VisualGLM's own

@@ -15,13 +15,14 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.run.build import RunParts, build_datamodule, run_length, validation_interval
-from experiments.run.memory_plan import memory_plan
+from experiments.run.memory_plan import memory_plan, planned_sizes
 from experiments.sweep.cells import SweepCell, build_cells, resolved
 from experiments.sweep.display import clock
 from experiments.sweep.folder import MARKER, States, SweepFolder
 from experiments.sweep.identity import identified
 from experiments.sweep.slots import local_slots
 from lightning_modules.vocabulary import SPLITS
+from model_zoo.memory.activations import USUAL
 from model_zoo.registry import get_entry
 
 HOW = {
@@ -68,7 +69,8 @@ UPDATE = {"tvp": 0.16, "evp": 0.10, "vp": 0.12, "none": 0.0}  # an update of 16 
 ROW = 0.0036  # one test row of 16 candidates on one model
 START = 6.0  # imports and loading
 # Published models: counted operations at a rate we assume, not one we measured.
-FLOPS, TOKENS, PASSES = 50e12, 150, {"tvp": 5, "evp": 3, "vp": 3, "none": 0}
+FLOPS, PASSES = 50e12, {"tvp": 5, "evp": 3, "vp": 3, "none": 0}
+TOKENS = 150  # that every weight of a model of unknown sizes reads of a picture and its texts
 
 # (train, test) rows as published; POPE's train is what docs/method.md#data-sets builds.
 PUBLISHED_ROWS = {
@@ -117,12 +119,31 @@ def counted(config: DictConfig, rows: dict[str, int] | None = None) -> Cost:
         visits = scored * len(on_val) + test * (len(models) + len(of_png))  # test: the float prompt and the PNG
         of_update = UPDATE[config.method.name] * per_update / 16 * max(1, len(config.sources))
         return Cost(START + updates * of_update + visits * ROW, "counted")
-    # Published models were not timed here: two operations for each parameter and token, at an assumed rate.
+    # Published models were not timed here: two operations for each multiplication, at an assumed rate.
     learned_on = [source.name for source in config.sources] or [config.source.name]
-    size = {name: get_entry(name).parameters for name in (*models, *learned_on)}
-    work = updates * per_update * PASSES[config.method.name] * sum(size[name] for name in learned_on)
-    work += 2 * (scored * sum(size[name] for name in on_val) + test * sum(size[name] for name in (*models, *of_png)))
-    return Cost(2 * TOKENS * work / FLOPS, "assumed")
+    passes = PASSES[config.method.name] + (config.train.checkpointing and updates > 0)
+    work = updates * per_update * passes * sum(picture_work(name, config, learning=True) for name in learned_on)
+    work += scored * sum(picture_work(name, config) for name in on_val)
+    work += test * sum(picture_work(name, config) for name in (*models, *of_png))
+    return Cost(2 * work / FLOPS, "assumed")
+
+
+def picture_work(name: str, config: DictConfig, *, learning: bool = False) -> float:
+    """Multiplications of one forward of a picture with its texts: an answer while learning, else all candidates.
+
+    Every token meets every weight of its tower or LLM once, and every other token in each layer's attention. A model
+    of the hub reads as many tokens as its tiles make.
+    """
+    group = config.targets if name in config.targets.names else config.source
+    entry = get_entry(name)
+    weights = str(Path(config.source.weights).resolve())
+    sizes = None if entry.embedded else planned_sizes(name, weights, group.tiles, config.prompt.frame)
+    if sizes is None:
+        return TOKENS * entry.parameters
+    tower, llm = sizes.vision, sizes.llm
+    length = sizes.visual + USUAL.text + (USUAL.answer if learning else USUAL.candidates)
+    seen = tower.tokens * (tower.parameters + 2 * tower.layers * tower.tokens * tower.width)
+    return seen + length * (llm.linear + 2 * llm.layers * length * llm.inner)
 
 
 def updates_of_an_epoch(config: DictConfig, rows: dict[str, int]) -> int:

@@ -13,6 +13,8 @@ from model_zoo.memory.sizes import Former, Language, Sizes, Tower
 
 APACHE, MIT = "Apache-2.0", "MIT"
 GEMMA = "Gemma terms of use (accept them on the hub)"
+TINY = "hf:tiny/"
+"""Begins the names of tiny random models, which no hub holds: `model_zoo.hf.tiny` writes them."""
 
 
 class HubModel(NamedTuple):
@@ -98,6 +100,12 @@ HF_MODELS: dict[str, HubModel] = {
         "Qwen/Qwen3-VL-2B-Instruct", "Qwen3-VL: ViT from SigLIP2-L, Qwen3-1.7B", 2_127_532_032, APACHE,
         "SigLIP2-L", "Qwen3-1.7B", Tower(1024, 24, 4096, 16, 256, 256, 16),
         _llm(2048, 28, 6144, 16, 8, 151936, tied=True), (1, 1), (64, 64),
+    ),
+    # Its layers are wider than its heads: three of four are gated sums over the past, whose projections `inner` counts.
+    "qwen3_5_4b": HubModel(
+        "Qwen/Qwen3.5-4B", "Qwen3.5: its own ViT, recurrent layers in three of four", 4_539_265_536, APACHE,
+        "Qwen3.5 ViT", "Qwen3.5-4B", Tower(1024, 24, 4096, 16, 256, 256, 16),
+        _llm(2560, 32, 9216, 16, 2, 248320, inner=7168, tied=True), (1, 1), (64, 64),
     ),
     "internvl3_8b": HubModel(
         "OpenGVLab/InternVL3-8B-hf", "InternVL3: InternViT-300M, Qwen2.5-7B", 7_944_373_760, APACHE,

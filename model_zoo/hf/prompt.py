@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
+from jinja2.exceptions import TemplateError
 from torch import Tensor
 from transformers.image_processing_base import BatchFeature
 
@@ -88,14 +89,15 @@ class Prompter:
             self._find_answer(template_kwargs or {})
 
     def _find_answer(self, given: Mapping[str, Any]) -> None:
-        template = self.processor.chat_template
+        # Folders of 2024 may hold it with the tokenizer alone.
+        template = self.processor.chat_template = self.processor.chat_template or self.tokenizer.chat_template
         if not template:
             raise ValueError(
                 f"{type(self.processor).__name__} has no chat template, so nobody knows how it asks. Expected "
                 "chat_template.jinja (or chat_template.json) in the folder; get the instruction-tuned model."
             )
         self.template_kwargs = {k: v for k, v in THINKING_OFF.items() if k in str(template)} | dict(given)
-        prompt, whole = self._render(QUESTION), self._render(QUESTION, ANSWER)
+        prompt, whole = self._rendered()
         lead, found, end = whole.removeprefix(prompt).partition(ANSWER)
         if not whole.startswith(prompt) or not found:
             raise ValueError(
@@ -109,10 +111,34 @@ class Prompter:
         eos = self.tokenizer.eos_token
         self.end = end.partition(eos)[0] + eos if eos and eos in end else end.rstrip()
 
-    def _render(self, question: str, answer: str | None = None) -> str:
+    def _rendered(self) -> tuple[str, str]:
+        """A prompt, and the finished conversation.
+
+        Templates expect what the assistant said as parts, as a plain text, or as either. One that expects a text fails
+        on parts or prints them as Python writes them, which is longer; one that expects parts leaves a text out.
+        """
+        prompt = self._tried()
+        wholes = [self._tried(form) for form in ([{"type": "text", "text": ANSWER}], ANSWER)]
+        texts = [whole for whole in wholes if isinstance(whole, str)]
+        if isinstance(prompt, str) and texts:
+            return prompt, min(texts, key=lambda whole: (ANSWER not in whole, len(whole)))
+        error = next(e for e in (prompt, *wholes) if not isinstance(e, str))
+        raise ValueError(
+            f"The chat template fails on a question about a picture: {error}. Expected one that takes messages with an "
+            "image, a text and an answer; get the folder of the instruction-tuned model."
+        )
+
+    def _tried(self, answer: Any = None) -> str | Exception:
+        """What the template writes, or why it does not."""
+        try:
+            return self._render(QUESTION, answer)
+        except (TypeError, TemplateError) as error:
+            return error
+
+    def _render(self, question: str, answer: Any = None) -> str:
         talk = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
         if answer is not None:
-            talk.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+            talk.append({"role": "assistant", "content": answer})
         return self.processor.apply_chat_template(
             talk, add_generation_prompt=answer is None, tokenize=False, **self.template_kwargs
         )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from model_zoo.fetch.record import unfinished
-from model_zoo.hf.catalogue import HF_MODELS
+from model_zoo.hf.catalogue import HF_MODELS, TINY
 from model_zoo.weights.catalogue import PUBLISHED, existing_files, missing_lines
 from model_zoo.weights.index import shard_names
 
@@ -92,8 +92,9 @@ def fetch_hint(name: str, weights: Path) -> list[str]:
 
 
 def fetch_command(name: str, weights: Path) -> str:
-    """The command that gets a model, a CLIP or hf:ORG/MODEL."""
-    return f"python -m model_zoo fetch {name} weights={shlex.quote(str(weights))}"
+    """The command that gets a model, a CLIP or hf:ORG/MODEL; that writes a tiny one."""
+    what = f"tiny {name.removeprefix(TINY)}" if name.startswith(TINY) else f"fetch {name}"
+    return f"python -m model_zoo {what} weights={shlex.quote(str(weights))}"
 
 
 def layout_files(name: str, weights: str | Path) -> list[Path]:

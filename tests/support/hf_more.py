@@ -6,8 +6,9 @@ from typing import Any
 
 import transformers as tf
 
-from support.hf_first import qwen
-from support.hf_parts import GEMMA, INSTRUCT, TURN, Family, text_config, tokenizer, vision_config
+from model_zoo.hf.tiny.families import qwen
+from model_zoo.hf.tiny.parts import GEMMA, INSTRUCT, TURN, text_config, tokenizer, vision_config
+from support.hf_parts import Family
 
 
 def llava_next() -> tuple[Any, Any]:

@@ -29,7 +29,7 @@ def official_inputs(model: Any, frame: Tensor, question: str, answer: str | None
         talk(question, answer), add_generation_prompt=answer is None, **prompter.template_kwargs
     )
     bos = processor.tokenizer.bos_token
-    special = {"add_special_tokens": False} if text.startswith(bos) else {}
+    special = {"add_special_tokens": False} if bos and text.startswith(bos) else {}
     return processed(processor, text, frame, **options, **special)
 
 

@@ -1,12 +1,13 @@
-"""Tiny configurations and processors of the families that most people run."""
+"""Tiny configurations and processors of the families that most people run: what each needs beside sizes and texts."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import transformers as tf
 
-from support.hf_parts import CAPITAL, GEMMA, TURN, USER_ASSISTANT, Family, text_config, tokenizer, vision_config
+from model_zoo.hf.tiny.parts import CAPITAL, GEMMA, TURN, USER_ASSISTANT, text_config, tokenizer, vision_config
 
 
 def llava() -> tuple[Any, Any]:
@@ -158,14 +159,18 @@ def gemma3() -> tuple[Any, Any]:
     return config, tf.Gemma3Processor(images, words, GEMMA.replace("IMAGE", "<start_of_image>"), 4)
 
 
-FIRST: dict[str, Family] = {
-    "llava": Family(llava, 28, 40),
-    "llava_onevision": Family(llava_onevision, 28, 40),
-    "qwen2_5_vl": Family(qwen2_5_vl, 56, 40),
-    "qwen3_vl": Family(qwen3_vl, 64, 40),
-    "internvl": Family(internvl, 28, 40),
-    "idefics3": Family(idefics3, None, 40),
-    "smolvlm": Family(smolvlm, None, 40),
-    "paligemma": Family(paligemma, 28, 40),
-    "gemma3": Family(gemma3, 28, 40),
+TINY: dict[str, Callable[[], tuple[Any, Any]]] = {
+    build.__name__: build
+    for build in (
+        llava,
+        llava_onevision,
+        qwen2_5_vl,
+        qwen3_vl,
+        internvl,
+        idefics3,
+        smolvlm,
+        paligemma,
+        gemma3,
+    )
 }
+"""Family -> () -> (configuration, processor)."""
