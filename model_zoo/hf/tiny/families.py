@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import transformers as tf
+import transformers
 
 from model_zoo.hf.tiny.parts import CAPITAL, GEMMA, TURN, USER_ASSISTANT, text_config, tokenizer, vision_config
+
+tf: Any = transformers  # its annotations do not know all that its configurations take
 
 
 def llava() -> tuple[Any, Any]:
@@ -43,7 +45,7 @@ def llava_onevision() -> tuple[Any, Any]:
     return config, processor
 
 
-QWEN = {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"}
+QWEN: dict[str, Any] = {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"}
 QWEN_WORDS = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
 
 
@@ -78,7 +80,11 @@ def qwen3_vl() -> tuple[Any, Any]:
 
 
 def internvl() -> tuple[Any, Any]:
-    named = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
+    named: dict[str, Any] = {
+        "start_image_token": "<img>",
+        "end_image_token": "</img>",
+        "context_image_token": "<IMG_CONTEXT>",
+    }
     words = tokenizer("<|im_start|>", "<|im_end|>", **named, video_token="<video>")
     tower = vision_config(image_size=[28, 28], patch_size=[7, 7])
     config = tf.InternVLConfig(
@@ -142,7 +148,11 @@ def paligemma() -> tuple[Any, Any]:
 
 
 def gemma3() -> tuple[Any, Any]:
-    named = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
+    named: dict[str, Any] = {
+        "boi_token": "<start_of_image>",
+        "eoi_token": "<end_of_image>",
+        "image_token": "<image_soft_token>",
+    }
     words = tokenizer("<start_of_turn>", "<end_of_turn>", **named)
     text = text_config(words, head_dim=8, sliding_window=6, num_hidden_layers=4, query_pre_attn_scalar=8)
     layers = ["sliding_attention", "full_attention"] * 2
