@@ -141,6 +141,9 @@ def _check(name: str, weights: Path) -> int:
             print(f"Get what is missing with: {fetch_command(name, weights)}")
         print(f"\n{name}: {len(bad)} of {len(findings)} items need attention; it cannot be loaded from '{weights}'.")
         return 1
+    if get_entry(name).served:
+        print(f"\n{name}: it answers.")
+        return 0
     print(f"\n{name}: complete; names, shapes and structure are as published. Values are not checked.")
     return 0
 
@@ -157,6 +160,8 @@ def _convert(name: str, weights: Path, options: dict[str, str]) -> int:
 
     if get_entry(name).embedded:
         raise ValueError(f"'{name}' ships with the package as safetensors. There is nothing to convert.")
+    if get_entry(name).served:
+        raise ValueError(f"'{name}' stands behind a server, so no weights of it are here to convert.")
     if get_entry(name).hf:
         raise ValueError(f"'{name}' is loaded from its Hugging Face folder as it is. There is nothing to convert.")
     from model_zoo.weights.convert import convert

@@ -12,7 +12,7 @@ from model_zoo.embedded.config import WEIGHTS, embedded_files
 from model_zoo.hf.catalogue import HF_MODELS, parameters_said
 from model_zoo.hf.folder import folder_of, hub_id, is_hf, missing_in_folder, refuse, shards_of, text_digest
 from model_zoo.memory.sizes import PUBLISHED_SIZES
-from model_zoo.served.address import address_of, is_served
+from model_zoo.served.address import ONLY_SCORES, address_of, is_served
 from model_zoo.weights.catalogue import CLIPS, PUBLISHED, WeightFile
 from model_zoo.weights.layouts import fetch_command, find_layout, layout_files, missing_error, missing_in_layouts
 
@@ -123,7 +123,10 @@ def canonical(name: str) -> str:
 
 
 def get_entry(name: str) -> MLLMEntry:
-    """The registry entry, made up for `hf:ORG/MODEL` and `served:MODEL@URL`. Raises ValueError with a suggestion for an unknown name."""
+    """The registry entry, made up for `hf:ORG/MODEL` and `served:MODEL@URL`.
+
+    Raises ValueError with a suggestion for an unknown name.
+    """
     if canonical(name) in REGISTRY:
         return REGISTRY[canonical(name)]
     if is_hf(str(name)):
@@ -133,7 +136,8 @@ def get_entry(name: str) -> MLLMEntry:
         return MLLMEntry(SERVED_FACTORY, f"{model} behind {url}; it only scores", 0)
     close = get_close_matches(str(name).lower().replace("-", ""), [*REGISTRY, *ALIASES], n=1)
     hint = f" Did you mean '{close[0]}'?" if close else ""
-    raise ValueError(f"Unknown MLLM '{name}'.{hint} Available: {', '.join(list_mllms())}, hf:ORG/MODEL and served:MODEL@URL")
+    known = ", ".join([*list_mllms(), "hf:ORG/MODEL", "served:MODEL@URL"])
+    raise ValueError(f"Unknown MLLM '{name}'.{hint} Available: {known}")
 
 
 def load_mllm(
@@ -258,6 +262,12 @@ def contact_of(name: str, weights: str | Path = "weights") -> Contact:
     from model_zoo.served.contact import contact
 
     return contact(name, str(Path(weights).expanduser()))
+
+
+def refuse_served_source(name: str) -> None:
+    """Raise ValueError for a source behind a server."""
+    if is_served(name):
+        raise ValueError(ONLY_SCORES.format(name=name))
 
 
 def server_facts(name: str, weights: str | Path) -> dict[str, str]:

@@ -159,6 +159,11 @@ def measure(scorer: PromptScorer, spec: ModelSpec, n_probe: int, candidates: Seq
     model = spec.load(scorer.device) if missing else None
     val = scorer.score(spec, "val", {}, resident=model)
     test = scorer.score(spec, "test", {}, resident=model)
+    if any(record.written for record in test.values()):
+        raise ValueError(
+            f"{spec.name} gives no likelihoods, and headroom adds numbers to candidates' scores. Expected vLLM or "
+            "SGLang behind the address, or a model whose weights are here."
+        )
     for control in missing:
         made = make_probe(scorer, model, control, fit, len(candidates))
         if made is None:

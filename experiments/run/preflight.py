@@ -11,7 +11,7 @@ from typing import Any
 from datamodules.writable import note_unwritable_caches, require_writable
 from experiments.run.build import RunParts, used_splits
 from lightning_modules.atomic import replace_file
-from model_zoo.registry import canonical, missing_clip, missing_files
+from model_zoo.registry import canonical, is_served, missing_clip, missing_files
 from model_zoo.weights.layouts import fetch_hint
 
 
@@ -85,7 +85,10 @@ def missing_things(parts: RunParts) -> list[str]:
     """A block of text for every model, and for the data set, whose files are not all there."""
     config, folders = parts.config, {(spec.name, spec.weights): None for spec in parts.models}
     _ = parts.monitor  # refuses what may not steer
-    wanted = [(f"{name} weights in '{weights}'", missing_with_hint(name, weights)) for name, weights in folders]
+    wanted = [
+        (f"answer of {name}" if is_served(name) else f"{name} weights in '{weights}'", missing_with_hint(name, weights))
+        for name, weights in folders
+    ]
     if config.method.tse:
         weights = config.source.weights
         wanted.append((f"CLIP weights for the TSE loss in '{weights}'", missing_clip(config.method.clip, weights)))

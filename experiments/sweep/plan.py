@@ -111,7 +111,7 @@ def counted(config: DictConfig, rows: dict[str, int] | None = None) -> Cost:
     test = rows["test"] if n_test is None else min(n_test, rows["test"])
     models = [config.source.name, *config.targets.names]
     of_png = models if config.targets.png == "all" else models[:1]
-    if all(get_entry(name).embedded for name in models):
+    if all(get_entry(name).embedded or get_entry(name).served for name in models):
         # The tiny models were timed: seconds of an update of 16 images, and of a row.
         visits = (scored + test) * len(models) + test * len(of_png)  # test: the float prompt and the PNG
         of_update = UPDATE[config.method.name] * per_update / 16 * max(1, len(config.sources))

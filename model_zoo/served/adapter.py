@@ -16,6 +16,7 @@ from model_zoo.generation import REFERENCE_DECODING
 from model_zoo.hf.prompt import SHORT
 from model_zoo.scoring.candidates import encode_candidates
 from model_zoo.sequences import require_texts
+from model_zoo.served.address import ONLY_SCORES
 from model_zoo.served.client import Client, UnansweredError
 from model_zoo.served.contact import Contact, contact, seconds
 from model_zoo.served.picture import Picture, picture_of
@@ -34,10 +35,6 @@ from model_zoo.served.ways import (
 
 REQUESTS = "TVP_SERVED_REQUESTS"
 MOST_UNANSWERED, ALWAYS_ALLOWED = 0.05, 4  # share and number of pictures that may stay unanswered
-ONLY_SCORES = (
-    "'{name}' stands behind a server and only scores: no gradient and no features come through it. Expected a model "
-    "whose weights are here as the source; give this one as a target."
-)
 
 
 class TooManyUnansweredError(ConnectionError):
@@ -62,16 +59,12 @@ class ServedMLLM(MLLM):
 
     def __init__(self, name: str, found: Contact, weights: str, *, requests: int = 8) -> None:
         super().__init__(name, 224)
-        self.found, self.requests = found, requests
+        self.found, self.way, self.requests = found, found.way, requests
         self.server = Server(Client(found.url, timeout=seconds()), found.model, found.extras)
         self.responses = Responses([name, found.fingerprint, found.probe])
         self.texts = Texts(found.model, weights) if found.way == INPUT else None
         self.asked = self.unanswered = 0
         self._prompts: dict[tuple[str, int], list[int]] = {}
-
-    @property
-    def way(self) -> str:
-        return self.found.way
 
     @property
     def dtype(self) -> torch.dtype:
@@ -98,8 +91,8 @@ class ServedMLLM(MLLM):
             )
         require_texts("questions", questions, len(images))
         encode_candidates(candidates, lambda text: [0] * len(text.strip()), len(images))  # checks them
-        shared = isinstance(candidates[0], str)
-        rows = [list(candidates if shared else candidates[b]) for b in range(len(images))]
+        lists: Sequence[Any] = [candidates] * len(images) if isinstance(candidates[0], str) else candidates
+        rows: list[list[str]] = [list(texts) for texts in lists]
         pictures = pictures_of(images)
 
         def ask(b: int) -> list[Likelihood]:

@@ -7,10 +7,14 @@ from urllib.parse import urlsplit
 
 PREFIX = "served:"
 EXAMPLE = "served:Qwen/Qwen3-VL-8B-Instruct@http://127.0.0.1:8000"
+ONLY_SCORES = (
+    "'{name}' stands behind a server and only scores: no gradient and no features come through it. Expected a model "
+    "whose weights are here as the source; give this one as a target."
+)
 
 
 class Address(NamedTuple):
-    """model: the id under which the server lists it. url: scheme, host and port, and a path in front of `/v1` if any."""
+    """model: the id under which the server lists it. url: what stands before `/v1`."""
 
     model: str
     url: str

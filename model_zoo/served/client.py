@@ -27,7 +27,7 @@ class ServerGoneError(ConnectionError):
     """The server cannot be reached, refuses the key or lacks the model: nothing more can be scored."""
 
 
-class UnansweredError(Exception):
+class UnansweredError(OSError):
     """This request has no answer; others may."""
 
 

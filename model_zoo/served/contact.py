@@ -1,4 +1,4 @@
-"""The one probe of a served model: who answers, the best way to its likelihoods, whether it is the model of last time."""
+"""The one probe of a served model: who answers, the best way to its likelihoods, is it the model of last time."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import date
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -148,16 +148,14 @@ def _same_as_recorded(name: str, found: Contact) -> Contact:
     path = cache_root() / "served" / "known" / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.json"
     known = read_json(path, "what a server was", "delete it: the next contact writes it anew")
     if known is None or (known["way"], known["server"]) != (found.way, found.server):
-        try:
+        with suppress(OSError):  # a cache that cannot be written: said by whoever needs it
             write_json(path, {**found._asdict(), "name": name, "first": date.today().isoformat()})
-        except OSError:
-            pass  # a cache that cannot be written: said by whoever needs it
         return found
     for what, differs in _DIFFERENCES.items():
         if differs(Contact(**{key: known[key] for key in Contact._fields}), found):
             raise OtherModelError(
                 f"Another model stands behind {found.url} than recorded on {known['first']} in {path}: {what}. Scores "
-                f"of two models would bear the name '{name}'. Serve the recorded one, or delete that file to begin anew."
+                f"of two models would bear one name, '{name}'. Serve the recorded one, or delete that file."
             )
     return found._replace(probe=known["probe"])
 

@@ -53,9 +53,7 @@ def prompt_ids(server: Server, picture: Picture, question: str) -> list[int]:
     return _ids(_chat(server, picture, question, max_tokens=1, return_token_ids=True))
 
 
-def vllm_likelihood(
-    server: Server, picture: Picture, question: str, answer: str, prompt: Sequence[int]
-) -> Likelihood:
+def vllm_likelihood(server: Server, picture: Picture, question: str, answer: str, prompt: Sequence[int]) -> Likelihood:
     """The likelihood of an answer behind a prompt of these ids.
 
     Raises LikelihoodMissingError without likelihoods, ValueError where the tokenizer merges over the answer's border.
@@ -95,9 +93,7 @@ def sglang_likelihood(
     return _summed(client, INPUT, [row[0] for row in table[-len(answer) :]])
 
 
-def _chat(
-    server: Server, picture: Picture, question: str, answer: str | None = None, **more: Any
-) -> dict[str, Any]:
+def _chat(server: Server, picture: Picture, question: str, answer: str | None = None, **more: Any) -> dict[str, Any]:
     """What the server answers, by the model that was asked: hosted ones add a date to its name."""
     content = [{"type": "image_url", "image_url": {"url": picture.url}}, {"type": "text", "text": question}]
     talk: list[dict[str, Any]] = [{"role": "user", "content": content}]
@@ -141,6 +137,6 @@ def _summed(client: Client, field: str, values: Sequence[Any]) -> Likelihood:
 
 def _merged(client: Client, answer: str) -> ValueError:
     return ValueError(
-        f"{client.url} writes the prompt with the answer {answer!r} behind it in tokens that do not begin with those of "
-        "the prompt, so the answer has no likelihood of its own. Expected a chat template and answers that go on."
+        f"{client.url} writes the prompt with the answer {answer!r} behind it in tokens that do not begin with "
+        "the prompt's, so the answer has no likelihood of its own. Expected a chat template and answers that go on."
     )
