@@ -10,9 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.data_server import no_waiting  # noqa: F401
-from support.model_server import MODEL, local, model_root, serving  # noqa: F401
-
 from model_zoo import load_mllm
 from model_zoo.__main__ import main as zoo
 from model_zoo.registry import get_entry, missing_files, model_fingerprint, require_files, server_facts
@@ -22,6 +19,8 @@ from model_zoo.served.client import ServerGoneError
 from model_zoo.served.contact import contact
 from model_zoo.served.ways import LikelihoodMissingError, OtherModelError
 
+pytest_plugins = ["support.data_server", "support.model_server"]
+MODEL = "tiny/qwen3_vl"  # as support/model_server.py writes it
 KINDS = ("vllm", "sglang")
 QUESTIONS = ["what is it?", "a cat or a dog?", "what is it?"]
 CANDIDATES = ["a cat", "a dog", "two big dogs", "7"]

@@ -53,6 +53,12 @@ class ModelServer:
     def posts(self) -> int:
         return sum(body is not None for _, body, _ in self.requests)
 
+    @staticmethod
+    def mean_pixel(body: dict[str, Any]) -> int:
+        """Of the picture in a request, 0 to 255."""
+        url = body["image_data"][0] if "image_data" in body else read_user(body["messages"][0])[0]
+        return round(255 * float(read_picture(url).mean()))
+
     def get(self, path: str) -> Any:
         owner = self.kind if self.kind != "openai" else "somebody"
         model = {"id": self.model, "object": "model", "owned_by": owner, "root": self.root}
@@ -141,7 +147,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return self.server.stopped.wait(30)
             with served.lock:
                 status, found = served.chat(body) if self.path.startswith("/v1") else served.generate(body)
-        if served.refused and mean_pixel(body) in served.refused:
+        if served.refused and served.mean_pixel(body) in served.refused:
             status, found = 500, {"error": "no room for this picture"}
         if fault == "bare":
             found = {k: v for k, v in found.items() if k not in ("prompt_logprobs", "meta_info")}
@@ -156,11 +162,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data[: len(data) // 2] if cut else data)
         self.close_connection = True
-
-
-def mean_pixel(body: dict[str, Any]) -> int:
-    url = body["image_data"][0] if "image_data" in body else read_user(body["messages"][0])[0]
-    return round(255 * float(read_picture(url).mean()))
 
 
 class _Server(ThreadingHTTPServer):
