@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from experiments.ask import main as ask
 from experiments.evaluate import main as evaluate
 from experiments.headroom import main as headroom

@@ -1,6 +1,6 @@
 """Models behind servers: likelihoods equal to the local model's, and what is said when a server fails.
 
-vLLM and SGLang are a stand-in of ours (tests/support/model_server.py); `transformers serve` is the real one, marked slow.
+vLLM and SGLang are a stand-in of ours, tests/support/model_server.py.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from model_zoo import load_mllm
 from model_zoo.__main__ import main as zoo
 from model_zoo.registry import get_entry, missing_files, model_fingerprint, require_files, server_facts
@@ -193,7 +194,7 @@ def test_the_key_goes_to_the_server_and_nowhere_else(serving, model_root, monkey
     model.score(frames(), QUESTIONS, CANDIDATES)
     assert {key for _, _, key in server.requests} == {"Bearer SECRETKEY"}
     server.always = 401
-    with pytest.raises(ServerGoneError, match="refuses with 401.*TVP_SERVED_KEY") as caught:
+    with pytest.raises(ServerGoneError, match=r"refuses with 401.*TVP_SERVED_KEY") as caught:
         model.score(1 - frames(), QUESTIONS, CANDIDATES)
     kept = "".join(path.read_text() for path in (tmp_path / "cache").rglob("*.json"))
     assert kept and "SECRETKEY" not in kept + str(caught.value) + capsys.readouterr().out

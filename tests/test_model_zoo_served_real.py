@@ -25,7 +25,7 @@ PROMPT = Path(__file__).parents[1] / "docs" / "prompt"
 READY = 120  # seconds
 
 
-@pytest.fixture(params=["qwen3_vl", "internvl", "gemma3"])
+@pytest.fixture(params=["qwen3_vl", "internvl", "smolvlm"])
 def served(request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, str, Path]]:
     """(the served name, the local name, the weights root) of one tiny folder."""
     monkeypatch.setenv("TVP_CACHE", str(tmp_path / "cache"))

@@ -79,8 +79,8 @@ def measure_headroom(options: Any) -> list[dict]:
         require_files(name, options.weights)
         if server_facts(name, options.weights).get("way") == WRITTEN:
             raise ValueError(
-                f"'{name}' gives no likelihoods, and headroom adds numbers to candidates' scores. Expected vLLM or SGLang "
-                "behind the address, or a model whose weights are here."
+                f"'{name}' gives no likelihoods, and headroom adds numbers to candidates' scores. Expected vLLM or "
+                "SGLang behind the address, or a model whose weights are here."
             )
     where, tiles = (
         (str(options.weights), options.dtype, False),

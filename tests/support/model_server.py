@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
 from support.hf_folders import write_folder
 
 MODEL = "tiny/qwen3_vl"
