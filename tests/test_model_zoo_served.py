@@ -250,6 +250,14 @@ def test_a_model_that_answers_for_another_is_refused(serving, model_root):
         model.score(frames(), QUESTIONS, CANDIDATES)
 
 
+def test_an_answer_that_merges_with_the_prompt_has_no_likelihood(serving, model_root):
+    server = serving("vllm")
+    model = load_mllm(server.name, weights=model_root)
+    server.merges = True
+    with pytest.raises(ValueError, match="in tokens that do not begin with the prompt's"):
+        model.score(frames(1), QUESTIONS[:1], CANDIDATES)
+
+
 def test_a_tokenizer_other_than_the_servers_is_refused(serving, model_root):
     server = serving("sglang")
     server.shift = 1

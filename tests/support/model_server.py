@@ -33,8 +33,8 @@ class ModelServer:
     kind: `vllm`, `sglang`, or `openai`, which writes only. once: faults of the next requests that carry a picture:
     a status, `hang`, `truncated`, `bare` (no likelihoods), `null` (a message without text). always: one for all of
     them. refused: pictures (their mean pixel, 0 to 255) that are always answered with 500. shift: added to token ids,
-    as another tokenizer would. nats: added to the likelihood of each answer token, as other weights would. answers_as:
-    the model's name in answers. requests: (path, body, key) of each.
+    as another tokenizer would; merges: only where an answer follows. nats: added to the likelihood of each answer
+    token, as other weights would. answers_as: the model's name in answers. requests: (path, body, key) of each.
     """
 
     def __init__(self, kind: str, adapter: Any) -> None:
@@ -44,6 +44,7 @@ class ModelServer:
         self.always: int | str | None = None
         self.refused: set[int] = set()
         self.shift, self.nats, self.most_at_once = 0, 0.0, 0
+        self.merges = False
         self.requests: list[tuple[str, Any, str | None]] = []
         self.url = ""
 
@@ -84,7 +85,8 @@ class ModelServer:
         found: dict[str, Any] = {"model": self.answers_as}
         ids, logp = self.read(text, picture)
         if body.get("return_token_ids"):
-            found["prompt_token_ids"] = [i + self.shift for i in ids]
+            more = self.shift + (self.merges and answer is not None)
+            found["prompt_token_ids"] = [i + more for i in ids]
         if "prompt_logprobs" in body:
             rows = [{str(i + self.shift): {"logprob": v, "rank": 1}} for i, v in zip(ids[1:], logp, strict=True)]
             found["prompt_logprobs"] = [None, *rows]
