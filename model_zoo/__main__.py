@@ -28,7 +28,8 @@ usage: python -m model_zoo list [NAME] [weights=DIR] [batch=16]
             by hand (exit code 1). For gated models set HF_TOKEN; HF_ENDPOINT names another hub
   apply_delta  Vicuna from LLaMA-7B, which you have, and the published difference (fetch hf:lmsys/vicuna-7b-delta-v0)
   check     are all files there, whole, with the expected names and shapes, and of one model (Vicuna v0 or v1.1)?
-            Reads headers only: seconds, little memory. One line per item; exit code 0 when all is well, else 1
+            Reads headers only: seconds, little memory. One line per item; exit code 0 when all is well, else 1.
+            Of served:MODEL@URL: who answers, and how it is read
   convert   one safetensors folder that loads in one go and gives bit-identical outputs
 
   revision=COMMIT   or branch or tag of hf:ORG/MODEL; by default the commit that was fetched first stays

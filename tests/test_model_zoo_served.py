@@ -6,6 +6,7 @@ vLLM and SGLang are a stand-in of ours, tests/support/model_server.py.
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from model_zoo.served.adapter import TooManyUnansweredError
 from model_zoo.served.address import address_of
 from model_zoo.served.client import ServerGoneError
 from model_zoo.served.contact import contact
+from model_zoo.served.responses import Responses
 from model_zoo.served.ways import LikelihoodMissingError, OtherModelError
 
 pytest_plugins = ["support.data_server", "support.model_server"]
@@ -178,6 +180,15 @@ def test_answers_are_kept_by_picture_question_and_candidates(serving, model_root
         again.score(*changed)
         assert server.posts() > before
         before = server.posts()
+
+
+def test_threads_that_keep_the_answer_of_one_picture_do_not_disturb_each_other(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TVP_CACHE", str(tmp_path))
+    kept = Responses("model")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: kept.put(["answer"], picture="one"), range(400)))
+    assert kept.get(picture="one") == ["answer"] and capsys.readouterr().out == ""
+    assert kept.get(picture="other") is None and Responses("another").get(picture="one") is None
 
 
 def test_no_more_requests_run_at_a_time_than_were_allowed(serving, model_root, monkeypatch):

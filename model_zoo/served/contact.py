@@ -132,7 +132,7 @@ def _best(server: str, model: str, url: str, root: str, client: Client, weights:
         return Contact(server, model, url, root, way, "", tokens, nats, THINKING_OFF)
     except (OtherModelError, ServerGoneError):
         raise
-    except (UnansweredError, ValueError, OSError) as error:
+    except (ValueError, OSError) as error:
         why = str(error)
     for extras in (THINKING_OFF, {}):  # strict servers refuse fields they do not know
         try:
@@ -147,12 +147,12 @@ def _same_as_recorded(name: str, found: Contact) -> Contact:
     """`found`, with the probe of the first contact. Raises OtherModelError where another model answers now."""
     path = cache_root() / "served" / "known" / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.json"
     known = read_json(path, "what a server was", "delete it: the next contact writes it anew")
-    if known is None or (known["way"], known["server"]) != (found.way, found.server):
+    if known is None or any(known.get(key) != getattr(found, key) for key in ("way", "server")):
         with suppress(OSError):  # a cache that cannot be written: said by whoever needs it
             write_json(path, {**found._asdict(), "name": name, "first": date.today().isoformat()})
         return found
     for what, differs in _DIFFERENCES.items():
-        if differs(Contact(**{key: known[key] for key in Contact._fields}), found):
+        if differs(found._replace(**{key: known[key] for key in ("root", "tokens", "probe")}), found):
             raise OtherModelError(
                 f"Another model stands behind {found.url} than recorded on {known['first']} in {path}: {what}. Scores "
                 f"of two models would bear one name, '{name}'. Serve the recorded one, or delete that file."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ class Responses:
 
     def __init__(self, model: Any) -> None:
         self.folder, self.model = cache_root() / "served", model
-        self._closed = False
+        self._closed, self._lock = False, threading.Lock()  # two threads may be asked about one picture
 
     def get(self, **request: Any) -> Any:
         """The answer, or None; a damaged one counts as absent."""
@@ -34,9 +35,10 @@ class Responses:
         """Keep an answer; where the folder cannot be written that is said once, and nothing is kept."""
         path = self._path(request)
         try:
-            if not self._closed:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_file(path, json.dumps({"answer": answer}).encode(), sync=False)
+            with self._lock:
+                if not self._closed:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    write_file(path, json.dumps({"answer": answer}).encode(), sync=False)
         except OSError as error:
             self._closed = True
             print(f"Answers of servers are not kept in '{self.folder}' ({error.strerror or error}). The run goes on.")

@@ -75,21 +75,23 @@ class ModelServer:
         extra = {"prompt_logprobs", "return_token_ids", "chat_template_kwargs"} & set(body)
         if self.kind == "openai" and extra:
             return 400, {"error": f"unknown fields {extra}"}
-        (url, question), picture = read_user(body["messages"][0]), None
+        url, question = read_user(body["messages"][0])
         picture = read_picture(url)
         answer = body["messages"][1]["content"] if len(body["messages"]) > 1 else None
         text = self.adapter.prompter.text(question)
         if answer is not None:
             assert body["continue_final_message"] and not body["add_generation_prompt"] and body["max_tokens"] == 1
             text += self.adapter.prompter.lead + answer
-        found: dict[str, Any] = {"model": self.answers_as}
-        ids, logp = self.read(text, picture)
+        found: dict[str, Any] = {"model": self.answers_as, "choices": []}
         if body.get("return_token_ids"):
+            ids, logp = self.read(text, picture)
             more = self.shift + (self.merges and answer is not None)
             found["prompt_token_ids"] = [i + more for i in ids]
-        if "prompt_logprobs" in body:
+            if "prompt_logprobs" not in body:
+                return 200, found
             rows = [{str(i + self.shift): {"logprob": v, "rank": 1}} for i, v in zip(ids[1:], logp, strict=True)]
             found["prompt_logprobs"] = [None, *rows]
+            return 200, found
         written = self.adapter.generate(picture, [question], max_new_tokens=body["max_tokens"], num_beams=1)[0]
         return 200, found | {"choices": [{"message": {"role": "assistant", "content": written}}]}
 
