@@ -22,7 +22,7 @@ from model_zoo.served.contact import contact
 
 pytestmark = pytest.mark.slow
 PROMPT = Path(__file__).parents[1] / "docs" / "prompt"
-READY = 120  # seconds
+READY = 600  # seconds, on a machine that is busy; idle it takes 15
 
 
 @pytest.fixture(params=["qwen3_vl", "internvl", "smolvlm"])
@@ -45,7 +45,8 @@ def served(request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 
 def wait_until_ready(url: str, server: subprocess.Popen, log: Path) -> None:
-    for _ in range(4 * READY):
+    end = time.monotonic() + READY
+    while time.monotonic() < end:
         try:
             if server.poll() is None and Client(url, attempts=1).get("/health"):
                 return
