@@ -8,18 +8,16 @@ from collections.abc import Iterable
 from errno import EACCES, ENOTDIR
 from pathlib import Path
 
+from datamodules.whole_files.disk import cache_root as cache_root
+
 CACHES = {
     "controls": "scores of controls",
     "images": "notes on pictures",
     "features": "clean features",
     "decoded": "decoded pictures",
+    "served": "answers of servers",
 }
 _said: set[Path] = set()
-
-
-def cache_root() -> Path:
-    """`cache`, or the folder TVP_CACHE names; what is in it can be made again."""
-    return Path(os.environ.get("TVP_CACHE") or "cache").expanduser()
 
 
 def write_problem(folder: str | Path) -> OSError | None:

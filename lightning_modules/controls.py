@@ -105,6 +105,8 @@ def write_scores(path: Path, scores: Scores) -> None:
     buffer = io.BytesIO()
     columns: dict[str, Any] = {"ids": np.array(scores.ids), "labels": scores.labels, "scores": scores.scores}
     columns |= {"groups": np.array(scores.groups)} | ({"units": np.array(scores.units)} if scores.units else {})
+    columns |= {"unanswered": np.array(scores.unanswered)} if scores.unanswered else {}
+    columns |= {"written": np.array(True)} if scores.written else {}
     np.savez_compressed(buffer, **columns)
     replace_file(path, buffer.getvalue(), sync=False)
 
@@ -114,7 +116,9 @@ def read_scores(path: Path) -> Scores:
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as data:
             ids, groups = ([str(word) for word in data[name]] for name in ("ids", "groups"))
-            units = [str(word) for word in data["units"]] if "units" in data else ()
-            return Scores(ids, data["labels"], data["scores"], groups, units)
+            units, unanswered = (
+                [str(word) for word in data[name]] if name in data else () for name in ("units", "unanswered")
+            )
+            return Scores(ids, data["labels"], data["scores"], groups, units, unanswered, "written" in data)
     except zipfile.BadZipFile as error:
         raise ValueError(f"{path} is damaged ({error}). Delete it; it is computed again.") from error

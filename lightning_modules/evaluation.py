@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,17 +12,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
+from lightning_modules.answer_scoring import ToFrames, written_scores
 from lightning_modules.backoff import RowLimit, in_pieces, take_rows
 from lightning_modules.features import DRIFT_ROWS, FeatureDrift
 from lightning_modules.metrics import Scores, merge_scores
 from lightning_modules.ranks import is_distributed
 from lightning_modules.vocabulary import ROLES
 from model_zoo import registry
+from model_zoo.served.ways import WRITTEN
 
-ToFrames = Callable[[Tensor], Tensor]
 EMPTY = Scores([], np.zeros(0, np.int64), np.zeros((0, 0), np.float32), [])
 
 
@@ -46,10 +46,14 @@ class ModelSpec:
     def __post_init__(self) -> None:
         if self.role not in ROLES:  # it would be left out of every mean, and nobody would see it
             raise ValueError(f"Unknown role '{self.role}' of '{self.name}'. Available: {', '.join(ROLES)}.")
+        if self.role == "source":
+            registry.refuse_served_source(self.name)
 
     @property
     def precision(self) -> str:
-        """Name the dtype as result rows and caches do: `bfloat16`, or `bfloat16+8bit` with a quantised LLM."""
+        """Name the dtype as result rows and caches do: `bfloat16`, `bfloat16+8bit` with a quantised LLM, `served`."""
+        if registry.is_served(self.name):
+            return "served"
         return f"{self.dtype}+{self.quant}" if self.quant else self.dtype
 
     def load(self, device: torch.device | str) -> Any:
@@ -70,6 +74,8 @@ def score_batches(
     inputs: Mapping[str, ToFrames],
     candidates: Sequence[str] | None,
     limit: RowLimit | None = None,
+    task: str = "",
+    rule: str = "parse",
 ) -> dict[str, Scores]:
     """Scores of one model on every input of each batch; a `FeatureDrift` among them is measured on the first rows.
 
@@ -79,6 +85,7 @@ def score_batches(
         inputs: name -> function from images (B,3,S,S) to frames.
         candidates: the answers shared by all rows, where a batch carries none of its own.
         limit: how many rows the model takes at a time; lowered here when memory runs out.
+        task, rule: by which written answers are read, of a served model that shows no likelihoods.
     """
     parts: dict[str, list[Scores]] = {name: [] for name in inputs}
     limit = limit or RowLimit()
@@ -89,15 +96,20 @@ def score_batches(
                 if wanted > 0:
                     parts[name] += in_pieces(take_rows(batch, 0, wanted), partial(to_frames.measure, mllm), limit, mllm)
                 continue
-            score = partial(_score_piece, mllm, to_frames, candidates)
+            score = partial(_score_piece, mllm, to_frames, candidates, task, rule)
             parts[name] += in_pieces(batch, score, limit, mllm)
     return {name: merge_scores(pieces or [EMPTY]) for name, pieces in parts.items()}
 
 
-def _score_piece(mllm: Any, to_frames: ToFrames, candidates: Sequence[str] | None, batch: Any) -> Scores:
-    frames = to_frames(batch.images.to(mllm.device))
+def _score_piece(
+    mllm: Any, to_frames: ToFrames, candidates: Sequence[str] | None, task: str, rule: str, batch: Any
+) -> Scores:
+    frames, way = to_frames(batch.images.to(mllm.device)), getattr(mllm, "way", "")
+    if way == WRITTEN and task:
+        return written_scores(mllm, frames, candidates or (), batch, task, rule)
     scores = mllm.score(frames, batch.questions, batch.candidates or candidates)
-    return Scores(list(batch.ids), batch.labels.numpy(), scores.float().cpu().numpy(), list(batch.groups))
+    found = Scores(list(batch.ids), batch.labels.numpy(), scores.float().cpu().numpy(), list(batch.groups))
+    return found.answered() if way else found
 
 
 def score_inputs(
@@ -124,7 +136,8 @@ def score_inputs(
         bar = tqdm(
             loader, desc=f"{mllm.name} {split} {'+'.join(map(str, of_size))[:24]}", delay=2, leave=False, disable=None
         )
-        result |= score_batches(mllm, bar, of_size, datamodule.candidates, limit)
+        how = {"task": datamodule.task, "rule": datamodule.answer_rule} if getattr(mllm, "way", "") else {}
+        result |= score_batches(mllm, bar, of_size, datamodule.candidates, limit, **how)
     return result
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -49,6 +49,8 @@ class Scores(NamedTuple):
     labels: (N,) int64 index of the right candidate. scores: (N, K) float32 log-likelihoods, -inf where a row has fewer
     candidates. groups: N sub-test names. units: N names of what is independent, the picture where several rows ask
     about one; empty (as in records made before there were units) where every row is its own.
+    unanswered: ids that a server left without an answer, which are not among `ids`. written: scores are 1 for the
+    candidate that a text named and 0 for the others (`Answers.as_scores`), so that only the first place means anything.
     """
 
     ids: list[str]
@@ -56,6 +58,8 @@ class Scores(NamedTuple):
     scores: np.ndarray
     groups: list[str]
     units: Sequence[str] = ()
+    unanswered: Sequence[str] = ()
+    written: bool = False
 
     @property
     def predictions(self) -> np.ndarray:
@@ -69,7 +73,17 @@ class Scores(NamedTuple):
         """The samples at these places."""
         ids, groups = ([column[i] for i in places] for column in (self.ids, self.groups))
         units = [self.units[i] for i in places] if self.units else ()
-        return Scores(ids, self.labels[places], self.scores[places], groups, units)
+        return self._replace(
+            ids=ids, labels=self.labels[places], scores=self.scores[places], groups=groups, units=units
+        )
+
+    def answered(self) -> Scores:
+        """Without the rows of NaN, which a served model left unanswered; their ids are kept in `unanswered`."""
+        gone = np.isnan(self.scores).all(1)
+        if not gone.any():
+            return self
+        left = self.take(np.flatnonzero(~gone))
+        return left._replace(unanswered=[*self.unanswered, *(self.ids[i] for i in np.flatnonzero(gone))])
 
     @property
     def unit_numbers(self) -> np.ndarray | None:
@@ -138,7 +152,8 @@ def group_places(groups: Sequence[str]) -> dict[str, np.ndarray]:
 
 def _possible(task: str, scores: Scores, numbers: np.ndarray | None) -> list[str]:
     primary_metric(task)
-    absent = {"top5": scores.scores.shape[1] <= 5, "mae": numbers is None}
+    absent = {"top5": scores.scores.shape[1] <= 5 or scores.written, "mae": numbers is None or scores.written}
+    absent["auroc"] = scores.written  # a text has no score
     return [metric for metric in TASK_METRICS[task] if not absent.get(metric, False)]
 
 
@@ -332,4 +347,21 @@ def merge_scores(parts: Sequence[Scores]) -> Scores:
     order = sorted(range(len(ids)), key=ids.__getitem__)
     labels, table = np.concatenate([p.labels for p in parts]), np.concatenate(tables)
     in_order = [units[i] for i in order] if units else ()
-    return Scores([ids[i] for i in order], labels[order], table[order], [groups[i] for i in order], in_order)
+    unanswered, written = sorted({key for p in parts for key in p.unanswered}), any(p.written for p in parts)
+    columns = [ids[i] for i in order], labels[order], table[order], [groups[i] for i in order], in_order
+    return Scores(*columns, unanswered, written)
+
+
+def in_common(records: Mapping[Any, Scores]) -> dict[Any, Scores]:
+    """Records of one model without the rows that any of them lacks, so that gains are over the same rows.
+
+    `unanswered` then holds the ids that any of them lacks.
+    """
+    gone = {key for record in records.values() for key in record.unanswered}
+    if not gone:
+        return dict(records)
+    found = {}
+    for name, record in records.items():
+        left = record.take(np.array([i for i, key in enumerate(record.ids) if key not in gone], np.int64))
+        found[name] = left._replace(unanswered=sorted(gone))
+    return found

@@ -19,6 +19,9 @@ FIELDS = (
 )
 # How a model of the hub saw the frame; rows of other models do without.
 OF_PICTURES = ("tiles", "visual_tokens")
+# Who answered for a served model, how, shown what, and how many rows it left unanswered; other rows do without.
+OF_SERVER = ("server", "served_model", "way", "pictures", "unanswered")
+OPTIONAL = (*OF_PICTURES, *OF_SERVER)
 # Two rows with the same values of these are the same measurement, the later one counts (a resumed epoch repeats it).
 IDENTITY = ["run", "kind", "epoch", "step", "mllm", "data", "split", "group", "input", "metric", "prompt"]
 
@@ -77,11 +80,11 @@ def read_rows(path: str | Path) -> list[dict]:
 
 def _checked(row: dict) -> dict:
     row = {"schema": SCHEMA, "time": round(time.time(), 3), **row}
-    missing, extra = [f for f in FIELDS if f not in row], [f for f in row if f not in (*FIELDS, *OF_PICTURES)]
+    missing, extra = [f for f in FIELDS if f not in row], [f for f in row if f not in (*FIELDS, *OPTIONAL)]
     if missing or extra:
         found = f"missing {missing}, unknown {extra}"
         raise ValueError(f"A result row has exactly the fields of docs/run_folder.md; {found}.")
-    return {field: row[field] for field in (*FIELDS, *OF_PICTURES) if field in row}
+    return {field: row[field] for field in (*FIELDS, *OPTIONAL) if field in row}
 
 
 def _close_torn_line(path: Path) -> None:

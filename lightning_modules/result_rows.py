@@ -20,7 +20,7 @@ from lightning_modules.metrics import Estimate, Scores, group_metrics, paired_ga
 from lightning_modules.prompts import Prompt
 from lightning_modules.scorer import PromptScorer
 from lightning_modules.vocabulary import CONTROLS
-from model_zoo.registry import picture_facts
+from model_zoo.registry import picture_facts, server_facts
 
 
 def summarise(scorer: PromptScorer, name: str, split: str, records: Mapping[str, Scores]) -> dict[str, float]:
@@ -52,7 +52,7 @@ def score_rows(
     }
     if "prompt" in groups and (split, spec.name) in scorer.drifts:
         groups["prompt"][""] |= drift_metrics(scorer.drifts[split, spec.name])
-    return _as_rows(scorer, spec, split, groups, prompts, context)
+    return _as_rows(scorer, spec, split, groups, records, prompts, context)
 
 
 def answer_rows(
@@ -70,7 +70,7 @@ def answer_rows(
         name: answer_metrics(data.task, own, records[name], candidates_as_numbers(data, split, own.ids))
         for name, own in answers.items()
     }
-    return _as_rows(scorer, spec, split, groups, prompts, context)
+    return _as_rows(scorer, spec, split, groups, answers, prompts, context)
 
 
 def _as_rows(
@@ -78,6 +78,7 @@ def _as_rows(
     spec: ModelSpec,
     split: str,
     metrics_of: Mapping[str, Mapping[str, Mapping[str, Estimate]]],
+    records: Mapping[str, Scores] | Mapping[str, Answers],
     prompts: Mapping[str, Prompt],
     context: dict[str, Any],
 ) -> list[dict[str, Any]]:
@@ -98,10 +99,12 @@ def _as_rows(
     if "tiles" in spec.options:
         frame = next(prompt.frame for prompt in prompts.values())
         common |= picture_facts(spec.name, spec.weights, spec.options["tiles"], frame)
+    server = server_facts(spec.name, spec.weights)
     made = []
     for name, groups in metrics_of.items():
         kind = "control" if name in CONTROLS else split
-        own = {"kind": kind, "input": name, "prompt": digest.get(name)}
+        own: dict[str, Any] = {"kind": kind, "input": name, "prompt": digest.get(name)}
+        own |= server | {"unanswered": len(records[name].unanswered)} if server else {}
         for group, metrics in groups.items():
             made += [common | own | {"group": group, "metric": m} | v._asdict() for m, v in metrics.items()]
     return made

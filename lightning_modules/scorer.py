@@ -15,11 +15,12 @@ from lightning_modules.code_version import code_version, library_versions
 from lightning_modules.controls import Control, ControlStore, all_controls, templates_digest
 from lightning_modules.evaluation import ModelSpec, gather_scores, score_in_process, score_inputs
 from lightning_modules.features import FeatureDrift
-from lightning_modules.metrics import Scores, point, primary_metric
+from lightning_modules.metrics import Scores, in_common, point, primary_metric
 from lightning_modules.prompts import Prompt
 from lightning_modules.ranks import GpuPool, from_rank_zero, is_rank_zero, other_gpus
 from lightning_modules.tower_features import TowerFeatures
 from lightning_modules.vocabulary import CONTROLS
+from model_zoo.registry import is_served
 
 RESIDENCIES = ("sequential", "keep", "process")
 FIRST_ROUND, FINALISTS = 64, 6  # all 27 colours compete on the first 64 validation rows, the best 6 on all of them
@@ -133,19 +134,21 @@ class PromptScorer:
         inputs: dict[Any, Any] = {name: (prompt.image_size, prompt) for name, prompt in prompts.items()}
         inputs |= {control: (control.image_size, control) for control in todo}
         # Measured in the same visit: loading the model again would cost more than the two passes.
-        if "prompt" in prompts:
+        if "prompt" in prompts and not is_served(spec.name):
             drift = FeatureDrift(prompts["prompt"])
             inputs["drift"] = (drift.image_size, drift)
         fresh = gather_scores(self._run(spec, split, n, inputs, resident)) if inputs else {}
         if "drift" in fresh:
             self.drifts[split, spec.name] = fresh.pop("drift")
         for control in todo:
-            if is_rank_zero():  # the joined record is the same on every rank; one of them writes
+            # The joined record is the same on every rank; one of them writes. A server is asked for the rest again.
+            if is_rank_zero() and not fresh[control].unanswered:
                 self.store.save(fresh[control], control, **key)
         unit_of = self.datamodule.units(split)  # stored records may be older than units, so all are told here
         if (split, spec.name) in self.drifts:
             self.drifts[split, spec.name] = self.drifts[split, spec.name].with_units(unit_of)
-        return {name: scores.with_units(unit_of) for name, scores in cast(dict[Any, Scores], known | fresh).items()}
+        records = in_common(cast(dict[Any, Scores], known | fresh))
+        return {name: scores.with_units(unit_of) for name, scores in records.items()}
 
     def _best_colour(self, known: Mapping[Control, Scores]) -> Control:
         return max(known, key=lambda control: self._value(known[control]))

@@ -29,7 +29,8 @@ usage: python -m model_zoo list [NAME] [weights=DIR] [batch=16]
             by hand (exit code 1). For gated models set HF_TOKEN; HF_ENDPOINT names another hub
   apply_delta  Vicuna from LLaMA-7B, which you have, and the published difference (fetch hf:lmsys/vicuna-7b-delta-v0)
   check     are all files there, whole, with the expected names and shapes, and of one model (Vicuna v0 or v1.1)?
-            Reads headers only: seconds, little memory. One line per item; exit code 0 when all is well, else 1
+            Reads headers only: seconds, little memory. One line per item; exit code 0 when all is well, else 1.
+            Of served:MODEL@URL: who answers, and how it is read
   convert   one safetensors folder that loads in one go and gives bit-identical outputs
   tiny      write a random model of a family of the hub, a megabyte, as weights/tiny/FAMILY; its name hf:tiny/FAMILY
             goes wherever a name goes, to try a run before any weights are fetched. `tiny help` lists the families
@@ -158,6 +159,9 @@ def _check(name: str, weights: Path) -> int:
             print(f"Get what is missing with: {fetch_command(name, weights)}")
         print(f"\n{name}: {len(bad)} of {len(findings)} items need attention; it cannot be loaded from '{weights}'.")
         return 1
+    if get_entry(name).served:
+        print(f"\n{name}: it answers.")
+        return 0
     print(f"\n{name}: complete; names, shapes and structure are as published. Values are not checked.")
     return 0
 
@@ -174,6 +178,8 @@ def _convert(name: str, weights: Path, options: dict[str, str]) -> int:
 
     if get_entry(name).embedded:
         raise ValueError(f"'{name}' ships with the package as safetensors. There is nothing to convert.")
+    if get_entry(name).served:
+        raise ValueError(f"'{name}' stands behind a server, so no weights of it are here to convert.")
     if get_entry(name).hf:
         raise ValueError(f"'{name}' is loaded from its Hugging Face folder as it is. There is nothing to convert.")
     from model_zoo.weights.convert import convert

@@ -51,6 +51,8 @@ class MLLM(nn.Module, ABC):
     pixel_mean: Tensor
     tower_memory: Callable[[MLLM, Tensor], tuple[Tensor, ...]] | None = None
     """Lent while several models are scored: from pixels to what `run_tower` returns, perhaps made for another model."""
+    way: str = ""
+    """How a served model is read (`model_zoo.served.ways`); empty for one that runs here."""
 
     def __init__(
         self,

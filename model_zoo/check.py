@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from model_zoo.registry import canonical, dry_load, get_entry, missing_files, weight_files
+from model_zoo.registry import canonical, contact_of, dry_load, get_entry, missing_files, weight_files
 from model_zoo.weights.catalogue import PUBLISHED, WeightFile
 from model_zoo.weights.layouts import WeightsLayout, complete_layout, converted_folder, folder_lines
 from model_zoo.weights.structure import MISSING, NOTE, OK, WRONG, WeightsFinding, guarded, structure_findings
@@ -35,6 +35,10 @@ def _files(name: str, weights: Path) -> list[WeightsFinding]:
     if get_entry(name).embedded:
         absent = [WeightsFinding(MISSING, "package", line) for line in missing_files(name, weights)]
         return absent or [WeightsFinding(OK, path.name, _size(path)) for path in weight_files(name, weights)]
+    if get_entry(name).served:
+        there = contact_of(name, weights)
+        text = f"{there.server} lists it; read by {there.way}. {there.why}".rstrip()
+        return [WeightsFinding(OK, there.url, text)]
     if get_entry(name).hf:
         absent = [WeightsFinding(MISSING, *line.split(": ", 1)) for line in missing_files(name, weights)]
         return absent or [WeightsFinding(OK, path.name, _size(path)) for path in weight_files(name, weights)]
@@ -87,6 +91,8 @@ def _structure(name: str, weights: Path) -> list[WeightsFinding]:
 
 def _keys(name: str, weights: Path) -> list[WeightsFinding]:
     """Names and shapes of every key: the loader itself, on tensors that stay in their files."""
+    if get_entry(name).served:
+        return []
     sizes = [parameter.numel() for parameter in dry_load(name, weights).parameters()]
     found = f"{len(sizes)} tensors of the model, {sum(sizes) / 1e6:,.1f} M parameters, all present"
     digest = "no published digest to compare with; values are not checked"

@@ -10,7 +10,7 @@ from model_zoo.hf.folder import folder_of
 from model_zoo.memory.activations import BYTES
 from model_zoo.memory.need import source_need, target_need
 from model_zoo.memory.sizes import PUBLISHED_SIZES, Sizes
-from model_zoo.registry import canonical, get_entry, list_mllms, missing_files, weight_files
+from model_zoo.registry import canonical, contact_of, get_entry, list_mllms, missing_files, weight_files
 from model_zoo.weights.catalogue import PUBLISHED, WeightFile
 from model_zoo.weights.layouts import complete_layout, fetch_command
 
@@ -70,6 +70,8 @@ def show_one(name: str, weights: Path, batch: int) -> str:
     """Files and memory of one MLLM. Raises ValueError for an unknown name."""
     entry = get_entry(name)
     name = canonical(name)
+    if entry.served:
+        return show_served(name, weights)
     lines = [f"{name}: {entry.description}", "", f"Files below '{weights}' ({disk(name, weights)}):"]
     if entry.embedded:
         lines = [lines[0], "", f"Ships with the package ({disk(name, weights)}); nothing to download."]
@@ -82,6 +84,15 @@ def show_one(name: str, weights: Path, batch: int) -> str:
     if sizes := known_sizes(name, "one"):
         lines += ["", *memory_table(sizes, batch)]
     return "\n".join(lines)
+
+
+def show_served(name: str, weights: Path) -> str:
+    """Who answers for a served model and how it is read, or why nobody does."""
+    head = f"{name}: {get_entry(name).description}\n\n  "
+    if problem := "".join(missing_files(name, weights)):
+        return head + problem
+    found = contact_of(name, weights)
+    return f"{head}{found.server}, read by {found.way}. {found.why}".rstrip()
 
 
 def hub_lines(name: str, weights: Path) -> list[str]:

@@ -12,16 +12,19 @@ from model_zoo.embedded.config import WEIGHTS, embedded_files
 from model_zoo.hf.catalogue import HF_MODELS, parameters_said
 from model_zoo.hf.folder import folder_of, hub_id, is_hf, missing_in_folder, refuse, shards_of, text_digest
 from model_zoo.memory.sizes import PUBLISHED_SIZES
+from model_zoo.served.address import ONLY_SCORES, address_of, is_served
 from model_zoo.weights.catalogue import CLIPS, PUBLISHED, WeightFile
 from model_zoo.weights.layouts import fetch_command, find_layout, layout_files, missing_error, missing_in_layouts
 
 if TYPE_CHECKING:
     from model_zoo.base import MLLM
     from model_zoo.clip import ClipScorer
+    from model_zoo.served.contact import Contact
 
 EMBEDDED_FACTORY = "model_zoo.embedded.build:load_embedded"
 PUBLISHED_FACTORY = "model_zoo.weights.load:load_published"
 HF_FACTORY = "model_zoo.hf.load:load_hf"
+SERVED_FACTORY = "model_zoo.served.adapter:load_served"
 
 ALIASES = {"blip2_t5": "blip2"}
 
@@ -34,7 +37,7 @@ class MLLMEntry(NamedTuple):
 
     factory: "module:function", called with name, weights, dtype, official and the options.
     parameters: how many it has, tied ones once (tests/test_model_zoo_memory_sizes.py counts them); of `hf:ORG/MODEL`
-        what its name says.
+        what its name says, of a served model 0.
     files: what must lie in the weights directory; empty for models whose weights ship inside the package, and for
         those of the hub, whose folder names its own files.
     """
@@ -53,6 +56,11 @@ class MLLMEntry(NamedTuple):
     def hf(self) -> bool:
         """Whether it is a folder of the Hugging Face hub."""
         return self.factory == HF_FACTORY
+
+    @property
+    def served(self) -> bool:
+        """Whether it stands behind a server: no file of it is here."""
+        return self.factory == SERVED_FACTORY
 
 
 PUBLISHED_TEXTS = {
@@ -114,14 +122,21 @@ def canonical(name: str) -> str:
 
 
 def get_entry(name: str) -> MLLMEntry:
-    """The registry entry, made up for `hf:ORG/MODEL`. Raises ValueError with a suggestion for an unknown name."""
+    """The registry entry, made up for `hf:ORG/MODEL` and `served:MODEL@URL`.
+
+    Raises ValueError with a suggestion for an unknown name.
+    """
     if canonical(name) in REGISTRY:
         return REGISTRY[canonical(name)]
     if is_hf(str(name)):
         return MLLMEntry(HF_FACTORY, f"{hub_id(name)}, from its Hugging Face folder", parameters_said(name))
+    if is_served(name):
+        model, url = address_of(name)
+        return MLLMEntry(SERVED_FACTORY, f"{model} behind {url}; it only scores", 0)
     close = get_close_matches(str(name).lower().replace("-", ""), [*REGISTRY, *ALIASES], n=1)
     hint = f" Did you mean '{close[0]}'?" if close else ""
-    raise ValueError(f"Unknown MLLM '{name}'.{hint} Available: {', '.join(list_mllms())}, and hf:ORG/MODEL")
+    known = ", ".join([*list_mllms(), "hf:ORG/MODEL", "served:MODEL@URL"])
+    raise ValueError(f"Unknown MLLM '{name}'.{hint} Available: {known}")
 
 
 def load_mllm(
@@ -149,6 +164,8 @@ def load_mllm(
     module, function = entry.factory.split(":")
     from model_zoo import layer_options
 
+    if entry.served:  # its layers are not here
+        return getattr(import_module(module), function)(name=name, weights=weights, **options)
     if quant:
         layer_options.require_quant(quant)  # before any weight is read
     factory = getattr(import_module(module), function)
@@ -168,6 +185,8 @@ def weight_files(name: str, weights: str | Path = "weights") -> list[Path]:
     Without a complete layout, those of the original files that exist.
     """
     entry = get_entry(name)
+    if entry.served:
+        return []
     if entry.hf:
         return shards_of(name, weights)
     return embedded_files(name) if entry.embedded else layout_files(canonical(name), weights)
@@ -176,9 +195,16 @@ def weight_files(name: str, weights: str | Path = "weights") -> list[Path]:
 def missing_files(name: str, weights: str | Path = "weights") -> list[str]:
     """One line per missing file: its path, what it is, where it is published. Empty when one layout is complete.
 
-    Raises ValueError for a folder of the hub that is there and cannot be used, saying why.
+    A served model has no files; the line says why its server cannot be used. Raises ValueError for a folder of the hub
+    that is there and cannot be used, and for a server behind which another model stands than recorded.
     """
     entry = get_entry(name)
+    if entry.served:
+        try:
+            contact_of(name, weights)
+        except ConnectionError as error:
+            return [str(error)]
+        return []
     if entry.hf:
         if not (lines := missing_in_folder(name, weights)):
             refuse(name, weights)
@@ -192,16 +218,21 @@ def missing_files(name: str, weights: str | Path = "weights") -> list[str]:
 
 
 def require_files(name: str, weights: str | Path = "weights") -> None:
-    """Raise ONE FileNotFoundError that lists every missing file of an MLLM, published or embedded."""
-    if lines := missing_files(name, weights):
+    """Raise ONE FileNotFoundError that lists every missing file of an MLLM; ConnectionError for a server's absence."""
+    if get_entry(name).served:
+        contact_of(name, weights)
+    elif lines := missing_files(name, weights):
         raise missing_error(name, lines, weights)
 
 
 def model_fingerprint(name: str, weights: str | Path = "weights") -> str:
     """sha256 over the model's weight tensors, see `model_zoo.weights.fingerprint`; of the hub: and its small files.
 
-    Raises FileNotFoundError when files are missing: half a model has no fingerprint.
+    Of a served model, whose weights nobody here can read: over what its server says of itself and of the model.
+    Raises FileNotFoundError when files are missing: half a model has no fingerprint; ConnectionError without a server.
     """
+    if get_entry(name).served:
+        return contact_of(name, weights).fingerprint
     require_files(name, weights)
     from model_zoo.weights.fingerprint import fingerprint
 
@@ -225,6 +256,24 @@ def picture_facts(name: str, weights: str | Path, tiles: str, frame: int) -> dic
     return {"tiles": tiles, "visual_tokens": visual_tokens(folder_of(name, weights), tiles, frame)}
 
 
+def contact_of(name: str, weights: str | Path = "weights") -> Contact:
+    """What the server of `served:MODEL@URL` says of itself, asked once a process. Raises: see `contact`."""
+    from model_zoo.served.contact import contact
+
+    return contact(name, str(Path(weights).expanduser()))
+
+
+def refuse_served_source(name: str) -> None:
+    """Raise ValueError for a source behind a server."""
+    if is_served(name):
+        raise ValueError(ONLY_SCORES.format(name=name))
+
+
+def server_facts(name: str, weights: str | Path) -> dict[str, str]:
+    """What a record says of a served model: `server`, `served_model`, `way`, `pictures`; nothing of any other."""
+    return contact_of(name, weights).facts if is_served(name) else {}
+
+
 def dry_load(name: str, weights: Path) -> MLLM:
     """What `load_mllm` would return, through the same converters, with tensors mapped from their files.
 
@@ -234,6 +283,8 @@ def dry_load(name: str, weights: Path) -> MLLM:
 
     if get_entry(name).embedded:
         return load_mllm(name)  # a megabyte: nothing to save
+    if get_entry(name).served:
+        return load_mllm(name, weights=weights)
     if get_entry(name).hf:
         from model_zoo.hf.load import dry_load_hf
 

@@ -22,6 +22,11 @@ def is_full(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT)
 
 
+def cache_root() -> Path:
+    """`cache`, or the folder TVP_CACHE names; what is in it can be made again."""
+    return Path(os.environ.get("TVP_CACHE") or "cache").expanduser()
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames inside `folder` survive a power cut (POSIX; elsewhere folders cannot be opened)."""
     if hasattr(os, "O_DIRECTORY"):

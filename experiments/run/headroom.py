@@ -40,7 +40,8 @@ from lightning_modules.intervals import mean_draws, mean_interval, percentiles
 from lightning_modules.metrics import PAIRED, PAIRED_UNITS, Estimate, Scores, estimate, paired_gain, per_sample
 from lightning_modules.records import read_rows, write_rows
 from lightning_modules.scorer import PromptScorer
-from model_zoo.registry import get_entry, load_mllm, require_files, tile_options
+from model_zoo.registry import get_entry, load_mllm, require_files, server_facts, tile_options
+from model_zoo.served.ways import WRITTEN
 
 PROBED = ("full", "black")
 
@@ -76,6 +77,11 @@ def measure_headroom(options: Any) -> list[dict]:
     names = list(dict.fromkeys(options.mllm))
     for name in names:
         require_files(name, options.weights)
+        if server_facts(name, options.weights).get("way") == WRITTEN:
+            raise ValueError(
+                f"'{name}' gives no likelihoods, and headroom adds numbers to candidates' scores. Expected vLLM or "
+                "SGLang behind the address, or a model whose weights are here."
+            )
     where, tiles = (
         (str(options.weights), options.dtype, False),
         {name: tile_options(name, "official") for name in names},

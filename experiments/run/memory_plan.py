@@ -188,7 +188,7 @@ def planned_sizes(name: str, weights: str, tiles: str = "one", frame: int = 224)
 
 
 def _is_planned(spec: Any) -> bool:
-    return not get_entry(spec.name).embedded
+    return not (get_entry(spec.name).embedded or get_entry(spec.name).served)
 
 
 def device_of(config: DictConfig) -> str:
@@ -199,6 +199,8 @@ def device_of(config: DictConfig) -> str:
 
 
 def _line(spec: Any, need: Need, config: DictConfig) -> str:
+    if get_entry(spec.name).served:
+        return f"{spec.role:8} {spec.name}: on its server"
     head = f"{spec.role:8} {spec.name}: {gib(need.weights)} of weights as {spec.precision}"
     if (sizes := _sizes(spec, config)) is None:
         return head
@@ -220,7 +222,8 @@ def print_plan(config: DictConfig) -> int:
         entry = get_entry(spec.name)
         sizes = _sizes(spec, config)
         print(f"{spec.role:8} {spec.name}: {entry.description}")
-        print(f"         {(sizes.parameters if sizes else entry.parameters) / 1e6:,.1f} M parameters")
+        if not entry.served:
+            print(f"         {(sizes.parameters if sizes else entry.parameters) / 1e6:,.1f} M parameters")
         for line in missing_with_hint(spec.name, spec.weights):
             print(f"         MISSING {line}")
     plan = memory_plan(parts)

@@ -13,7 +13,7 @@ from experiments.run.build import RunParts, used_splits
 from lightning_modules.atomic import replace_file
 from model_zoo.hf.catalogue import TINY
 from model_zoo.hf.folder import folder_of
-from model_zoo.registry import canonical, missing_clip, missing_files
+from model_zoo.registry import canonical, is_served, missing_clip, missing_files
 from model_zoo.weights.layouts import fetch_hint
 
 
@@ -100,7 +100,10 @@ def missing_things(parts: RunParts) -> list[str]:
     """A block of text for every model, and for the data set, whose files are not all there."""
     config, folders = parts.config, {(spec.name, spec.weights): None for spec in parts.models}
     _ = parts.monitor  # refuses what may not steer
-    wanted = [(f"{name} weights in '{weights}'", missing_with_hint(name, weights)) for name, weights in folders]
+    wanted = [
+        (f"answer of {name}" if is_served(name) else f"{name} weights in '{weights}'", missing_with_hint(name, weights))
+        for name, weights in folders
+    ]
     if config.method.tse:
         weights = config.source.weights
         wanted.append((f"CLIP weights for the TSE loss in '{weights}'", missing_clip(config.method.clip, weights)))

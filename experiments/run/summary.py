@@ -119,6 +119,8 @@ def offset_records(callback: Any) -> dict[str, Scores]:
         return {}
     for spec in callback.models:
         val = callback.latest.get("val", {}).get(spec.name, {}).get("full")
+        if val is not None and val.written:
+            continue  # a written answer has no scores to add a number to
         if val is None:  # a run continued after its last validation
             val = scorer.store.load(full, **scorer.store_key(spec, "val", scorer.sizes["val"]))
         record = offset_record(val, callback.latest["test"][spec.name].get("full"))

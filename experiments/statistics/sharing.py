@@ -84,6 +84,8 @@ def facts(name: str) -> Facts:
         embedded = get_entry(name).embedded
     except ValueError:
         return Facts(name, None, name)
+    if get_entry(name).served:
+        return Facts(name, None, name)  # nobody here sees its tower
     if get_entry(name).hf:
         known = named_entry(name)
         # What the tower started from; a folder that is not listed may have any.

@@ -114,7 +114,7 @@ def counted(config: DictConfig, rows: dict[str, int] | None = None) -> Cost:
     models = [config.source.name, *config.targets.names]
     of_png = models if config.targets.png == "all" else models[:1]
     on_val = models if config.targets.curves else [config.source.name, *config.targets.select]
-    if all(get_entry(name).embedded for name in models):
+    if all(get_entry(name).embedded or get_entry(name).served for name in models):
         # The tiny models were timed: seconds of an update of 16 images, and of a row.
         visits = scored * len(on_val) + test * (len(models) + len(of_png))  # test: the float prompt and the PNG
         of_update = UPDATE[config.method.name] * per_update / 16 * max(1, len(config.sources))
@@ -137,7 +137,7 @@ def picture_work(name: str, config: DictConfig, *, learning: bool = False) -> fl
     group = config.targets if name in config.targets.names else config.source
     entry = get_entry(name)
     weights = str(Path(config.source.weights).resolve())
-    sizes = None if entry.embedded else planned_sizes(name, weights, group.tiles, config.prompt.frame)
+    sizes = None if entry.embedded or entry.served else planned_sizes(name, weights, group.tiles, config.prompt.frame)
     if sizes is None:
         return TOKENS * entry.parameters
     tower, llm = sizes.vision, sizes.llm

@@ -15,7 +15,7 @@ from experiments.cli import suggest, unknown
 from experiments.recipes import first_lines, read_yaml
 from experiments.sweep.tuned import read_tuned
 from lightning_modules.vocabulary import members
-from model_zoo.registry import get_entry
+from model_zoo.registry import get_entry, refuse_served_source
 
 FOLDER = Path(__file__).resolve().parents[1] / "sweeps"
 LISTS = ("sources", "targets", "select", "data", "methods", "seeds")
@@ -190,6 +190,8 @@ def _check(sweep: DictConfig) -> None:
         for name in sweep[key]:
             for member in members(name) if key == "sources" else [name]:
                 get_entry(member)  # an unknown model is refused here, with a suggestion
+                if key == "sources":
+                    refuse_served_source(member)
     for key in ("sources", "targets", "seeds"):
         twice = [name for name in sweep[key] if list(sweep[key]).count(name) > 1]
         if twice:

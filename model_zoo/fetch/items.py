@@ -30,6 +30,8 @@ def items_of(name: str, weights: Path, revision: str | None = None) -> list[Weig
     entry = get_entry(name)
     if entry.embedded:
         return []
+    if entry.served:
+        raise ValueError(f"'{name}' stands behind a server, so there is nothing to fetch.")
     conversion, layout = PUBLISHED[canonical(name)].hub, complete_layout(canonical(name), weights)
     if layout and layout.kind == "converted":
         return []

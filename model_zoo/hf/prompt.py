@@ -194,7 +194,7 @@ class Prompter:
         if text not in self._answers:
             if len(self._answers) > 100_000:
                 self._answers = {}
-            before, ids = self._ids(self.tail), self._ids(text)
+            before, ids = self.ids(self.tail), self.ids(text)
             if ids[: len(before)] != before:
                 raise ValueError(
                     f"The tokenizer merges the prompt's end {self.tail!r} with the beginning of the answer {answer!r}, "
@@ -203,7 +203,8 @@ class Prompter:
             self._answers[text] = tuple(ids[len(before) :])
         return list(self._answers[text])
 
-    def _ids(self, text: str) -> list[int]:
+    def ids(self, text: str) -> list[int]:
+        """Token ids of plain text."""
         return self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
 
 
