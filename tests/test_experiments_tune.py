@@ -389,10 +389,16 @@ def test_an_ensemble_takes_over_what_was_tuned_for_it_or_else_for_its_first_memb
     both = "embedded_llava+embedded_minigpt4"
     given = [("sources", both), ("seeds", "0")]
     found = build_cells(load_sweep("embedded_smoke", [*given, ("tuned", str(tuning(tmp_path / "a.json", **ALL)))]))
-    assert {cell.method: resolved(cell).method.lr for cell in found if cell.method != "none"} == {"evp": 3.5, "tvp": 4.5}
+    assert {cell.method: resolved(cell).method.lr for cell in found if cell.method != "none"} == {
+        "evp": 3.5,
+        "tvp": 4.5,
+    }
     own = ALL | {f"{both}__evp": 8.0, f"{both}__tvp": 9.0}
     found = build_cells(load_sweep("embedded_smoke", [*given, ("tuned", str(tuning(tmp_path / "b.json", **own)))]))
-    assert {cell.method: resolved(cell).method.lr for cell in found if cell.method != "none"} == {"evp": 8.0, "tvp": 9.0}
+    assert {cell.method: resolved(cell).method.lr for cell in found if cell.method != "none"} == {
+        "evp": 8.0,
+        "tvp": 9.0,
+    }
 
 
 def test_a_recipe_names_its_tunings_beside_itself_and_rows_of_their_own(tmp_path, monkeypatch):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor, as_completed
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -116,9 +116,15 @@ def _one_thread() -> None:
 
 
 def _ensure_logged(cell: NamedRun, out: Path) -> None:
-    with open(out / f"{cell.name}.log", "a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
-        with keep_sources():
-            ensure_run(cell, out)
+    with logged(out / f"{cell.name}.log"), keep_sources():
+        ensure_run(cell, out)
+
+
+@contextmanager
+def logged(path: Path) -> Iterator[None]:
+    """What is printed inside goes to the end of a file."""
+    with open(path, "a", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
+        yield
 
 
 def _is_finished(cell: NamedRun, out: Path) -> bool:

@@ -58,7 +58,8 @@ class Sweep:
     targets: models every prompt is scored on, beside its own source (none: the sources). select: targets that
     may steer, none by default. words: `key: value` for every cell. source_words: source -> `key: value`.
     tuned: files of `python -m experiments.tune`, one a data set, beside this recipe's: their words for each source,
-    data set and method come last; an ensemble that was not tuned takes over those of its first member. tuned_words: data set -> source -> method -> `key: value`, which they fill.
+    data set and method come last; an ensemble that was not tuned takes over those of its first member.
+    tuned_words: data set -> source -> method -> `key: value`, which they fill.
     primary: the two methods whose difference on targets the sweep is made to test, before all other comparisons.
     """
 

@@ -11,8 +11,8 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from datamodules.whole_files.disk import is_full
@@ -78,14 +78,14 @@ def compute(folder: SweepFolder, leases: Leases, cell: SweepCell) -> bool:
     A failure that concerns the cell is recorded and does not stop the worker. Ctrl-C and a full disk do; the run keeps
     what it has and is continued by whoever takes the cell next.
     """
-    from experiments.run.ensure import NamedRun, ensure_run
+    from experiments.run.ensure import NamedRun, ensure_run, logged
     from experiments.run.progress import watching
     from experiments.sweep.collect import keep_samples
 
     started, run = time.time(), folder.cells / cell.folder
     log = folder.logs / f"{cell.folder}.log"
     try:
-        with _logged(log), keep_sources(), watching(leases.report):
+        with logged(log), keep_sources(), watching(leases.report):
             ensure_run(NamedRun(cell.folder, cell.words), folder.cells)
             keep_samples(run, cell)
         state, entries = "finished", {}
@@ -99,13 +99,6 @@ def compute(folder: SweepFolder, leases: Leases, cell: SweepCell) -> bool:
         if mine:
             folder.record(cell, state, seconds=round(time.time() - started, 1), worker=leases.worker, **entries)
     return state == "finished"
-
-
-@contextmanager
-def _logged(path: Path) -> Iterator[None]:
-    """What is printed inside goes to the end of a file."""
-    with open(path, "a", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
-        yield
 
 
 # ---- as a program ----------------------------------------------------------------------------------------------------
