@@ -1,4 +1,4 @@
-"""`make train EXP=modern_smoke`: learned on a tiny Qwen3-VL, scored on five others in one run, cut, reported."""
+"""`make train EXP=modern_smoke`: learned on a tiny Qwen3-VL, scored on five others and a served one, cut, reported."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import pytest
 import torch
+from support.model_server import ModelServer, running
 from support.modern_smoke import SOURCE, TARGETS, UPDATES, modern_words
 
 from experiments.report.__main__ import main as report
@@ -23,6 +26,7 @@ from lightning_modules.records import read_rows
 from lightning_modules.tvp import TVPModule
 from lightning_modules.vocabulary import CONTROLS
 
+pytest_plugins = ["support.data_server", "support.model_server"]
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:.*in eval mode at the start of training"),
@@ -36,10 +40,17 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(place: Path) -> Path:
+def served(local: Any) -> Iterator[str]:
+    """The name of a model behind a server that answers in texts, as `transformers serve` does."""
+    with running(ModelServer("openai", local)) as server:
+        yield server.name
+
+
+@pytest.fixture(scope="module")
+def run(place: Path, served: str) -> Path:
     """In a process of its own and an empty folder, as after a fresh clone; with the time it may take."""
     started = time.monotonic()
-    words = [sys.executable, "-m", "experiments.train", *modern_words(place / "run", place / "weights")]
+    words = [sys.executable, "-m", "experiments.train", *modern_words(place / "run", place / "weights", [served])]
     root = str(Path(__file__).resolve().parents[1])
     environment = os.environ | {"TVP_CACHE": str(place / "cache"), "PYTHONPATH": root}
     done = subprocess.run(words, cwd=place, env=environment, capture_output=True, text=True, check=False)
@@ -53,10 +64,10 @@ def delta(folder: Path) -> torch.Tensor:
     return Prompt.load(folder / "prompt").delta
 
 
-def test_one_run_scores_every_family_with_all_controls(run: Path) -> None:
+def test_one_run_scores_every_family_and_the_served_model_with_all_controls(run: Path, served: str) -> None:
     assert read_status(run)["state"] == "finished"
     rows = [row for row in read_rows(run / "results.jsonl") if row["split"] == "test"]
-    for name in (SOURCE, *TARGETS):
+    for name in (SOURCE, *TARGETS, served):
         inputs = {row["input"] for row in rows if row["mllm"] == name}
         assert {"prompt", "png", *CONTROLS} <= inputs
     assert all(math.isfinite(row["value"]) for row in rows)
@@ -68,7 +79,9 @@ def test_one_run_scores_every_family_with_all_controls(run: Path) -> None:
         ("hf:tiny/smolvlm", "official", 20),
         ("hf:tiny/paligemma", "official", 16),
         ("embedded_minigpt4", None, None),
+        (served, None, None),
     }
+    assert {row["way"] for row in rows if row["mllm"] == served} == {"generate"}
 
 
 def test_the_prompt_is_learned(run: Path) -> None:
@@ -79,7 +92,7 @@ def test_the_prompt_is_learned(run: Path) -> None:
 
 
 def test_a_cut_run_resumes_to_the_same_prompt_and_scores(
-    run: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+    run: Path, place: Path, served: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Killed(BaseException):
         pass
@@ -92,7 +105,7 @@ def test_a_cut_run_resumes_to_the_same_prompt_and_scores(
     with monkeypatch.context() as patched:
         patched.setattr(TVPModule, "on_train_batch_start", cut, raising=False)
         with pytest.raises(Killed):
-            train(modern_words(place / "cut", place / "weights"))
+            train(modern_words(place / "cut", place / "weights", [served]))
     train([f"resume={place / 'cut'}"])
     assert torch.equal(delta(place / "cut"), delta(run))
 
@@ -103,8 +116,8 @@ def test_a_cut_run_resumes_to_the_same_prompt_and_scores(
     assert scores(place / "cut") == scores(run)
 
 
-def test_the_report_shows_every_model(run: Path) -> None:
+def test_the_report_shows_every_model(run: Path, served: str) -> None:
     report([str(run)])
     page = (run / "report.html").read_text()
-    for name in (SOURCE, *TARGETS):
+    for name in (SOURCE, *TARGETS, served):
         assert name in page
