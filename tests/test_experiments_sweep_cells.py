@@ -13,8 +13,9 @@ from experiments.sweep import cells as module
 from experiments.sweep import identity
 from experiments.sweep.cells import SweepCell, build_cells, cell_words, resolved
 from experiments.sweep.identity import Fingerprints, cell_id
-from experiments.sweep.recipe import FOLDER, list_sweeps, load_sweep
+from experiments.sweep.recipe import FOLDER, all_targets, list_sweeps, load_sweep
 from lightning_modules import code_version
+from lightning_modules.vocabulary import members
 
 SMALL = [("sources", "embedded_minigpt4"), ("methods", "tvp"), ("seeds", "0")]
 
@@ -51,9 +52,11 @@ def test_every_sweep_recipe_makes_valid_runs(name):
     shown = {(cell.data, cell.method): cell for cell in cells} | {cell.source: cell for cell in cells}
     for cell in shown.values():
         config = resolved(cell)
-        targets = [name for name in (sweep.targets or sweep.sources) if name != cell.source]
-        assert (config.source.name, config.data.name, config.seed) == (cell.source, cell.data, cell.seed)
-        select = [name for name in sweep.select if name != cell.source]
+        own = members(cell.source)
+        targets = [name for name in all_targets(sweep) if name not in own]
+        assert (config.source.name, config.data.name, config.seed) == (own[0], cell.data, cell.seed)
+        assert [source.name for source in config.sources] == (own if len(own) > 1 else [])
+        select = [name for name in sweep.select if name not in own]
         assert sorted(config.targets.names) == sorted(targets) and config.targets.select == select
         assert set(config.targets.heldout) == {*targets} - {*select}
 
