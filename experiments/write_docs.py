@@ -20,6 +20,8 @@ from datamodules.registry import load_datamodule
 from experiments.cli import markdown, parse_options, run_command
 from experiments.embedded_zoo.gates_text import gates_markdown, read_gates, read_worlds
 from experiments.report.numbers import method_order, with_interval
+from experiments.statistics.sharing import STRONGEST_FIRST
+from experiments.sweep.folder import SweepFolder
 from experiments.tracking.keys import keys_table
 from lightning_modules.atomic import replace_file
 from model_zoo.hf.catalogue import HF_MODELS
@@ -31,7 +33,7 @@ from model_zoo.weights.catalogue import PUBLISHED
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PROMPT, PICTURE, SCENE = DOCS / "prompt", DOCS / "frame.png", DOCS / "scene.png"
-SWEEP = Path(__file__).parent / "results" / "sweep_embedded"
+RESULTS = Path(__file__).parent / "results"
 KEPT = ("matrix.csv", "statistics.json", "report.html", "report.md")
 
 
@@ -44,38 +46,55 @@ class Options:
     """
 
     sweep: Path | None = None
-    """first copy what a finished sweep=embedded leaves there (matrix.csv, statistics.json, report.html, report.md) to
-    experiments/results/sweep_embedded, which the results are made from"""
+    """first copy what a finished sweep leaves there (matrix.csv, statistics.json, report.html, report.md) to
+    experiments/results/sweep_NAME, which the results are made from"""
     prompt: Path | None = None
     """first copy that prompt artefact of exp=embedded to docs/prompt and draw README's picture with it"""
 
 
 # ---- results ---------------------------------------------------------------------------------------------------------
-def result_section() -> str:
-    """The long tables: the committed statistics of `sweep=embedded`."""
+def statistics_of(sweep: str) -> dict[str, Any]:
+    """The committed statistics of a sweep."""
+    return json.loads((RESULTS / f"sweep_{sweep}" / "statistics.json").read_text())
+
+
+def result_section(sweep: str) -> str:
+    """The long tables of a sweep."""
     from experiments.report.markdown import result_section as section
 
-    return section(json.loads((SWEEP / "statistics.json").read_text()), label="`sweep=embedded`")
-
-
-FOUND = Path(__file__).parent / "results" / "sweep_fashion_one_source"
-WHAT = {"none": "black border, nothing learned"}
+    return section(statistics_of(sweep), label=f"`sweep={sweep}`")
 
 
 def found_table() -> str:
-    """README's small table: what each method's frame changes over the plain full-size picture, model by model."""
-    pairs = json.loads((FOUND / "statistics.json").read_text())["pairs"]
-    of = {(pair["method"], pair["target"]): pair["gains"]["full"] for pair in pairs}
-    models = dict.fromkeys(pair["target"] for pair in pairs)
-    roles = {pair["target"]: "the source" for pair in pairs if pair["role"] == "source"}
-    lines = [
-        "| | " + " | ".join(f"{m}, {roles.get(m, 'unseen')}" for m in models) + " |",
-        "|---" * (len(models) + 1) + "|",
+    """README's small table: what each method's frame changes over the plain full-size picture, by what models share."""
+    found = statistics_of("fashion")
+    own = [entry | {"shared": OWN} for entry in found["methods"] if entry["over"] == "source"]
+    of = {
+        (entry["shared"], entry["method"]): entry
+        for entry in (*own, *found["shared"])
+        if entry["control"] == "full" and entry["data"] == "" and entry["method"] != "none"
+    }
+    methods, kinds = method_order(method for _, method in of), {kind for kind, _ in of}
+    rows = [
+        [kind, str(of[kind, methods[0]]["pairs"]), *(with_interval(of[kind, method]) for method in methods)]
+        for kind in (OWN, *STRONGEST_FIRST)
+        if kind in kinds
     ]
-    for method in method_order(method for method, _ in of):
-        cells = (with_interval(of[method, model]) for model in models)
-        lines.append(f"| {WHAT.get(method, method.upper())} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    header = ["what the model scored shares with the source", "pairs", *(method.upper() for method in methods)]
+    return markdown(header, rows).strip()
+
+
+OWN = "all: it is the source"
+
+
+def two_sources_table() -> str:
+    """What a frame learned on one model, or on two at once, changes on models that were in neither."""
+    pairs = [pair for pair in statistics_of("fashion_two_sources")["pairs"] if pair["role"] != "source"]
+    of = {(pair["source"], pair["target"]): pair["gains"]["full"] for pair in pairs}
+    sources, targets = (dict.fromkeys(pair[key] for pair in pairs) for key in ("source", "target"))
+    unseen = [target for target in targets if all((source, target) in of for source in sources)]
+    rows = [[source, *(with_interval(of[source, target]) for target in unseen)] for source in sources]
+    return markdown(["EVP, learned on", *unseen], rows).strip()
 
 
 def keep(out: Path) -> None:
@@ -87,10 +106,11 @@ def keep(out: Path) -> None:
     statistics = json.loads((out / "statistics.json").read_text())
     if statistics["missing"]:
         raise ValueError(f"{len(statistics['missing'])} cells of '{out}' have no result. Finish the sweep first.")
-    SWEEP.mkdir(parents=True, exist_ok=True)
+    folder = RESULTS / f"sweep_{SweepFolder(out).name}"
+    folder.mkdir(parents=True, exist_ok=True)
     for name in KEPT:
-        replace_file(SWEEP / name, (out / name).read_bytes())
-    replace_file(SWEEP / "statistics.json", json.dumps(statistics, separators=(",", ":")).encode() + b"\n")
+        replace_file(folder / name, (out / name).read_bytes())
+    replace_file(folder / "statistics.json", json.dumps(statistics, separators=(",", ":")).encode() + b"\n")
 
 
 # ---- README's picture ------------------------------------------------------------------------------------------------
@@ -256,7 +276,8 @@ def gates_of(*names: str) -> str:
 SECTIONS: dict[tuple[str, str], Callable[[], str]] = {
     ("README.md", "answers"): answers_text,
     ("README.md", "found"): found_table,
-    ("docs/results.md", "results"): result_section,
+    ("docs/results.md", "fashion"): partial(result_section, "fashion"),
+    ("docs/results.md", "two_sources"): two_sources_table,
     ("docs/headroom.md", "gates"): gates_of,
     ("model_zoo/embedded/MODEL_CARD.md", "gates"): partial(gates_of, "emoji"),
     ("model_zoo/embedded/MODEL_CARD_LITE.md", "gates"): partial(gates_of, "fashion"),
