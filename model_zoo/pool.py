@@ -97,7 +97,8 @@ class WeightPool:
 
     def place_(self, model: Any, device: torch.device | str = "cpu") -> Any:
         """Move a model to a device; of its frozen weights it holds those that others hold there already."""
-        for parameter in model.parameters():
+        parameters = list(model.parameters())
+        for parameter in parameters:
             if type(parameter) is nn.Parameter and not parameter.requires_grad and not parameter.is_meta:
                 before = self._entry(parameter.data)
                 here = parameter.data.to(device)
@@ -106,8 +107,10 @@ class WeightPool:
                 parameter.data = here if held is None else held
                 if before and entry is not before:
                     before.moved = entry
-        # Buffers, and what is no plain parameter: a quantised layer becomes integers on its way to a GPU.
-        return model if torch.device(device).type == "cpu" else model.to(device)
+        # Buffers, and what is no plain parameter: a quantised layer becomes integers on its way to a GPU, and would on
+        # its way to the CPU, slowly.
+        plain = all(type(parameter) is nn.Parameter for parameter in parameters)
+        return model.to(device) if plain or torch.device(device).type != "cpu" else model
 
     def _entry(self, tensor: Tensor) -> Entry | None:
         """The entry of a tensor's bits, made if there is none; None for a tensor that cannot be shared."""
@@ -168,7 +171,7 @@ _devices: list[str] = []
 def sharing(device: torch.device | str = "cpu") -> Iterator[WeightPool]:
     """Models loaded inside, for this device, share their weights with all that were loaded so. They must stay frozen:
     a weight that is written to changes in every model that holds it."""
-    _devices.append(str(device))
+    _devices.append(str(torch.empty(0, device=device).device))  # cuda is cuda:0
     try:
         yield POOL
     finally:

@@ -1,4 +1,4 @@
-"""The pool of weights: what models have in common is in memory once, is read once, never changes, and goes with them."""
+"""The pool of weights: what models have in common is in memory once, read once, never changed, and goes with them."""
 
 from __future__ import annotations
 
@@ -113,7 +113,10 @@ def test_moving_or_casting_a_model_leaves_the_others_weights() -> None:
 def test_another_dtype_is_another_entry() -> None:
     whole, half = load(ON_VIT[0]), load(ON_VIT[1], dtype="bfloat16")
     assert not places(whole) & places(half)
-    assert {entry.tensor.dtype for entry in POOL.entries() if entry.tensor is not None} >= {torch.float32, torch.bfloat16}
+    assert {entry.tensor.dtype for entry in POOL.entries() if entry.tensor is not None} >= {
+        torch.float32,
+        torch.bfloat16,
+    }
 
 
 def test_what_is_done_to_the_layers_of_one_model_is_not_done_to_another() -> None:
