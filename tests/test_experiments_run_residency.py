@@ -203,9 +203,7 @@ def test_a_run_leaves_no_weights_behind(auto) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("residency", "pooled"), [("sequential", True), ("sequential", False), ("keep", False), ("process", True)]
-)
+@pytest.mark.parametrize(("residency", "pooled"), [("sequential", True), ("sequential", False), ("keep", False)])
 def test_prompt_and_scores_are_the_same_bits_however_models_are_held(auto, runs, residency: str, pooled: bool) -> None:
     delta, rows, _, _ = runs(f"targets.residency={residency}", pooled=pooled)
     assert torch.equal(delta, auto[0]) and delta.abs().max() > 0
