@@ -27,7 +27,7 @@ from model_zoo.weights.safe import load_tensors
 TOWERS = {name: "eva" for name in ("minigpt4", "instructblip", "blip2_t5", "vpgtrans", "bliva")} | {"visualglm": "own"}
 VICUNA_V0 = dict.fromkeys(("minigpt4", "vpgtrans", "bliva"), "vicuna_v0")
 CLASSES = 10
-FIELDS = (*("batch", "repeats", "sequential_s", "auto_s", "own_towers_s", "loading_s", "apart_bytes", "once_bytes"),)
+FIELDS = ("batch", "repeats", "sequential_s", "auto_s", "own_towers_s", "loading_s", "apart_bytes", "once_bytes")
 TOWER = ("connector.vision.embeddings.", "connector.vision.encoder.")
 
 
@@ -37,13 +37,13 @@ class Stored:
     def __init__(self, name: str, size: Size, folder: Path) -> None:
         self.model: Any = build_bench_model(name, size)
         self.parameters = dict(self.model.named_parameters())
-        self.loaded, files = False, {}
+        self.loaded = False
+        self.files: dict[Path, list[str]] = {}
         for key in self.parameters:
             part = f"tower_{TOWERS[name]}" if key.startswith(TOWER) else name
             part = f"llm_{VICUNA_V0.get(name, name)}" if key.startswith("llm.") else part
-            files.setdefault(folder / f"{part}.safetensors", []).append(key)
-        self.files: dict[Path, list[str]] = files
-        for path, keys in files.items():
+            self.files.setdefault(folder / f"{part}.safetensors", []).append(key)
+        for path, keys in self.files.items():
             if not path.is_file():
                 save_file({key: self.parameters[key].detach() for key in keys}, path)
         self.unload()
@@ -75,7 +75,8 @@ def targets_row(*, batch: int = 0, repeats: int = 5, size: Size = MEDIUM) -> dic
         apart, once = ({name: Stored(name, size, Path(folder)) for name in TOWERS} for _ in range(2))
         inputs, prompt = bench_inputs(batch or 4, size), PadPrompt(size.frame, size.pad)
         rows = [str(n) for n in range(len(inputs.images))]
-        batches = [Batch(inputs.images, torch.zeros(len(rows), dtype=torch.long), *[inputs.questions] * 3, rows, rows)]
+        texts, labels = inputs.questions, torch.zeros(len(rows), dtype=torch.long)
+        batches = [Batch(inputs.images, labels, texts, texts, texts, rows, rows)]
         reads: dict[str, Counter] = {"sequential": Counter(), "auto": Counter()}
 
         def epoch(models: dict[str, Stored], way: str, limit: int = GIB) -> list[np.ndarray]:
