@@ -36,8 +36,9 @@ class Targets:
     """models whose validation scores may steer choices"""
     heldout: list[str] = field(default_factory=list)
     """models whose scores no choice ever reads"""
-    residency: Literal["sequential", "keep", "process"] = "sequential"
-    """load one target at a time, keep all loaded, or give each its own process"""
+    residency: Literal["auto", "sequential", "keep", "process"] = "auto"
+    """keep all targets loaded, load one at a time (sequential), or give each its own process; auto: keep where that
+    fits in memory, else sequential. Weights that models share are loaded once"""
     n: int | None = None
     """size of the fixed validation sub-sample every model is scored on (null: all of it)"""
     png: Literal["all", "source"] = "all"

@@ -21,6 +21,7 @@ from lightning_modules.metrics import Scores, merge_scores
 from lightning_modules.ranks import is_distributed
 from lightning_modules.vocabulary import ROLES
 from model_zoo import registry
+from model_zoo.pool import sharing
 from model_zoo.served.ways import WRITTEN
 
 EMPTY = Scores([], np.zeros(0, np.int64), np.zeros((0, 0), np.float32), [])
@@ -57,11 +58,14 @@ class ModelSpec:
         return f"{self.dtype}+{self.quant}" if self.quant else self.dtype
 
     def load(self, device: torch.device | str) -> Any:
+        """The model on a device, its weights shared with every other one loaded so (`model_zoo.pool`)."""
         kinds: dict[str, Any] = {"dtype": self.dtype, "quant": self.quant, "checkpointing": self.checkpointing}
         kinds |= {"compile": True} if self.compile else {}
-        model = registry.load_mllm(self.name, weights=self.weights, official=self.official, **kinds, **self.options)
-        # Models are loaded on the CPU; "moving" a quantised one there would quantise it there, slowly.
-        return model if str(device) == "cpu" else model.to(device)
+        # A layer that is to be quantised is quantised on its way to the GPU. Validation is in inference mode, whose
+        # tensors no other model could train through.
+        with sharing("cpu" if self.quant else device) as pool, torch.inference_mode(False):
+            model = registry.load_mllm(self.name, weights=self.weights, official=self.official, **kinds, **self.options)
+            return pool.place_(model, device)
 
     def fingerprint(self) -> str:
         return registry.model_fingerprint(self.name, self.weights)

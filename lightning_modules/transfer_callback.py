@@ -89,7 +89,8 @@ class TransferCallback(L.Callback):
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self._take_back_towers()
-        self.scorer.release()
+        if stage == "test":  # after a fit, models that are kept are wanted once more
+            self.scorer.release()
 
     def _lend_towers(self, module: Any) -> None:
         """Let the sources' loss on the split, which comes first, leave its frames' features for the scores."""

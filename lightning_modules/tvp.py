@@ -17,6 +17,7 @@ from lightning_modules.features import encode_clean, fca_tokens
 from lightning_modules.losses import fca_distances, tse_losses
 from lightning_modules.optim import build_optimizer, build_schedule
 from lightning_modules.prompts import Prompt
+from model_zoo.pool import POOL
 
 
 class Losses(NamedTuple):
@@ -98,6 +99,9 @@ class TVPModule(L.LightningModule):
         """Load what is frozen, once, when a trainer needs it: building the module touches no weights."""
         if self.sources is None:
             self.sources = nn.ModuleList(self._load_sources()).requires_grad_(False)
+        if self._trainer is not None and self.trainer.strategy.root_device.type != "cpu":
+            # Every time: the trainer takes the module to the CPU when it is done, and targets may be there still.
+            POOL.place_(self.sources, self.trainer.strategy.root_device)
         if self.clip is None and self.tse and self._load_clip is not None:
             self.clip = self._load_clip().requires_grad_(False)
 

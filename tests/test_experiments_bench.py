@@ -26,6 +26,7 @@ from experiments.bench.models import (
 from experiments.bench.naive import fresh_cache, naive_scores
 from experiments.bench.peak_memory import rss_row
 from experiments.bench.table import bench_text
+from experiments.bench.targets import Stored, targets_row
 from experiments.bench.tasks import PATHS
 from model_zoo.cache_argument import cache_argument, cache_of
 
@@ -145,7 +146,7 @@ def test_a_whole_run_has_every_row_and_every_field(tmp_path, monkeypatch, capsys
     out = tmp_path / "new" / "bench.json"
     assert bench.main([f"out={out}", "repeats=1", "batch=2"], size="MICRO") == 0
     result = json.loads(out.read_text())
-    assert list(result) == ["device", "threads", "torch", "rows", "rss"]
+    assert list(result) == ["device", "threads", "torch", "rows", "rss", "targets"]
     assert result["device"].startswith("cpu: ") and result["torch"] == torch.__version__
     expected = [(name, path, n) for name in ARCHITECTURES for path, counts in PATHS.items() for n in counts]
     expected += [(f"hub_{family}", "rank", CANDIDATES) for family in HUB]
@@ -182,6 +183,33 @@ def test_only_leaves_the_rest_out(only, tmp_path, monkeypatch):
     assert len(result["rows"]) == 7
     assert {only} == {row["path" if only == "train_plain" else "architecture"] for row in result["rows"]}
     assert [row["architecture"] for row in result.get("rss", [])] == ([only] if only in ARCHITECTURES else [])
+
+
+def test_six_models_are_read_once_and_score_the_same_bits_resident(tmp_path, capsys):
+    out = tmp_path / "bench.json"
+    bench.main([f"out={out}", "repeats=1", "batch=2", "only=targets"], size="MICRO")
+    result = json.loads(out.read_text())
+    row = result["targets"]
+    # Two towers, four LLMs, and what is left of each model; apart every model has three files.
+    assert result["rows"] == [] and (row["files"], row["reads_an_epoch"]) == (12, 18)
+    assert row["ratio"] == pytest.approx(row["auto_s"] / row["sequential_s"]) and row["ratio_bytes"] < 0.7
+    assert (
+        "12 files read once" in capsys.readouterr().out and "18 in every epoch" in out.with_suffix(".txt").read_text()
+    )
+
+
+def test_a_resident_model_that_differs_in_a_bit_is_refused(monkeypatch):
+    load = Stored.load
+
+    def other(self, reads, *, shared):
+        model = load(self, reads, shared=shared)
+        if shared and self.model.name == "bliva":
+            self.parameters["connector.projection.bias"].data = self.parameters["connector.projection.bias"].data + 1
+        return model
+
+    monkeypatch.setattr(Stored, "load", other)
+    with pytest.raises(RuntimeError, match="Scores differ between models that share weights"):
+        targets_row(batch=2, repeats=1, size=MICRO)
 
 
 def test_wrong_options_are_refused_before_any_work():

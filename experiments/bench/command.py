@@ -14,10 +14,14 @@ from experiments.bench.hub import HUB, hub_rows
 from experiments.bench.measure import bench_rows
 from experiments.bench.models import ARCHITECTURES
 from experiments.bench.peak_memory import rss_row
-from experiments.bench.table import bench_text, progress_line
+from experiments.bench.table import bench_text, progress_line, targets_text
+from experiments.bench.targets import targets_row
 from experiments.bench.tasks import PATHS
 from experiments.cli import suggest
 from lightning_modules.atomic import replace_file
+
+ALONE = ("hub", "rss", "targets")
+"""What `only` may name beside architectures and paths."""
 
 
 def run_bench(out: Path | None, *, batch: int, repeats: int, only: str, size: str) -> None:
@@ -25,24 +29,27 @@ def run_bench(out: Path | None, *, batch: int, repeats: int, only: str, size: st
 
     Raises ValueError where `only` names nothing that there is, before any work.
     """
-    known = [*ARCHITECTURES, *PATHS, "hub", "rss", "gpu"]
+    known = [*ARCHITECTURES, *PATHS, *ALONE, "gpu"]
     if only and only not in known:
         raise ValueError(f"Unknown only='{only}'.{suggest(only, known)} Available: {', '.join(known)}.")
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)  # now, not after the work
     rows, rss = run_cpu(batch=batch, repeats=repeats, only=only, size=size)
     extra: dict[str, Any] = {"rss": rss} if rss else {}
+    if only in ("", "targets"):
+        extra["targets"] = targets_row(batch=batch, repeats=repeats, size=getattr(bench_models, size))
+        print(targets_text(extra["targets"]), end="")
     if not only and (gpu := run_gpu(None, batch=batch, repeats=repeats)):
         extra["gpu"] = gpu
     save(out, report(cpu_name(), rows, **extra))
     if out:
-        replace_file(out.with_suffix(".txt"), bench_text(rows, rss).encode())
+        replace_file(out.with_suffix(".txt"), (bench_text(rows, rss) + targets_text(extra.get("targets"))).encode())
 
 
 def run_cpu(*, batch: int, repeats: int, only: str, size: str) -> tuple[list[dict], list[dict]]:
     """(rows, peak memory) of what `only` asks for; progress on stderr, the table on stdout."""
     architectures = [only] if only in ARCHITECTURES else ARCHITECTURES
-    paths = [] if only in ("rss", "hub") else [only] if only in PATHS else list(PATHS)
+    paths = [] if only in ALONE else [only] if only in PATHS else list(PATHS)
     hub = HUB if only in ("", "hub") else ()
     total, rows = len(architectures) * sum(len(PATHS[path]) for path in paths) + len(hub), []
     numbers: dict[str, Any] = {"batch": batch, "repeats": repeats}
@@ -51,7 +58,7 @@ def run_cpu(*, batch: int, repeats: int, only: str, size: str) -> tuple[list[dic
         rows.append(row)
         print(progress_line(len(rows), total, row), file=sys.stderr, flush=True)
     rss = []
-    for architecture in architectures if only not in (*PATHS, "hub") else ():
+    for architecture in architectures if only not in (*PATHS, "hub", "targets") else ():
         rss.append(rss_row(architecture, batch=batch or 4, size=size))
         print(f"[rss] {architecture:13} {rss[-1]['ratio']:.2f}", file=sys.stderr, flush=True)
     print(bench_text(rows, rss), end="")

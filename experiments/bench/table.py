@@ -22,6 +22,20 @@ def bench_text(rows: Sequence[Mapping[str, Any]], rss: Sequence[Mapping[str, Any
     return file.getvalue()
 
 
+def targets_text(row: Mapping[str, Any] | None) -> str:
+    """`targets.targets_row` in two lines; empty where it was not asked for."""
+    if row is None:
+        return ""
+    seconds = [f"{row[key]:.2f} s" for key in ("sequential_s", "auto_s", "own_towers_s", "loading_s")]
+    once, apart = (f"{row[key] / 2**20:,.0f} MiB" for key in ("once_bytes", "apart_bytes"))
+    return (
+        f"An epoch over the paper's six models, {row['batch']} frames: one loaded at a time {seconds[0]}, all resident "
+        f"{seconds[1]} ({row['ratio']:.2f}x), without shared tower passes {seconds[2]}\n"
+        f"Weights: {once} with shared parts once, {apart} apart ({row['ratio_bytes']:.2f}x); {row['files']} files read "
+        f"once ({seconds[3]}), {row['reads_an_epoch']} in every epoch of the other way\n"
+    )
+
+
 def _table(title: str, caption: str, columns: Sequence[str], left: int) -> Table:
     table = Table(title=title, caption=caption, box=box.SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
     for i, column in enumerate(columns):

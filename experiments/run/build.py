@@ -36,6 +36,7 @@ from lightning_modules.trainer_callbacks import (
 )
 from lightning_modules.transfer_callback import TransferCallback
 from lightning_modules.tvp import TVPModule
+from model_zoo.pool import sharing
 from model_zoo.registry import load_clip, tile_options
 
 # Keys of `data` and `method` that the data set and the module take under the same names.
@@ -65,11 +66,13 @@ class RunParts:
 
     datamodule: the data set at the prompt's size. sources: what the prompt is learned on; `sources: [...]` is an
     ensemble, of which the first chooses the best epoch. targets: what only scores it. metric: the task's primary one.
-    monitor: the logged key that picks the best checkpoint.
+    monitor: the logged key that picks the best checkpoint. residency: targets.residency, once it is settled by
+    `check_memory` where that says auto.
     """
 
     def __init__(self, config: DictConfig) -> None:
         self.config = config
+        self.residency: str = config.targets.residency
 
     @cached_property
     def datamodule(self) -> Any:
@@ -134,7 +137,7 @@ def build_module(parts: RunParts, steps_per_epoch: int) -> TVPModule:
     return TVPModule(
         start_prompt(config, parts.datamodule),
         lambda: [load_source(spec) for spec in parts.sources],
-        lambda: load_clip(method.clip, weights=config.source.weights),
+        lambda: _load_clip(config),
         clean_features=build_clean_features(parts),
         sources_reduction=method.sources,
         accumulate=config.train.accumulate,
@@ -143,6 +146,11 @@ def build_module(parts: RunParts, steps_per_epoch: int) -> TVPModule:
         average_last=config.train.average_last,
         **{key: method[key] for key in METHOD_KEYS},
     )
+
+
+def _load_clip(config: DictConfig) -> Any:
+    with sharing() as pool:
+        return pool.place_(load_clip(config.method.clip, weights=config.source.weights).requires_grad_(False))
 
 
 def run_length(config: DictConfig, steps_per_epoch: int) -> tuple[int, int]:
@@ -170,7 +178,7 @@ def build_callback(parts: RunParts, folder: RunFolder) -> TransferCallback:
         frame=config.prompt.frame,
         pad=config.prompt.pad,
         sizes={"val": config.targets.n, "test": config.data.n_test},
-        residency=config.targets.residency,
+        residency=parts.residency,
     )
     log = ResultLog(folder.results)
     more: dict[str, Any] = {"context": context, "scores_folder": folder.scores}

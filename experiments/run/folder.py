@@ -63,8 +63,10 @@ def run_id(config: DictConfig) -> str:
     return f"{config.method.name}_{file_part(config.source.name)}_s{config.seed}_{digest}"
 
 
-def create_run_folder(config: DictConfig) -> RunFolder:
+def create_run_folder(config: DictConfig, **entries: object) -> RunFolder:
     """A new folder for a new run: `out`, or runs/<exp>/<id> with -2, -3... when that run was made before.
+
+    entries: more of its status.
 
     Raises:
         FileExistsError: `out` is given and holds something.
@@ -86,7 +88,7 @@ def create_run_folder(config: DictConfig) -> RunFolder:
         folder = next(_claim(path) for path in names if not path.exists())
     plain = plain_config(config) | {"out": str(folder.path)}
     replace_file(folder.path / CONFIG, OmegaConf.to_yaml(OmegaConf.create(plain)).encode())
-    folder.write_status("running", **describe())
+    folder.write_status("running", **describe(), **entries)
     os.environ[FOLDER_OF_RANK_ZERO] = str(folder.path)  # inherited by the ranks Lightning starts
     return folder
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -17,8 +18,9 @@ from model_zoo.hf.catalogue import named_entry
 from model_zoo.hf.folder import folder_of
 from model_zoo.listing import gib
 from model_zoo.memory.activations import USUAL
-from model_zoo.memory.free import free_ram, free_room
+from model_zoo.memory.free import Room, free_ram, free_room
 from model_zoo.memory.need import CUDA_CONTEXT, FRAGMENTATION, Need, overhead, source_need, target_need
+from model_zoo.memory.parts import Part, parts_of, total
 from model_zoo.memory.sizes import PUBLISHED_SIZES, Sizes, sizes_of
 from model_zoo.registry import canonical, dry_load, get_entry, missing_clip, missing_files
 
@@ -33,38 +35,50 @@ class NotEnoughMemoryError(ValueError):
     """A run that cannot fit; raised before anything is loaded."""
 
 
+SPARE = 0.9  # of the free memory is what targets.residency=auto may fill: other programs move too
+
+
 class Plan(NamedTuple):
-    """Bytes a run needs at its peak on the device of each rank, and in the host's RAM, with lines that explain them."""
+    """Bytes a run needs at its peak on the device of each rank, and in the host's RAM, with lines that explain them.
+
+    residency: what becomes of targets.residency. record: that and its figures in GiB, for the run's own record.
+    """
 
     device: int
     host: int
     lines: list[str]
+    residency: str
+    record: dict[str, Any]
 
 
-def check_memory(parts: RunParts, *, resumed: bool = False) -> None:
+def check_memory(parts: RunParts, *, resumed: bool = False) -> Plan:
     """Print the plan of a run with published models and compare it with the memory that is free.
 
-    A resumed run is only warned: its configuration, `train.memory_check` too, cannot be changed any more.
+    Settles `parts.residency`. A resumed run is only warned: its configuration, `train.memory_check` too, cannot be
+    changed any more.
 
     Raises:
         NotEnoughMemoryError: it does not fit and `train.memory_check` is `refuse`; says what would.
     """
-    config = parts.config
+    config, plan = parts.config, memory_plan(parts)
+    parts.residency = plan.residency
     if config.train.memory_check == "off" or not any(map(_is_planned, parts.models)):
-        return
-    plan = memory_plan(parts)
+        if config.targets.residency == "auto" and parts.targets:
+            print(_chosen(plan))
+        return plan
     print("\n".join(["# Memory, planned", *plan.lines]))
     problem = shortage(config, plan)
     if problem and config.train.memory_check == "refuse" and not resumed:
         raise NotEnoughMemoryError(problem)
     if problem:
         print(f"WARNING: {problem}")
+    return plan
 
 
 def shortage(config: DictConfig, plan: Plan) -> str:
     """What does not fit, with numbers and what to change; empty when all fits or the system does not say."""
     device, room, ram = device_of(config), free_room(device_of(config)), free_ram()
-    needed = plan.device if device == "cuda" else plan.device * config.train.devices
+    needed = _needed(plan.device, config)
     if room.free is not None and needed > room.free:
         ways = _ways_out(config, room.free)
         return (
@@ -106,38 +120,91 @@ def _changes(config: DictConfig) -> list[str]:
 
 
 def memory_plan(parts: RunParts) -> Plan:
-    """The peak over training, scoring and loading; models that ship with the package count by their weights."""
+    """The peak over training, scoring and loading. Weights that models have in common are counted once.
+
+    With targets.residency=auto every target stays loaded where that fits, else they are loaded one at a time.
+    """
+    asked, room = parts.config.targets.residency, free_room(device_of(parts.config))
+    whole = _plan(parts, "keep", room)
+    fits = room.free is not None and _needed(whole.device, parts.config) <= SPARE * room.free
+    chosen = asked if asked != "auto" else "keep" if fits or not parts.targets else "sequential"
+    return whole if chosen == "keep" else _plan(parts, chosen, room, whole.device)
+
+
+def _plan(parts: RunParts, residency: str, room: Room, whole: int | None = None) -> Plan:
+    """whole: bytes the run would need with all targets resident; None where it is the one that is planned."""
     config, device = parts.config, device_of(parts.config)
     sources = [(spec, _need(spec, parts, device)) for spec in parts.sources]
     targets = [(spec, _need(spec, parts, device)) for spec in parts.targets]
     lines = [_line(spec, need, config) for spec, need in (*sources, *targets)]
-    resident, training = _training([need for _, need in sources], config, device)
-    scoring = _scoring([_own_scoring(parts, device), *(need for _, need in targets)], resident, config, device)
-    host = config.train.devices * max([resident, *(need.weights for _, need in targets)])
+    own, others = [_parts(spec, config) for spec in parts.sources], [_parts(spec, config) for spec in parts.targets]
+    clip = sum(need.weights for _, need in sources) - sum(part.bytes for part in chain(*own))
+    everything = total(chain(*own, *others)) + clip
+    alone = total(chain(*own)) + clip
+    resident = everything if residency == "keep" else alone
+    training = _training([need for _, need in sources], resident, config, device)
+    # What a target brings along beside the sources, while it is the only one that is loaded.
+    news = [0 if residency == "keep" else total(chain(*own, more)) + clip - alone for more in others]
+    if residency == "process":
+        news = [need.weights for _, need in targets]
+    works = [new + need.work for new, (_, need) in zip(news, targets, strict=True)]
+    scoring = resident + max([_own_scoring(parts, device).work, *works])
+    scoring += overhead(scoring, device) + (CUDA_CONTEXT if residency == "process" and device == "cuda" else 0)
+    host = config.train.devices * max([alone, *(need.weights for _, need in targets)])
     peak = max(training, scoring)
     lines.append(f"assumed  {ASSUMED}")
     lines.append(f"peak     {gib(peak)} on {device} (training {gib(training)}, scoring {gib(scoring)})")
     if device == "cuda":
         lines.append(f"loading  {gib(host)} of RAM for a while")
-    return Plan(peak, host, lines)
+    apart = sum(need.weights for _, need in (*sources, *targets))
+    figures = {
+        "weights": everything,
+        "weights_apart": apart,
+        "all_resident": peak if whole is None else whole,
+        "free": room.free,
+    }
+    record = {key: None if n is None else round(n / 2**30, 3) for key, n in figures.items()}
+    plan = Plan(peak, host, lines, residency, {"asked": config.targets.residency, "chosen": residency, **record})
+    if targets:
+        lines += [*_shared_lines(parts, [*own, *others]), _chosen(plan)]
+    return plan
 
 
-def _training(needs: Sequence[Need], config: DictConfig, device: str) -> tuple[int, int]:
-    """(bytes of weights that stay, peak of a training step): all sources' graphs live until backward."""
-    resident = sum(need.weights for need in needs)
-    if config.method.name == "none":
-        return resident, overhead(resident, device) + resident
-    counted = resident + sum(need.kept for need in needs) + max(need.work for need in needs)
-    return resident, counted + overhead(counted, device)
+def _shared_lines(parts: RunParts, of_models: Sequence[Sequence[Part]]) -> list[str]:
+    """A line for each part that several models have in common."""
+    holders: dict[Part, list[str]] = {}
+    for spec, found in zip(parts.models, of_models, strict=True):
+        for part in found:
+            holders.setdefault(part, []).append(spec.name)
+    rows = [(part, names) for part, names in holders.items() if len(names) > 1]
+    return [f"once     {gib(part.bytes)} {part.what}: {', '.join(names)}" for part, names in rows]
 
 
-def _scoring(needs: Sequence[Need], resident: int, config: DictConfig, device: str) -> int:
-    """Peak while the source itself and the targets are scored beside the resident sources."""
-    largest = max(need.weights + need.work for need in needs)
-    if config.targets.residency == "keep":
-        largest = sum(need.weights for need in needs) + max(need.work for need in needs)
-    further = CUDA_CONTEXT if config.targets.residency == "process" and device == "cuda" else 0
-    return resident + largest + further + overhead(resident + largest, device)
+def _chosen(plan: Plan) -> str:
+    """What becomes of targets.residency, and why."""
+    r = plan.record
+    how = {"keep": "all stay loaded", "sequential": "one is loaded at a time", "process": "each in its own process"}
+    free = "" if r["free"] is None else f", {r['free']:.1f} GiB are free"
+    return (
+        f"weights  {r['weights']:.1f} GiB of all models with shared parts once, {r['weights_apart']:.1f} GiB apart\n"
+        f"targets  {plan.residency} ({r['asked']}): {how[plan.residency]}. With all of them loaded the run needs "
+        f"{r['all_resident']:.1f} GiB{free}"
+    )
+
+
+def _needed(device: int, config: DictConfig) -> int:
+    """Bytes on the device: on a CPU all ranks share one memory."""
+    return device if device_of(config) == "cuda" else device * config.train.devices
+
+
+def _training(needs: Sequence[Need], resident: int, config: DictConfig, device: str) -> int:
+    """Peak of a training step beside the resident weights: all sources' graphs live until backward."""
+    kept = 0 if config.method.name == "none" else sum(need.kept for need in needs) + max(need.work for need in needs)
+    return resident + kept + overhead(resident + kept, device)
+
+
+def _parts(spec: ModelSpec, config: DictConfig) -> list[Part]:
+    return parts_of(spec.name, spec.weights, _sizes(spec, config), spec.dtype, spec.quant)
 
 
 def _own_scoring(parts: RunParts, device: str) -> Need:
@@ -153,7 +220,7 @@ def _need(spec: ModelSpec, parts: RunParts, device: str) -> Need:
     config = parts.config
     sizes = _sizes(spec, config)
     if sizes is None:
-        return Need(get_entry(spec.name).parameters * 4, 0, 0, 0)
+        return Need(total(_parts(spec, config)), 0, 0, 0)
     if spec.role != "source":
         return target_need(sizes, config.train.eval_batch_size, spec.dtype, quant=spec.quant, device=device)
     first = spec.name == parts.sources[0].name
@@ -207,7 +274,7 @@ def _line(spec: Any, need: Need, config: DictConfig) -> str:
     if tiles := spec.options.get("tiles"):
         head += f", {tiles} tile{'s' * (tiles != 'one')}: {sizes.visual} visual tokens"
     if spec.role != "source":
-        return f"{head}, {gib(need.work)} to score {config.train.eval_batch_size} images ({config.targets.residency})"
+        return f"{head}, {gib(need.work)} to score {config.train.eval_batch_size} images"
     how = ", checkpointed" if spec.checkpointing else ""
     gradient = f"{gib(need.kept)} kept for the gradient of {config.train.batch_size} images{how}"
     return f"{head}, {gradient}, {gib(need.work)} short-lived"

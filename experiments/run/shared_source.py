@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from model_zoo.memory.free import free_ram
+from model_zoo.pool import POOL
+
 _kept: dict[tuple, Any] = {}
 _keeping = False
 
@@ -27,9 +30,15 @@ def load_source(spec: Any) -> Any:
         return spec.load("cpu")
     key = (spec.name, repr(spec), spec.fingerprint())
     if key not in _kept:
+        before = list(_kept.values())  # it stays until the next one is there, which takes what both have in common
         _kept.clear()
+        if (
+            sum(p.numel() * p.element_size() for model in before for p in model.parameters())
+            > (free_ram().free or 0) / 2
+        ):
+            before.clear()
         _kept[key] = spec.load("cpu")
-    return _kept[key].cpu()
+    return POOL.place_(_kept[key])
 
 
 def kept_source() -> str:

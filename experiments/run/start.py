@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import warnings
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -47,8 +47,8 @@ def start_run(config: DictConfig) -> Path:
     require_places(parts)
     write_tiny_models(parts)
     require_everything(parts)
-    check_memory(parts)
-    folder = create_run_folder(config)
+    plan = check_memory(parts)
+    folder = create_run_folder(config, residency=plan.record)
     print(f"Run folder: {folder.path}   (continue it any time with resume={folder.path})")
     return _guarded(parts, folder)
 
@@ -67,14 +67,14 @@ def resume_run(path: str | Path) -> Path:
     try:
         require_places(parts, folder.path)
         require_everything(parts)
-        check_memory(parts, resumed=True)
+        plan = check_memory(parts, resumed=True)
         last = newest_checkpoint(folder.checkpoints)
     except BaseException:
         folder.release()
         raise
     where = "its last checkpoint" if last else "the beginning (it has no checkpoint yet)"
     print(f"Continuing {folder.path} from {where}.")
-    folder.write_status("running")
+    folder.write_status("running", residency=plan.record)
     return _guarded(parts, folder)
 
 
@@ -116,7 +116,8 @@ def execute(parts: RunParts, folder: RunFolder) -> None:
     module = build_module(parts, steps_per_epoch)
     callback = build_callback(parts, folder)
     trainer = build_trainer(parts, folder, callback, steps_per_epoch)
-    with closing(trainer.loggers):
+    with closing(trainer.loggers), ExitStack() as at_end:
+        at_end.callback(callback.scorer.release)  # models that are kept, however the run ends
         read_images(parts, folder.path if trainer.is_global_zero else None)
         callback.chosen = train(config, trainer, module, datamodule, folder)
         if trainer.is_global_zero:

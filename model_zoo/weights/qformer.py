@@ -147,7 +147,9 @@ def plan_connector(
         return {f"vision.{key}": value for key, value in convert_eva(tensors).items()}
 
     convert = partial(convert_checkpoint, projections=names, reads_text=reads_text)
-    return Blueprint(connector, [Feed(vision, convert_tower), *(Feed(path, convert) for path in checkpoints)])
+    how = f"connector {names} {reads_text}"
+    feeds = [Feed(vision, convert_tower, "tower"), *(Feed(path, convert, how) for path in checkpoints)]
+    return Blueprint(connector, feeds)
 
 
 def convert_checkpoint(tensors: Tensors, *, projections: Mapping[str, str], reads_text: bool) -> dict[str, Tensor]:
