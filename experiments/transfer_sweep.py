@@ -42,7 +42,7 @@ class Options:
 
     action: Literal["run", "plan", "status", "retry", "report"] = "run"
     """what to do; the word stands alone, as above"""
-    sweep: str = "embedded"
+    sweep: str = "fashion"
     """a recipe of experiments/sweeps"""
     out: str = ""
     """the sweep's folder (default: runs/sweeps/<sweep>)"""

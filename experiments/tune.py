@@ -23,7 +23,7 @@ WEIGHTS = ("method.fca", "method.fca_relative", "method.tse")
 @dataclass
 class Options:
     """
-    python -m experiments.tune [exp=embedded] [data=NAME] [sources=A,B] [methods=vp,evp,fca,tse,tvp] [trials=N]
+    python -m experiments.tune [exp=fashion] [data=NAME] [sources=A,B] [methods=vp,evp,fca,tse,tvp] [trials=N]
                                [plan=true] [out=DIR] [key=value ...]
 
     One seeded search for each source and method over lr, number of updates, start (prompt.init) and the weights of FCA
@@ -40,7 +40,7 @@ class Options:
     and train.epochs are then fixed instead of searched for.
     """
 
-    exp: str = "embedded"
+    exp: str = "fashion"
     """the recipe"""
     data: str = ""
     """another data set than the recipe's"""
