@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import torch
-from support.model_server import ModelServer, running
 from support.modern_smoke import SOURCE, TARGETS, UPDATES, modern_words
 
 from experiments.report.__main__ import main as report
@@ -42,6 +41,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def served(local: Any) -> Iterator[str]:
     """The name of a model behind a server that answers in texts, as `transformers serve` does."""
+    from support.model_server import ModelServer, running  # a plugin, which pytest imports first
+
     with running(ModelServer("openai", local)) as server:
         yield server.name
 
