@@ -20,8 +20,6 @@ from datamodules.registry import load_datamodule
 from experiments.cli import markdown, parse_options, run_command
 from experiments.embedded_zoo.gates_text import gates_markdown, read_gates, read_worlds
 from experiments.report.numbers import method_order, with_interval
-from experiments.statistics.sharing import STRONGEST_FIRST
-from experiments.sweep.folder import SweepFolder
 from experiments.tracking.keys import keys_table
 from lightning_modules.atomic import replace_file
 from model_zoo.hf.catalogue import HF_MODELS
@@ -67,6 +65,8 @@ def result_section(sweep: str) -> str:
 
 def found_table() -> str:
     """README's small table: what each method's frame changes over the plain full-size picture, by what models share."""
+    from experiments.statistics.sharing import STRONGEST_FIRST
+
     found = statistics_of("fashion")
     own = [entry | {"shared": OWN} for entry in found["methods"] if entry["over"] == "source"]
     of = {
@@ -103,6 +103,8 @@ def keep(out: Path) -> None:
     Raises:
         ValueError: cells are missing or failed.
     """
+    from experiments.sweep.folder import SweepFolder
+
     statistics = json.loads((out / "statistics.json").read_text())
     if statistics["missing"]:
         raise ValueError(f"{len(statistics['missing'])} cells of '{out}' have no result. Finish the sweep first.")

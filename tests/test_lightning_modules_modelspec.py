@@ -29,7 +29,7 @@ def test_a_spec_hands_everything_to_load_mllm(monkeypatch: pytest.MonkeyPatch) -
 
     def load(name: str, **options: object) -> SimpleNamespace:
         seen.update(options, name=name)
-        return SimpleNamespace(to=lambda device: device)
+        return SimpleNamespace(parameters=list, to=lambda device: device)
 
     monkeypatch.setattr(registry, "load_mllm", load)
     spec = ModelSpec("blip2", "source", "w", "float16", True, {"max_nodes": 8}, "8bit", True)

@@ -13,7 +13,6 @@ from omegaconf import DictConfig
 
 from experiments.recipes import load_experiment, read_yaml
 from experiments.run.folder import CONFIG, STATUS, plain_config, read_status
-from experiments.run.shared_source import keep_sources
 
 
 class NamedRun(NamedTuple):
@@ -116,6 +115,8 @@ def _one_thread() -> None:
 
 
 def _ensure_logged(cell: NamedRun, out: Path) -> None:
+    from experiments.run.shared_source import keep_sources
+
     with logged(out / f"{cell.name}.log"), keep_sources():
         ensure_run(cell, out)
 
