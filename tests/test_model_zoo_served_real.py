@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.hf_folders import write_folder
+from transformers import AutoTokenizer
 
 from experiments.evaluate import main as evaluate
 from lightning_modules.records import read_rows
@@ -57,17 +59,27 @@ def wait_until_ready(url: str, server: subprocess.Popen, log: Path) -> None:
     raise AssertionError(log.read_text()[-2000:])
 
 
+def readable(text: str, special: list[str]) -> str:
+    """What comes before the first sign that is no printable ASCII: a random model writes torn bytes, which the server
+    holds back at the end of a text, and special tokens, which it shows."""
+    for token in special:
+        text = text.replace(token, "")
+    return (re.match("[ -~]*", text) or [""])[0]
+
+
 def test_the_real_server_writes_what_the_same_folder_writes_here(served, tmp_path):
     name, own, weights = served
     found = contact(name, str(weights))
     assert (found.server, found.way) == ("transformers serve", "generate") and "422" in found.why
-    images = (torch.rand(3, 3, 64, 64) * 255).round() / 255
+    images = (torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 255).round() / 255
     questions = ["what is it?", "a cat or a dog?", "how many dogs?"]
     model, here = load_mllm(name, weights=weights), load_mllm(own, weights=weights, tiles="official")
+    special = AutoTokenizer.from_pretrained(weights / own.removeprefix("hf:"), local_files_only=True).all_special_tokens
     for style in ("infer", "vqa"):
         texts = here.generate(images, questions, style=style, max_new_tokens=12, num_beams=1)
-        assert model.generate(images, questions, style=style, max_new_tokens=12) == texts
-        assert len(set(texts)) > 1
+        theirs = model.generate(images, questions, style=style, max_new_tokens=12)
+        assert [readable(text, special) for text in theirs] == [readable(text, special) for text in texts]
+        assert len({readable(text, special) for text in texts}) > 1
     with pytest.raises(ValueError, match="gives no likelihoods"):
         model.score(images, questions, ["a cat", "a dog"])
     with pytest.raises(ServerGoneError, match="not 'other'"):
