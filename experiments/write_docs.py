@@ -97,6 +97,16 @@ def two_sources_table() -> str:
     return markdown(["EVP, learned on", *unseen], rows).strip()
 
 
+def one_source_table(sweep: str) -> str:
+    """Model by model, what each method's frame changes over the plain full-size picture, in a sweep of one source."""
+    pairs = statistics_of(sweep)["pairs"]
+    of = {(pair["method"], pair["target"]): with_interval(pair["gains"]["full"]) for pair in pairs}
+    shared = {pair["target"]: "the source" if pair["role"] == "source" else pair["shared"] for pair in pairs}
+    methods = method_order(method for method, _ in of)
+    rows = [[model, share, *(of[method, model] for method in methods)] for model, share in shared.items()]
+    return markdown(["model", "shares with the source", *(method.upper() for method in methods)], rows).strip()
+
+
 def keep(out: Path) -> None:
     """Copy a finished sweep's small files into the repository.
 
@@ -280,6 +290,7 @@ SECTIONS: dict[tuple[str, str], Callable[[], str]] = {
     ("README.md", "found"): found_table,
     ("docs/results.md", "fashion"): partial(result_section, "fashion"),
     ("docs/results.md", "two_sources"): two_sources_table,
+    ("docs/results.md", "web"): partial(one_source_table, "web_one_source"),
     ("docs/headroom.md", "gates"): gates_of,
     ("model_zoo/embedded/MODEL_CARD.md", "gates"): partial(gates_of, "emoji"),
     ("model_zoo/embedded/MODEL_CARD_LITE.md", "gates"): partial(gates_of, "fashion"),

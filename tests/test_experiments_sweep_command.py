@@ -46,7 +46,7 @@ def _recipe(own, others):
 def test_help_is_instant_and_needs_nothing():
     code = "import sys, experiments.transfer_sweep as t; t.main(['--help']); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
-    assert "sweep    text            embedded" in done.stdout and done.stdout.strip().endswith("False")
+    assert "sweep    text            fashion" in done.stdout and done.stdout.strip().endswith("False")
 
 
 def test_the_recipes_are_listed(capsys):
