@@ -23,7 +23,8 @@ from lightning_modules.prompts import Prompt
 from lightning_modules.vocabulary import CONTROLS, INPUT_NAMES, METHODS
 
 RESULTS = Path(__file__).parents[1] / "results"
-COMPARISONS = {world: RESULTS / f"sweep_{world}_one_source" / "statistics.json" for world in ("fashion", "web", "embedded")}
+WORLDS = ("fashion", "web", "embedded")
+COMPARISONS = {world: RESULTS / f"sweep_{world}_one_source" / "statistics.json" for world in WORLDS}
 """What begins a recipe's name -> the committed sweep of one source with that recipe's settings: `make table`."""
 
 OFFSETS_NAME = "full + offsets"
