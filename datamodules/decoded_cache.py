@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from datamodules.images import reader_version
-from datamodules.writable import CACHES, cache_root, say_unwritable, write_problem
+from datamodules.whole_files.disk import cache_root
+from datamodules.writable import CACHES, say_unwritable, write_problem
 
 VERSION = 1
 GIB = 2**30

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.images import reader_version
-from datamodules.whole_files.disk import write_file
-from datamodules.writable import cache_root
+from datamodules.whole_files.disk import cache_root, write_file
 
 Note = list[Any]
 """[bytes, modification time in ns, what was found]."""

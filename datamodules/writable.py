@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from errno import EACCES, ENOTDIR
 from pathlib import Path
 
-from datamodules.whole_files.disk import cache_root as cache_root
+from datamodules.whole_files.disk import cache_root
 
 CACHES = {
     "controls": "scores of controls",

@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from datamodules.whole_files.disk import is_full
-from datamodules.writable import CACHES, cache_root, say_unwritable, write_problem
+from datamodules.whole_files.disk import cache_root, is_full
+from datamodules.writable import CACHES, say_unwritable, write_problem
 from lightning_modules.atomic import replace_file
 
 GIB = 2**30

@@ -253,6 +253,29 @@ def test_another_model_behind_the_address_than_recorded_is_refused(swap, what, s
     assert contact(server.name, str(model_root)).way == "prompt_logprobs"
 
 
+def test_another_version_may_answer_otherwise_of_the_model_it_had_loaded_and_of_no_other(serving, model_root):
+    server = serving("vllm")
+    contact(server.name, str(model_root))
+    contact.cache_clear()
+    server.version = "0.14.0"
+    swap_weights(server)
+    assert contact(server.name, str(model_root)).server == "vllm 0.14.0"
+    contact.cache_clear()
+    server.version = "0.15.0"
+    swap_root(server)
+    with pytest.raises(OtherModelError, match="loaded something else"):
+        contact(server.name, str(model_root))
+
+
+@pytest.mark.parametrize("variable", ["TVP_SERVED_REQUESTS", "TVP_SERVED_TIMEOUT"])
+@pytest.mark.parametrize("said", ["many", "0", "-2", "inf"])
+def test_a_setting_that_is_no_positive_number_is_named(variable, said, serving, model_root, monkeypatch):
+    server = serving("openai")
+    monkeypatch.setenv(variable, said)
+    with pytest.raises(ValueError, match=f"{variable}={said}: expected a .*number above 0, such as (8|120)"):
+        load_mllm(server.name, weights=model_root)
+
+
 def test_a_model_that_answers_for_another_is_refused(serving, model_root):
     server = serving("vllm")
     model = load_mllm(server.name, weights=model_root)

@@ -11,7 +11,7 @@ import lightning as L
 from omegaconf import DictConfig
 
 from datamodules.registry import load_datamodule
-from datamodules.writable import cache_root
+from datamodules.whole_files.disk import cache_root
 from experiments.run.folder import RunFolder
 from experiments.run.progress import Progress, show_progress
 from experiments.run.prompt_start import start_prompt

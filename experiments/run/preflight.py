@@ -11,7 +11,7 @@ from typing import Any
 from datamodules.writable import note_unwritable_caches, require_writable
 from experiments.run.build import RunParts, used_splits
 from lightning_modules.atomic import replace_file
-from model_zoo.hf.catalogue import TINY
+from model_zoo.hf.catalogue import TINY_PREFIX
 from model_zoo.hf.folder import folder_of
 from model_zoo.registry import canonical, is_served, missing_clip, missing_files
 from model_zoo.weights.layouts import fetch_hint
@@ -73,12 +73,12 @@ def require_places(parts: RunParts, folder: Path | None = None) -> None:
 
 def write_tiny_models(parts: RunParts) -> None:
     """Write the tiny random models of a run that are not there: no hub holds them, so nothing else could bring them."""
-    from model_zoo.hf.tiny.families import TINY as FAMILIES
+    from model_zoo.hf.tiny.families import TINY
     from model_zoo.hf.tiny.write import write_tiny
 
     for spec in parts.models:
-        family = spec.name.removeprefix(TINY)
-        if spec.name.startswith(TINY) and family in FAMILIES:
+        family = spec.name.removeprefix(TINY_PREFIX)
+        if spec.name.startswith(TINY_PREFIX) and family in TINY:
             folder = folder_of(spec.name, spec.weights)
             if write_tiny(family, folder):
                 print(f"Wrote a tiny random {family} into '{folder}'.")

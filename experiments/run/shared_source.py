@@ -30,13 +30,12 @@ def load_source(spec: Any) -> Any:
         return spec.load("cpu")
     key = (spec.name, repr(spec), spec.fingerprint())
     if key not in _kept:
-        before = list(_kept.values())  # it stays until the next one is there, which takes what both have in common
+        # The last one stays until the next is there, which takes what both have in common, unless room is scarce.
+        last = list(_kept.values())
         _kept.clear()
-        if (
-            sum(p.numel() * p.element_size() for model in before for p in model.parameters())
-            > (free_ram().free or 0) / 2
-        ):
-            before.clear()
+        held = sum(p.numel() * p.element_size() for model in last for p in model.parameters())
+        if held > (free_ram().free or 0) / 2:
+            last.clear()
         _kept[key] = spec.load("cpu")
     return POOL.place_(_kept[key])
 

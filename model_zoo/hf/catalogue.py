@@ -13,7 +13,7 @@ from model_zoo.memory.sizes import Former, Language, Sizes, Tower
 
 APACHE, MIT = "Apache-2.0", "MIT"
 GEMMA = "Gemma terms of use (accept them on the hub)"
-TINY = "hf:tiny/"
+TINY_PREFIX = "hf:tiny/"
 """Begins the names of tiny random models, which no hub holds: `model_zoo.hf.tiny` writes them."""
 
 

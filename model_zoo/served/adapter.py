@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +17,7 @@ from model_zoo.scoring.candidates import encode_candidates
 from model_zoo.sequences import require_texts
 from model_zoo.served.address import ONLY_SCORES
 from model_zoo.served.client import Client, UnansweredError
-from model_zoo.served.contact import Contact, contact, seconds
+from model_zoo.served.contact import Contact, contact, number_of, seconds
 from model_zoo.served.picture import Picture, picture_of
 from model_zoo.served.responses import Responses
 from model_zoo.served.texts import Texts
@@ -214,5 +213,5 @@ def load_served(*, name: str, weights: Path, requests: int | None = None, **_: A
 
     requests: pictures asked about at the same time; None: TVP_SERVED_REQUESTS, or 8.
     """
-    requests = requests or int(os.environ.get(REQUESTS) or 8)
+    requests = requests or number_of(REQUESTS, 8)
     return ServedMLLM(name, contact(name, str(weights)), str(weights), requests=requests)

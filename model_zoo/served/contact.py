@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
 from contextlib import suppress
 from datetime import date
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -35,6 +34,7 @@ QUESTION, ANSWERS = "What is in the picture?", ("a cat", "a dog")
 TOLERANCE = 0.5  # nats between two probes of one model: another batch or kernel moves them by hundredths
 TIMEOUT = "TVP_SERVED_TIMEOUT"
 PROBE_ATTEMPTS = 3
+Number = TypeVar("Number", int, float)
 
 
 class Contact(NamedTuple):
@@ -95,7 +95,18 @@ def contact(name: str, weights: str) -> Contact:
 
 def seconds() -> float:
     """Seconds without a byte after which a request is tried again: TVP_SERVED_TIMEOUT, or 120."""
-    return float(os.environ.get(TIMEOUT) or 120)
+    return number_of(TIMEOUT, 120.0)
+
+
+def number_of(variable: str, default: Number) -> Number:
+    """The positive number in an environment variable, of the default's kind. Raises ValueError naming the variable."""
+    said = os.environ.get(variable, "").strip()
+    with suppress(ValueError):
+        number = type(default)(said or default)
+        if 0 < number < float("inf"):
+            return number
+    kind = "whole number" if isinstance(default, int) else "number"
+    raise ValueError(f"{variable}={said}: expected a {kind} above 0, such as {default:g}; unset it for that.")
 
 
 def _kind(client: Client, mine: dict[str, Any]) -> tuple[str, str]:
@@ -147,27 +158,33 @@ def _same_as_recorded(name: str, found: Contact) -> Contact:
     """`found`, with the probe of the first contact. Raises OtherModelError where another model answers now."""
     path = cache_root() / "served" / "known" / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.json"
     known = read_json(path, "what a server was", "delete it: the next contact writes it anew")
-    if known is None or any(known.get(key) != getattr(found, key) for key in ("way", "server")):
-        with suppress(OSError):  # a cache that cannot be written: said by whoever needs it
-            write_json(path, {**found._asdict(), "name": name, "first": date.today().isoformat()})
-        return found
-    for what, differs in _DIFFERENCES.items():
-        if differs(found._replace(**{key: known[key] for key in ("root", "tokens", "probe")}), found):
+    if known is not None:
+        old = found._replace(**{key: known[key] for key in ("server", "root", "way", "tokens", "probe")})
+        if what := _difference(old, found):
             raise OtherModelError(
                 f"Another model stands behind {found.url} than recorded on {known['first']} in {path}: {what}. Scores "
                 f"of two models would bear one name, '{name}'. Serve the recorded one, or delete that file."
             )
-    return found._replace(probe=known["probe"])
+        if (old.server, old.way) == (found.server, found.way):
+            return found._replace(probe=old.probe)
+    with suppress(OSError):  # a cache that cannot be written: said by whoever needs it
+        write_json(path, {**found._asdict(), "name": name, "first": date.today().isoformat()})
+    return found
 
 
-def _other_answers(old: Contact, new: Contact) -> bool:
+def _difference(old: Contact, new: Contact) -> str:
+    """What shows that another model answers now; empty where nothing does.
+
+    Another version or way may count tokens and answer otherwise: then only what it says it loaded is compared.
+    """
+    if old.root and new.root and old.root != new.root:
+        return "it says it loaded something else"
+    if (old.server, old.way) != (new.server, new.way):
+        return ""
+    if old.tokens != new.tokens:
+        return "its tokens of the same prompt are others"
     if isinstance(old.probe, str) or isinstance(new.probe, str):
-        return old.probe != new.probe
-    return max(abs(a - b) for a, b in zip(old.probe, new.probe, strict=True)) > TOLERANCE
-
-
-_DIFFERENCES: dict[str, Callable[[Contact, Contact], bool]] = {
-    "it says it loaded something else": lambda old, new: bool(old.root and new.root and old.root != new.root),
-    "its tokens of the same prompt are others": lambda old, new: old.tokens != new.tokens,
-    "it answers the same question about the same picture otherwise": _other_answers,
-}
+        other = old.probe != new.probe
+    else:
+        other = max(abs(a - b) for a, b in zip(old.probe, new.probe, strict=True)) > TOLERANCE
+    return "it answers the same question about the same picture otherwise" if other else ""

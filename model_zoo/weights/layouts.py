@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from model_zoo.fetch.record import unfinished
-from model_zoo.hf.catalogue import HF_MODELS, TINY
+from model_zoo.hf.catalogue import HF_MODELS, TINY_PREFIX
 from model_zoo.weights.catalogue import PUBLISHED, existing_files, missing_lines
 from model_zoo.weights.index import shard_names
 
@@ -93,7 +93,7 @@ def fetch_hint(name: str, weights: Path) -> list[str]:
 
 def fetch_command(name: str, weights: Path) -> str:
     """The command that gets a model, a CLIP or hf:ORG/MODEL; that writes a tiny one."""
-    what = f"tiny {name.removeprefix(TINY)}" if name.startswith(TINY) else f"fetch {name}"
+    what = f"tiny {name.removeprefix(TINY_PREFIX)}" if name.startswith(TINY_PREFIX) else f"fetch {name}"
     return f"python -m model_zoo {what} weights={shlex.quote(str(weights))}"
 
 

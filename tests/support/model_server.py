@@ -34,7 +34,8 @@ class ModelServer:
     a status, `hang`, `truncated`, `bare` (no likelihoods), `null` (a message without text). always: one for all of
     them. refused: pictures (their mean pixel, 0 to 255) that are always answered with 500. shift: added to token ids,
     as another tokenizer would; merges: only where an answer follows. nats: added to the likelihood of each answer
-    token, as other weights would. answers_as: the model's name in answers. requests: (path, body, key) of each.
+    token, as other weights would. answers_as: the model's name in answers. version: of vLLM.
+    requests: (path, body, key) of each.
     """
 
     def __init__(self, kind: str, adapter: Any) -> None:
@@ -46,7 +47,7 @@ class ModelServer:
         self.shift, self.nats, self.most_at_once = 0, 0.0, 0
         self.merges = False
         self.requests: list[tuple[str, Any, str | None]] = []
-        self.url = ""
+        self.url, self.version = "", "0.13.0"
 
     @property
     def name(self) -> str:
@@ -66,7 +67,7 @@ class ModelServer:
         model = {"id": self.model, "object": "model", "owned_by": owner, "root": self.root}
         known = {"/v1/models": {"object": "list", "data": [model]}}
         if self.kind == "vllm":
-            known["/version"] = {"version": "0.13.0"}
+            known["/version"] = {"version": self.version}
         if self.kind == "sglang":
             known |= {"/get_model_info": {"model_path": self.root}, "/server_info": {"version": "0.5.6"}}
         return known.get(path)
