@@ -63,11 +63,11 @@ def result_section(sweep: str) -> str:
     return section(statistics_of(sweep), label=f"`sweep={sweep}`")
 
 
-def found_table() -> str:
-    """README's small table: what each method's frame changes over the plain full-size picture, by what models share."""
+def found_table(sweep: str) -> str:
+    """A small table: what each method's frame changes over the plain full-size picture, by what models share."""
     from experiments.statistics.sharing import STRONGEST_FIRST
 
-    found = statistics_of("fashion")
+    found = statistics_of(sweep)
     own = [entry | {"shared": OWN} for entry in found["methods"] if entry["over"] == "source"]
     of = {
         (entry["shared"], entry["method"]): entry
@@ -87,9 +87,9 @@ def found_table() -> str:
 OWN = "all: it is the source"
 
 
-def two_sources_table() -> str:
+def two_sources_table(sweep: str) -> str:
     """What a frame learned on one model, or on two at once, changes on models that were in neither."""
-    pairs = [pair for pair in statistics_of("fashion_two_sources")["pairs"] if pair["role"] != "source"]
+    pairs = [pair for pair in statistics_of(sweep)["pairs"] if pair["role"] != "source"]
     of = {(pair["source"], pair["target"]): pair["gains"]["full"] for pair in pairs}
     sources, targets = (dict.fromkeys(pair[key] for pair in pairs) for key in ("source", "target"))
     unseen = [target for target in targets if all((source, target) in of for source in sources)]
@@ -287,10 +287,10 @@ def gates_of(*names: str) -> str:
 # ---- writing them ----------------------------------------------------------------------------------------------------
 SECTIONS: dict[tuple[str, str], Callable[[], str]] = {
     ("README.md", "answers"): answers_text,
-    ("README.md", "found"): found_table,
+    ("README.md", "found"): partial(found_table, "fashion"),
     ("docs/results.md", "fashion"): partial(result_section, "fashion"),
-    ("docs/results.md", "two_sources"): two_sources_table,
-    ("docs/results.md", "web"): partial(one_source_table, "web_one_source"),
+    ("docs/results.md", "two_sources"): partial(two_sources_table, "fashion_two_sources"),
+    ("docs/results.md", "web_one_source"): partial(one_source_table, "web_one_source"),
     ("docs/headroom.md", "gates"): gates_of,
     ("model_zoo/embedded/MODEL_CARD.md", "gates"): partial(gates_of, "emoji"),
     ("model_zoo/embedded/MODEL_CARD_LITE.md", "gates"): partial(gates_of, "fashion"),

@@ -25,7 +25,8 @@ Pair = tuple[str, str, str]
 Columns = dict[Pair, dict[int, tuple[int, int]]]
 """Pair -> seed -> the column of interest and the one subtracted from it."""
 
-DIFFERENCES = (("tvp", "evp"), ("tvp", "vp"))
+DIFFERENCES = (("tvp", "evp"), ("tvp", "vp"), ("fca", "evp"), ("tse", "evp"))
+"""The method against what came before it, and each of its losses alone."""
 Contrast = Mapping[str, Any]
 """methods: the two. over: `targets` or `source`. data: one data set, "" for the mean over all."""
 
