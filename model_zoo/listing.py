@@ -7,9 +7,8 @@ from pathlib import Path
 
 from model_zoo.hf.catalogue import HF_MODELS, HubModel, named_entry
 from model_zoo.hf.folder import folder_of
-from model_zoo.memory.activations import BYTES
 from model_zoo.memory.need import source_need, target_need
-from model_zoo.memory.sizes import PUBLISHED_SIZES, Sizes
+from model_zoo.memory.sizes import BYTES, PUBLISHED_SIZES, Sizes
 from model_zoo.registry import canonical, contact_of, get_entry, list_mllms, missing_files, weight_files
 from model_zoo.weights.catalogue import PUBLISHED, WeightFile
 from model_zoo.weights.layouts import complete_layout, fetch_command

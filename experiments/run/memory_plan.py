@@ -17,11 +17,10 @@ from lightning_modules.evaluation import ModelSpec
 from model_zoo.hf.catalogue import named_entry
 from model_zoo.hf.folder import folder_of
 from model_zoo.listing import gib
-from model_zoo.memory.activations import USUAL
 from model_zoo.memory.free import Room, free_ram, free_room
 from model_zoo.memory.need import CUDA_CONTEXT, FRAGMENTATION, Need, overhead, source_need, target_need
 from model_zoo.memory.parts import Part, parts_of, total
-from model_zoo.memory.sizes import PUBLISHED_SIZES, Sizes, sizes_of
+from model_zoo.memory.sizes import PUBLISHED_SIZES, USUAL, Sizes, sizes_of
 from model_zoo.registry import canonical, dry_load, get_entry, missing_clip, missing_files
 
 ASSUMED = (

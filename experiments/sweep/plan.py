@@ -22,7 +22,7 @@ from experiments.sweep.folder import MARKER, States, SweepFolder
 from experiments.sweep.identity import identified
 from experiments.sweep.slots import local_slots
 from lightning_modules.vocabulary import SPLITS
-from model_zoo.memory.activations import USUAL
+from model_zoo.memory.sizes import USUAL
 from model_zoo.registry import get_entry
 
 HOW = {
