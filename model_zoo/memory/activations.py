@@ -39,10 +39,10 @@ def kept_bytes(
     padded: bool = True,
 ) -> int:
     """What autograd keeps of `answer_loss` until backward; `padded`: questions of different length, so masks."""
-    t, m = sizes.vision, sizes.llm
-    block, former = _seen(t, sizes.qformer, load.text, batch, dtype, checkpointing)
-    first, layer = _told(m, sizes.visual, load, padded and batch > 1, batch, dtype, checkpointing)
-    kept = t.layers * block + former + first + (m.layers - 1) * layer
+    t, m, rows = sizes.vision, sizes.llm, min(batch, 2)  # more rows keep as much each
+    block, former = _seen(t, sizes.qformer, load.text, rows, dtype, checkpointing)
+    first, layer = _told(m, sizes.visual, load, padded and batch > 1, rows, dtype, checkpointing)
+    kept = batch * (t.layers * block + former + first + (m.layers - 1) * layer) // rows
     if quant == "8bit" and not checkpointing:
         # bitsandbytes' 8-bit layers keep their inputs; the attention output is among those measured already.
         length = sizes.visual + load.text + load.answer
@@ -52,8 +52,9 @@ def kept_bytes(
 
 def largest_layer(sizes: Sizes, batch: int, dtype: str, load: Workload) -> int:
     """Kept by the largest single layer."""
-    block, _ = _seen(sizes.vision, sizes.qformer, load.text, batch, dtype, False)
-    return max(block, _told(sizes.llm, sizes.visual, load, batch > 1, batch, dtype, False)[1])
+    rows = min(batch, 2)
+    block, _ = _seen(sizes.vision, sizes.qformer, load.text, rows, dtype, False)
+    return batch * max(block, _told(sizes.llm, sizes.visual, load, batch > 1, rows, dtype, False)[1]) // rows
 
 
 @lru_cache
