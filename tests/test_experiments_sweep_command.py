@@ -195,6 +195,12 @@ def test_plan_of_what_is_not_here_says_what_is_missing(tmp_path, capsys, monkeyp
     assert transfer_sweep.main([*words, f"out={tmp_path / 'out'}"]) == 0
     said = capsys.readouterr().out
     assert "1 missing" in said and "ASSUMED 50 TFLOP/s" in said and "No blip2 weights" in said
+    parts = dict(re.findall(r"^once +[\d.]+ [MG]iB (.+): (.+)$", said, flags=re.MULTILINE))  # each on one line
+    assert parts["tower EVA ViT-g"] == "blip2, minigpt4, instructblip, vpgtrans, bliva"
+    assert (parts["LLM vicuna-7b-v0"], parts["LLM vicuna-7b-v1.1"]) == ("minigpt4, vpgtrans, bliva", "instructblip")
+    assert re.search(
+        r"^weights +47\.\d GiB of all models with shared parts once, [\d.]+ GiB apart, as bfloat16", said, re.M
+    )
 
 
 def test_the_modern_matrix_is_planned_without_weights_and_every_cell_fits_80_gb(tmp_path, capsys, monkeypatch):

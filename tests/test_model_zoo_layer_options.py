@@ -46,7 +46,7 @@ def test_the_plan_counts_what_a_checkpointed_model_keeps(name: str) -> None:
         model.answer_loss(images.requires_grad_(), questions, answers)
     load = workload(model, questions, answers)
     planned = kept_bytes(sizes_of(model), 3, "float32", checkpointing=True, load=load)
-    assert planned == pytest.approx(saved.total, rel=0.02)
+    assert planned == pytest.approx(saved.total, rel=0.05)
 
 
 @pytest.mark.parametrize("name", ["minigpt4", "blip2"])

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.run.build import RunParts, build_datamodule, run_length, validation_interval
-from experiments.run.memory_plan import memory_plan, planned_sizes
+from experiments.run.memory_plan import memory_plan, planned_sizes, resident_lines
 from experiments.sweep.cells import SweepCell, build_cells, resolved
 from experiments.sweep.display import clock
 from experiments.sweep.folder import MARKER, States, SweepFolder
@@ -40,15 +40,18 @@ def print_plan(sweep: DictConfig, own: dict[str, Any]) -> int:
     for column in ("source", "data", "method", "cells", "one cell takes", "peak memory"):
         table.add_column(column, justify="left" if column in ("source", "data", "method") else "right")
     todo: list[Cost] = []
+    runs: list[RunParts] = []
     for kind, group in groupby(cells, key=lambda cell: (cell.source, cell.data, cell.method)):
         first, *rest = group
         config = resolved(first)
+        runs.append(RunParts(config))
         cost = predicted(first, config, cells, states)
         counts = Counter(states.of(cell) if cell.id else "missing" for cell in (first, *rest))
         todo += [cost] * (counts["waiting"] + counts["missing"])
         told = ", ".join(f"{n} {state}" for state, n in counts.items())
-        table.add_row(*kind, told, clock(cost.seconds), f"{memory_plan(RunParts(config)).device / 2**30:.1f} GiB")
+        table.add_row(*kind, told, clock(cost.seconds), f"{memory_plan(runs[-1]).device / 2**30:.1f} GiB")
     Console(width=None if Console().is_terminal else 160).print(table)
+    print("\n".join(["Weights of all models, each part once:", *resident_lines(runs)]))
     print(_total(todo, int(own["jobs"])))
     if missing:
         print("\n".join(["Missing, so that these cells cannot start:", *missing]))
