@@ -93,7 +93,7 @@ def test_kept_bytes_are_what_autograd_keeps(name: str, size: str, count: int, dt
     with SavedBytes(model) as saved:
         model.answer_loss(images.requires_grad_(), questions, answers)
     load = workload(model, questions, answers)
-    planned = kept_bytes(sizes_of(model), count, dtype, load=load, padded=count > 1)
+    planned = kept_bytes(sizes_of(model), count, dtype, load=load)
     assert planned == pytest.approx(saved.total, rel=TOLERANCE)
 
 

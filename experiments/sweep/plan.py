@@ -67,10 +67,11 @@ def _total(costs: list[Cost], jobs: int) -> str:
     return f"{len(costs)} cells to do: {clock(seconds)} of one slot, {clock(seconds / slots)} on {slots} ({how})."
 
 
-# Seconds on one core of a 2-core machine, embedded zoo, one run each (experiments/LOG.md, 2026-11-23).
+# Seconds on one core of a 2-core machine, of a model of a million parameters: fits the worlds embedded (1 M), web (1 M)
+# and lite (6 M) to 1.5x when larger ones take more by the root of their size (`slowness`; experiments/LOG.md).
 UPDATE = {"tvp": 0.16, "evp": 0.10, "vp": 0.12, "none": 0.0}  # an update of 16 images
-ROW = 0.0036  # one test row of 16 candidates on one model
-START = 6.0  # imports and loading
+ROW = 0.0026  # one test row on one model
+START = 6.0  # imports and loading: 8 in a fresh process, 3 in a worker that has them
 # Published models: counted operations at a rate we assume, not one we measured.
 FLOPS, PASSES = 50e12, {"tvp": 5, "evp": 3, "vp": 3, "none": 0}
 TOKENS = 150  # that every weight of a model of unknown sizes reads of a picture and its texts
@@ -115,20 +116,26 @@ def counted(config: DictConfig, rows: dict[str, int] | None = None) -> Cost:
     n_test = config.data.n_test
     test = rows["test"] if n_test is None else min(n_test, rows["test"])
     models = [config.source.name, *config.targets.names]
+    learned_on = [source.name for source in config.sources] or [config.source.name]
     of_png = models if config.targets.png == "all" else models[:1]
     on_val = models if config.targets.curves else [config.source.name, *config.targets.select]
     if all(get_entry(name).embedded or get_entry(name).served for name in models):
-        # The tiny models were timed: seconds of an update of 16 images, and of a row.
-        visits = scored * len(on_val) + test * (len(models) + len(of_png))  # test: the float prompt and the PNG
-        of_update = UPDATE[config.method.name] * per_update / 16 * max(1, len(config.sources))
+        # The tiny models were timed.
+        visits = scored * sum(map(slowness, on_val))
+        visits += test * sum(map(slowness, (*models, *of_png)))  # the float prompt and the PNG
+        of_update = UPDATE[config.method.name] * per_update / 16 * sum(map(slowness, learned_on))
         return Cost(START + updates * of_update + visits * ROW, "counted")
     # Published models were not timed here: two operations for each multiplication, at an assumed rate.
-    learned_on = [source.name for source in config.sources] or [config.source.name]
     passes = PASSES[config.method.name] + (config.train.checkpointing and updates > 0)
     work = updates * per_update * passes * sum(picture_work(name, config, learning=True) for name in learned_on)
     work += scored * sum(picture_work(name, config) for name in on_val)
     work += test * sum(picture_work(name, config) for name in (*models, *of_png))
     return Cost(2 * work / FLOPS, "assumed")
+
+
+def slowness(name: str) -> float:
+    """How many times the seconds of a model of a million parameters a timed model takes."""
+    return max(1.0, get_entry(name).parameters / 1e6) ** 0.5
 
 
 def picture_work(name: str, config: DictConfig, *, learning: bool = False) -> float:

@@ -36,12 +36,11 @@ def kept_bytes(
     quant: str | None = None,
     checkpointing: bool = False,
     load: Workload = USUAL,
-    padded: bool = True,
 ) -> int:
-    """What autograd keeps of `answer_loss` until backward; `padded`: questions of different length, so masks."""
+    """What autograd keeps of `answer_loss` until backward; several questions differ in length, so there are masks."""
     t, m, rows = sizes.vision, sizes.llm, min(batch, 2)  # more rows keep as much each
     block, former = _seen(t, sizes.qformer, load.text, rows, dtype, checkpointing)
-    first, layer = _told(m, sizes.visual, load, padded and batch > 1, rows, dtype, checkpointing)
+    first, layer = _told(m, sizes.visual, load, rows, dtype, checkpointing)
     kept = batch * (t.layers * block + former + first + (m.layers - 1) * layer) // rows
     if quant == "8bit" and not checkpointing:
         # bitsandbytes' 8-bit layers keep their inputs; the attention output is among those measured already.
@@ -54,7 +53,7 @@ def largest_layer(sizes: Sizes, batch: int, dtype: str, load: Workload) -> int:
     """Kept by the largest single layer."""
     rows = min(batch, 2)
     block, _ = _seen(sizes.vision, sizes.qformer, load.text, rows, dtype, False)
-    return batch * max(block, _told(sizes.llm, sizes.visual, load, batch > 1, rows, dtype, False)[1]) // rows
+    return batch * max(block, _told(sizes.llm, sizes.visual, load, rows, dtype, False)[1]) // rows
 
 
 @lru_cache
@@ -68,12 +67,10 @@ def _seen(t: Tower, f: Former, text: int, batch: int, dtype: str, checkpointing:
 
 
 @lru_cache
-def _told(
-    m: Language, visual: int, load: Workload, padded: bool, batch: int, dtype: str, checkpointing: bool
-) -> tuple[int, int]:
+def _told(m: Language, visual: int, load: Workload, batch: int, dtype: str, checkpointing: bool) -> tuple[int, int]:
     """Kept by an LLM of one layer with the loss, and by each layer more (of T5's encoder and decoder together)."""
     rows, found = [[IMAGE] * visual + [0] * load.text for _ in range(batch)], []
-    rows[0] = rows[0][:-1] if padded else rows[0]
+    rows[0] = rows[0][: visual + load.text - (batch > 1)]
     ids = SimpleNamespace(**{f"{name}_token_id": 0 for name in ("bos", "eos", "unk", "gmask")})
     adapter: Any = {"t5": Blip2T5, "chatglm": VisualGLM}.get(m.kind, MiniGPT4)
     for layers in (1, 2):
