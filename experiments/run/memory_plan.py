@@ -186,7 +186,7 @@ def _part_lines(names: Iterable[str], of_models: Iterable[Sequence[Part]], least
 
 def resident_lines(runs: Iterable[RunParts]) -> list[str]:
     """Every part of the models of several runs once, with who holds it, and the sum: all of them loaded together."""
-    found = {}
+    found: dict[tuple[str, str, str], list[Part]] = {}
     for parts in runs:
         for spec in parts.models:
             form = (spec.name, spec.precision, spec.weights)
