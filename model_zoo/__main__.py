@@ -13,7 +13,7 @@ from model_zoo.registry import REGISTRY, canonical, get_entry
 from model_zoo.weights.layouts import fetch_command
 
 USAGE = """
-usage: python -m model_zoo list [NAME] [weights=DIR] [batch=16]
+usage: python -m model_zoo list [NAME] [weights=DIR] [batch=N]
        python -m model_zoo fetch NAME|hf:ORG/MODEL [weights=DIR] [revision=COMMIT]
        python -m model_zoo apply_delta v0|v1.1 llama=DIR [delta=DIR] [weights=DIR] [to=DIR]
        python -m model_zoo check NAME [weights=DIR]
@@ -21,7 +21,8 @@ usage: python -m model_zoo list [NAME] [weights=DIR] [batch=16]
        python -m model_zoo tiny FAMILY [weights=DIR]
 
   list      every MLLM: what it is, its files and where they are published, what is missing below weights=DIR, size on
-            disk, memory by dtype as a source (gradients at batch=N images) and as a target; NAME shows the details
+            disk, memory as a target and, with batch=N, as a source with gradients at N images (measured: takes
+            seconds); NAME shows the details, by dtype, of a source at batch=16
   fetch     download what is lacking of a model, of the CLIP `ViT-B-32`, or of any model of the Hugging Face hub (into
             weights/ORG/MODEL: configuration, tokenizer, templates, safetensors; never code). Goes on where it was
             stopped; every file is checked before it gets its name, and recorded in `fetched.json`, by which a later
@@ -72,7 +73,7 @@ def _dispatch(argv: list[str]) -> int:
         raise ValueError(f"Expected one NAME after '{command}', got {' '.join(names) or 'none'}. See --help.")
     name, weights = names[0] if names else None, Path(options.get("weights", "weights")).expanduser()
     if command == "list":
-        return _list(name, weights, options.get("batch", "16"))
+        return _list(name, weights, options.get("batch"))
     assert name is not None  # one was asked for above
     if command == "fetch":
         return _fetch(name, weights, options)
@@ -102,10 +103,11 @@ def _suggest(word: str, known: Sequence[str]) -> str:
     return f" Did you mean '{close[0]}'?" if close else ""
 
 
-def _list(name: str | None, weights: Path, batch: str) -> int:
-    if not batch.isdigit() or int(batch) < 1:
+def _list(name: str | None, weights: Path, batch: str | None) -> int:
+    if batch is not None and (not batch.isdigit() or int(batch) < 1):
         raise ValueError(f"Expected a number of images for batch, got '{batch}'. For example: batch=16.")
-    print(show_one(name, weights, int(batch)) if name else show_all(weights, int(batch)))
+    images = int(batch) if batch else None
+    print(show_one(name, weights, images or 16) if name else show_all(weights, images))
     return 0
 
 

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from model_zoo.hf.catalogue import HF_MODELS, HubModel, named_entry
 from model_zoo.hf.folder import folder_of
-from model_zoo.memory.activations import BYTES
 from model_zoo.memory.need import source_need, target_need
-from model_zoo.memory.sizes import PUBLISHED_SIZES, Sizes
+from model_zoo.memory.sizes import BYTES, PUBLISHED_SIZES, Sizes
 from model_zoo.registry import canonical, contact_of, get_entry, list_mllms, missing_files, weight_files
 from model_zoo.weights.catalogue import PUBLISHED, WeightFile
 from model_zoo.weights.layouts import complete_layout, fetch_command
@@ -32,20 +31,19 @@ def table(rows: Sequence[tuple[str, ...]]) -> list[str]:
     return ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def show_all(weights: Path, batch: int) -> str:
-    """One line per MLLM."""
-    rows: list[tuple[str, ...]] = [
-        ("name", "files", "on disk", "parameters", f"source, batch {batch}", "target", "what it is")
-    ]
+def show_all(weights: Path, batch: int | None) -> str:
+    """One line per MLLM; batch: what a source needs at so many images is measured too, which takes seconds."""
+    measured = [f"source, batch {batch}"] if batch else []
+    rows: list[tuple[str, ...]] = [("name", "files", "on disk", "parameters", *measured, "target", "what it is")]
     for name in list_mllms():
         entry, sizes, official = get_entry(name), known_sizes(name, "one"), known_sizes(name, "official")
-        source = gib(source_need(sizes, batch, "bfloat16").total) if sizes else "small"
+        source = [gib(source_need(sizes, batch, "bfloat16").total) if sizes else "small"] if batch else []
         target = gib(target_need(official, EVAL_BATCH, "bfloat16").total) if official else "small"
         count = f"{entry.parameters / 1e6:,.1f} M"
-        rows.append((name, *_presence(name, weights), count, source, target, entry.description))
+        rows.append((name, *_presence(name, weights), count, *source, target, entry.description))
     notes = [
-        f"Files below '{weights}'. Memory is planned for bfloat16 on a GPU: a source with gradients at {batch} images, "
-        f"a target scoring {EVAL_BATCH}.",
+        f"Files below '{weights}'. Memory is planned for bfloat16 on a GPU: a target scoring {EVAL_BATCH} images, and "
+        f"with batch=N a source with gradients at N images.",
         "~ is expected from the published parameter counts, not measured. Details: python -m model_zoo list NAME",
     ]
     return "\n".join([*table(rows), "", *notes])

@@ -15,7 +15,7 @@ import lightning_modules.evaluation as evaluation
 from experiments.recipes import load_experiment
 from experiments.run.build import RunParts
 from experiments.run.folder import read_status
-from experiments.run.memory_plan import check_memory, memory_plan, print_plan
+from experiments.run.memory_plan import check_memory, memory_plan, print_plan, resident_lines
 from experiments.run.shared_source import keep_sources, load_source
 from experiments.train import main
 from lightning_modules.evaluation import ModelSpec
@@ -124,6 +124,10 @@ def test_the_planned_weights_are_the_sum_on_the_meta_device() -> None:
     assert total(parts) == pytest.approx(sum(counted.values()), rel=0.01)
     assert sum(part.bytes for part in parts) == pytest.approx(2 * sum(PUBLISHED_SIZES[n].parameters for n in SIX))
     assert total(parts) < 0.62 * sum(part.bytes for part in parts)
+    run = RunParts(config(method="evp"))  # no CLIP; a dry run and a sweep print the same sum
+    *_, last = resident_lines([run, run])
+    printed = (float(last.split()[1]), memory_plan(run).record["weights"])
+    assert printed == pytest.approx((sum(counted.values()) / GIB,) * 2, rel=0.01) and last.endswith("as bfloat16")
 
 
 def test_another_precision_or_folder_is_another_part() -> None:

@@ -45,9 +45,8 @@ def test_the_plan_counts_what_a_checkpointed_model_keeps(name: str) -> None:
     with SavedBytes(model) as saved:
         model.answer_loss(images.requires_grad_(), questions, answers)
     load = workload(model, questions, answers)
-    assert kept_bytes(sizes_of(model), 3, "float32", checkpointing=True, load=load) == pytest.approx(
-        saved.total, rel=0.15
-    )
+    planned = kept_bytes(sizes_of(model), 3, "float32", checkpointing=True, load=load)
+    assert planned == pytest.approx(saved.total, rel=0.05)
 
 
 @pytest.mark.parametrize("name", ["minigpt4", "blip2"])

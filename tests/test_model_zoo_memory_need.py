@@ -8,13 +8,13 @@ from support.saved_bytes import PeakBytes, SavedBytes
 from support.tiny_models import CANDIDATES, N_QUERY, tiny_images, tiny_mllm, tiny_tokenizer
 
 from model_zoo.base import MLLM
-from model_zoo.memory.activations import Workload, clip_kept, kept_bytes
+from model_zoo.memory.activations import kept_bytes
 from model_zoo.memory.need import scoring_bytes, source_need, target_need, weight_bytes
-from model_zoo.memory.sizes import PUBLISHED_SIZES, Sizes, sizes_of
+from model_zoo.memory.sizes import PUBLISHED_SIZES, Sizes, Workload, sizes_of
 from model_zoo.registry import REGISTRY
 
 TOLERANCE = (
-    0.10  # of the bytes autograd keeps; the worst measured is 6 %, where T5 shares one mask in an unpadded batch
+    0.02  # of the bytes autograd keeps; most agree to 0.1 %, where Q-Formers read texts of several lengths to 2 %
 )
 PEAK, SCORING = 1.6, 2.0  # whole step, scoring: at most this many times the measured peak, and never below it
 NAMES = ("minigpt4", "instructblip", "blip2", "blip2_opt", "bliva", "visualglm")
@@ -83,9 +83,9 @@ def batch_of(size: str, count: int, padded: bool) -> tuple[torch.Tensor, list[st
     return tiny_images(count, 32 if size == "tiny" else 56), questions, ["a red car"] * count
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("count", [1, 3])
-@pytest.mark.parametrize("size", ["tiny", "medium"])
+@pytest.mark.parametrize(
+    ("size", "count", "dtype"), [("tiny", 1, "bfloat16"), ("tiny", 3, "float32"), ("medium", 3, "bfloat16")]
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_kept_bytes_are_what_autograd_keeps(name: str, size: str, count: int, dtype: str) -> None:
     model = built(name, size, dtype)
@@ -93,7 +93,7 @@ def test_kept_bytes_are_what_autograd_keeps(name: str, size: str, count: int, dt
     with SavedBytes(model) as saved:
         model.answer_loss(images.requires_grad_(), questions, answers)
     load = workload(model, questions, answers)
-    planned = kept_bytes(sizes_of(model), count, dtype, load=load, padded=count > 1)
+    planned = kept_bytes(sizes_of(model), count, dtype, load=load)
     assert planned == pytest.approx(saved.total, rel=TOLERANCE)
 
 
@@ -116,24 +116,6 @@ def test_the_plan_covers_the_peak_of_scoring(name: str) -> None:
         model.score(images, questions, CANDIDATES)
     planned = scoring_bytes(sizes_of(model), 4, "float32", workload(model, questions, answers))
     assert peak.peak <= planned <= SCORING * peak.peak
-
-
-def test_the_plan_of_clip_is_what_autograd_keeps() -> None:
-    from model_zoo.memory.sizes import Tower
-
-    model = _tiny_clip()
-    frames = torch.rand(2, 3, 32, 32).requires_grad_()
-    with SavedBytes(model) as saved:
-        model.encode_image(frames)
-    assert 2 * clip_kept(Tower(48, 3, 192, 4, 17, 32, 8)) == pytest.approx(saved.total, rel=TOLERANCE)
-
-
-def _tiny_clip() -> torch.nn.Module:
-    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
-
-    vision = CLIPVisionCfg(layers=3, width=48, head_width=12, patch_size=8, image_size=32)
-    text = CLIPTextCfg(context_length=16, vocab_size=64, width=24, heads=2, layers=1)
-    return CLIP(16, vision, text, quick_gelu=True).eval().requires_grad_(False)
 
 
 @pytest.mark.parametrize("size", ["tiny", "medium"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
@@ -17,11 +17,10 @@ from lightning_modules.evaluation import ModelSpec
 from model_zoo.hf.catalogue import named_entry
 from model_zoo.hf.folder import folder_of
 from model_zoo.listing import gib
-from model_zoo.memory.activations import USUAL
 from model_zoo.memory.free import Room, free_ram, free_room
 from model_zoo.memory.need import CUDA_CONTEXT, FRAGMENTATION, Need, overhead, source_need, target_need
 from model_zoo.memory.parts import Part, parts_of, total
-from model_zoo.memory.sizes import PUBLISHED_SIZES, Sizes, sizes_of
+from model_zoo.memory.sizes import PUBLISHED_SIZES, USUAL, Sizes, sizes_of
 from model_zoo.registry import canonical, dry_load, get_entry, missing_clip, missing_files
 
 ASSUMED = (
@@ -172,12 +171,31 @@ def _plan(parts: RunParts, residency: str, room: Room, whole: int | None = None)
 
 def _shared_lines(parts: RunParts, of_models: Sequence[Sequence[Part]]) -> list[str]:
     """A line for each part that several models have in common."""
+    return _part_lines([spec.name for spec in parts.models], of_models, 2)
+
+
+def _part_lines(names: Iterable[str], of_models: Iterable[Sequence[Part]], least: int) -> list[str]:
+    """A line for each part that at least so many models hold."""
     holders: dict[Part, list[str]] = {}
-    for spec, found in zip(parts.models, of_models, strict=True):
+    for name, found in zip(names, of_models, strict=True):
         for part in found:
-            holders.setdefault(part, []).append(spec.name)
-    rows = [(part, names) for part, names in holders.items() if len(names) > 1]
+            holders.setdefault(part, []).append(name)
+    rows = [(part, names) for part, names in holders.items() if len(names) >= least]
     return [f"once     {gib(part.bytes)} {part.what}: {', '.join(names)}" for part, names in rows]
+
+
+def resident_lines(runs: Iterable[RunParts]) -> list[str]:
+    """Every part of the models of several runs once, with who holds it, and the sum: all of them loaded together."""
+    found: dict[tuple[str, str, str], list[Part]] = {}
+    for parts in runs:
+        for spec in parts.models:
+            form = (spec.name, spec.precision, spec.weights)
+            found[form] = found.get(form) or _parts(spec, parts.config)
+    of_models, forms = list(found.values()), sorted({precision for _, precision, _ in found})
+    names = [name if len(forms) == 1 else f"{name} as {precision}" for name, precision, _ in found]
+    once, apart = total(chain(*of_models)), sum(part.bytes for part in chain(*of_models))
+    last = f"weights  {gib(once)} of all models with shared parts once, {gib(apart)} apart, as {', '.join(forms)}"
+    return [*_part_lines(names, of_models, 1), last]
 
 
 def _chosen(plan: Plan) -> str:

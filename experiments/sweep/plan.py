@@ -15,14 +15,14 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.run.build import RunParts, build_datamodule, run_length, validation_interval
-from experiments.run.memory_plan import memory_plan, planned_sizes
+from experiments.run.memory_plan import memory_plan, planned_sizes, resident_lines
 from experiments.sweep.cells import SweepCell, build_cells, resolved
 from experiments.sweep.display import clock
 from experiments.sweep.folder import MARKER, States, SweepFolder
 from experiments.sweep.identity import identified
 from experiments.sweep.slots import local_slots
 from lightning_modules.vocabulary import SPLITS
-from model_zoo.memory.activations import USUAL
+from model_zoo.memory.sizes import USUAL
 from model_zoo.registry import get_entry
 
 HOW = {
@@ -40,15 +40,18 @@ def print_plan(sweep: DictConfig, own: dict[str, Any]) -> int:
     for column in ("source", "data", "method", "cells", "one cell takes", "peak memory"):
         table.add_column(column, justify="left" if column in ("source", "data", "method") else "right")
     todo: list[Cost] = []
+    runs: list[RunParts] = []
     for kind, group in groupby(cells, key=lambda cell: (cell.source, cell.data, cell.method)):
         first, *rest = group
         config = resolved(first)
+        runs.append(RunParts(config))
         cost = predicted(first, config, cells, states)
         counts = Counter(states.of(cell) if cell.id else "missing" for cell in (first, *rest))
         todo += [cost] * (counts["waiting"] + counts["missing"])
         told = ", ".join(f"{n} {state}" for state, n in counts.items())
-        table.add_row(*kind, told, clock(cost.seconds), f"{memory_plan(RunParts(config)).device / 2**30:.1f} GiB")
+        table.add_row(*kind, told, clock(cost.seconds), f"{memory_plan(runs[-1]).device / 2**30:.1f} GiB")
     Console(width=None if Console().is_terminal else 160).print(table)
+    print("\n".join(["Weights of all models, each part once:", *resident_lines(runs)]))
     print(_total(todo, int(own["jobs"])))
     if missing:
         print("\n".join(["Missing, so that these cells cannot start:", *missing]))
@@ -64,10 +67,11 @@ def _total(costs: list[Cost], jobs: int) -> str:
     return f"{len(costs)} cells to do: {clock(seconds)} of one slot, {clock(seconds / slots)} on {slots} ({how})."
 
 
-# Seconds on one core of a 2-core machine, embedded zoo, one run each (experiments/LOG.md, 2026-11-23).
+# Seconds on one core of a 2-core machine, of a model of a million parameters: fits the worlds embedded (1 M), web (1 M)
+# and lite (6 M) to 1.5x when larger ones take more by the root of their size (`slowness`; experiments/LOG.md).
 UPDATE = {"tvp": 0.16, "evp": 0.10, "vp": 0.12, "none": 0.0}  # an update of 16 images
-ROW = 0.0036  # one test row of 16 candidates on one model
-START = 6.0  # imports and loading
+ROW = 0.0026  # one test row on one model
+START = 6.0  # imports and loading: 8 in a fresh process, 3 in a worker that has them
 # Published models: counted operations at a rate we assume, not one we measured.
 FLOPS, PASSES = 50e12, {"tvp": 5, "evp": 3, "vp": 3, "none": 0}
 TOKENS = 150  # that every weight of a model of unknown sizes reads of a picture and its texts
@@ -112,20 +116,26 @@ def counted(config: DictConfig, rows: dict[str, int] | None = None) -> Cost:
     n_test = config.data.n_test
     test = rows["test"] if n_test is None else min(n_test, rows["test"])
     models = [config.source.name, *config.targets.names]
+    learned_on = [source.name for source in config.sources] or [config.source.name]
     of_png = models if config.targets.png == "all" else models[:1]
     on_val = models if config.targets.curves else [config.source.name, *config.targets.select]
     if all(get_entry(name).embedded or get_entry(name).served for name in models):
-        # The tiny models were timed: seconds of an update of 16 images, and of a row.
-        visits = scored * len(on_val) + test * (len(models) + len(of_png))  # test: the float prompt and the PNG
-        of_update = UPDATE[config.method.name] * per_update / 16 * max(1, len(config.sources))
+        # The tiny models were timed.
+        visits = scored * sum(map(slowness, on_val))
+        visits += test * sum(map(slowness, (*models, *of_png)))  # the float prompt and the PNG
+        of_update = UPDATE[config.method.name] * per_update / 16 * sum(map(slowness, learned_on))
         return Cost(START + updates * of_update + visits * ROW, "counted")
     # Published models were not timed here: two operations for each multiplication, at an assumed rate.
-    learned_on = [source.name for source in config.sources] or [config.source.name]
     passes = PASSES[config.method.name] + (config.train.checkpointing and updates > 0)
     work = updates * per_update * passes * sum(picture_work(name, config, learning=True) for name in learned_on)
     work += scored * sum(picture_work(name, config) for name in on_val)
     work += test * sum(picture_work(name, config) for name in (*models, *of_png))
     return Cost(2 * work / FLOPS, "assumed")
+
+
+def slowness(name: str) -> float:
+    """How many times the seconds of a model of a million parameters a timed model takes."""
+    return max(1.0, get_entry(name).parameters / 1e6) ** 0.5
 
 
 def picture_work(name: str, config: DictConfig, *, learning: bool = False) -> float:

@@ -54,11 +54,11 @@ def hub_sizes(vision: Tower, language: Language, tokens: int) -> Sizes:
 
 
 def _llm(
-    width: int, layers: int, mlp: int, heads: int, keys: int, vocab: int, inner: int = 0, **more: bool
+    width: int, layers: int, mlp: int, heads: int, keys: int, vocab: int, inner: int = 0, tied: bool = False
 ) -> Language:
     """An LLM of LLaMA's kind; `keys` key heads, `inner` the width of all heads where it is not the model's."""
     inner = inner or width
-    return Language("llama", width, layers, mlp, heads, inner, vocab, keys=inner * keys // heads, **more)
+    return Language("llama", width, layers, mlp, heads, inner, vocab, keys=inner * keys // heads, tied=tied)
 
 
 CLIP_L = Tower(1024, 24, 4096, 16, 577, 336, 14)

@@ -14,7 +14,7 @@ from model_zoo.hf.folder import model_type
 from model_zoo.hf.load import OFFLINE, load_processor, tile_options
 from model_zoo.hf.pixels import differentiable
 from model_zoo.hf.prompt import Prompter
-from model_zoo.memory.sizes import Language, Sizes, Tower
+from model_zoo.memory.sizes import Sizes, Tower, language_of
 
 
 @lru_cache(maxsize=64)
@@ -45,13 +45,8 @@ def folder_sizes(folder: Path, tiles: str, frame: int = 224) -> Sizes:
     layers = getattr(vision, "num_hidden_layers", None) or vision.depth
     heads = getattr(vision, "num_attention_heads", None) or vision.num_heads
     tower = Tower(vision.hidden_size, layers, mlp, heads, patches, round((patches * patch**2) ** 0.5), patch)
-    heads, width = text.num_attention_heads, text.hidden_size
-    inner = heads * (getattr(text, "head_dim", None) or width // heads)
-    keys = inner * (getattr(text, "num_key_value_heads", None) or heads) // heads
-    llm = Language(
-        "llama", width, text.num_hidden_layers, text.intermediate_size, heads, inner, text.vocab_size, keys=keys,
-        tied=bool(getattr(config, "tie_word_embeddings", False)),
-    )  # fmt: skip
+    tied = bool(getattr(config, "tie_word_embeddings", False))
+    llm = language_of(text)._replace(kind="llama", tied=tied)
     return hub_sizes(tower, llm, tokens)
 
 

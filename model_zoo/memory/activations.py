@@ -1,28 +1,31 @@
-"""What autograd keeps of a frozen MLLM until backward, counted layer by layer from its sizes. Imports no torch.
+"""What autograd keeps of a frozen MLLM until backward, measured: one layer of each kind runs on tensors without memory.
 
-The parameters are frozen, so autograd keeps what the gradient of the INPUT needs: a linear layer keeps nothing of its
-own, a norm its input and statistics, an activation its input, attention q, k, v, output and log-sum-exp.
-`tests/test_model_zoo_memory_need*.py` compare the sums with the bytes autograd really keeps, up to the published sizes.
+The layers are the real classes at the real widths, times how many of their kind there are. Fake tensors of the CPU take
+its kernels; on the meta device attention would be written out and keep every score.
+`tests/test_model_zoo_memory_need*.py` compare the sums with what whole models keep, up to the published sizes.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import lru_cache
+from types import SimpleNamespace
+from typing import Any
 
-from model_zoo.memory.sizes import Former, Language, Sizes, Tower
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
-
-
-class Workload(NamedTuple):
-    """What is assumed about the texts, in tokens: question with its template, answer, all candidates together."""
-
-    text: int = 32
-    answer: int = 8
-    candidates: int = 64
-
-
-USUAL = Workload()
+from model_zoo.blip2 import Blip2T5
+from model_zoo.chatglm import ChatGLMConfig
+from model_zoo.connectors import QFormerConnector
+from model_zoo.layer_options import checkpoint_layers_
+from model_zoo.memory.sizes import BYTES, USUAL, Former, Language, Sizes, Tower, Workload
+from model_zoo.minigpt4 import MiniGPT4
+from model_zoo.sequences import IMAGE
+from model_zoo.visualglm import VisualGLM
+from model_zoo.weights.qformer import meta_connector
 
 
 def kept_bytes(
@@ -33,109 +36,93 @@ def kept_bytes(
     quant: str | None = None,
     checkpointing: bool = False,
     load: Workload = USUAL,
-    padded: bool = True,
 ) -> int:
-    """What autograd keeps of `answer_loss` until backward; `padded`: questions of different length, so masks."""
-    e, text = BYTES[dtype], load.text
-    question = min(text, 128) if sizes.qformer.vocab else 0
-    vision = tower_kept(sizes.vision, e, whole=not checkpointing)
-    former = former_kept(sizes.qformer, sizes.vision.tokens, question, e, whole=not checkpointing)
-    llm = llm_kept(sizes.llm, sizes.visual + text, load.answer, e, padded, whole=not checkpointing)
+    """What autograd keeps of `answer_loss` until backward; several questions differ in length, so there are masks."""
+    t, m, rows = sizes.vision, sizes.llm, min(batch, 2)  # more rows keep as much each
+    block, former = _seen(t, sizes.qformer, load.text, rows, dtype, checkpointing)
+    first, layer = _told(m, sizes.visual, load, rows, dtype, checkpointing)
+    kept = batch * (t.layers * block + former + first + (m.layers - 1) * layer) // rows
     if quant == "8bit" and not checkpointing:
-        # bitsandbytes' 8-bit layers keep their inputs; the attention output is among those counted already.
-        m, length = sizes.llm, sizes.visual + text + load.answer
-        llm += (m.layers + m.decoder) * e * length * (2 * m.width + m.mlp)
-    return batch * (vision + former + llm + 4 * load.answer * sizes.llm.vocab)
+        # bitsandbytes' 8-bit layers keep their inputs; the attention output is among those measured already.
+        length = sizes.visual + load.text + load.answer
+        kept += batch * (m.layers + m.decoder) * BYTES[dtype] * length * (2 * m.width + m.mlp)
+    return kept + batch * BYTES[dtype] * 3 * t.pixels**2  # the frames
 
 
-def _norm(length: int, width: int, e: int) -> int:
-    """Layer norm: its input, mean and reciprocal deviation."""
-    return e * length * width + 2 * length * e
+def largest_layer(sizes: Sizes, batch: int, dtype: str, load: Workload) -> int:
+    """Kept by the largest single layer."""
+    rows = min(batch, 2)
+    block, _ = _seen(sizes.vision, sizes.qformer, load.text, rows, dtype, False)
+    return batch * max(block, _told(sizes.llm, sizes.visual, load, rows, dtype, False)[1]) // rows
 
 
-def _attention(queries: int, keys: int, inner: int, heads: int, e: int) -> int:
-    """q and output, k and v, and the float32 log-sum-exp."""
-    return e * inner * (2 * queries + 2 * keys) + 4 * heads * queries
+@lru_cache
+def _seen(t: Tower, f: Former, text: int, batch: int, dtype: str, checkpointing: bool) -> tuple[int, int]:
+    """Kept by one block of the tower, and by the Q-Former with the norm before it; text: tokens of a question."""
+    connector = build_connector(t._replace(layers=1), f, 1)
+    features = _weightless(connector, (batch, t.tokens, t.width), dtype, checkpointing)
+    ids = torch.zeros(batch, text, dtype=torch.long)
+    block = _kept(connector, connector.vision.encoder.layers[0], features)
+    return block, _kept(connector, connector.query, features, ids, ids == 0)
 
 
-def tower_layer(t: Tower, e: int) -> int:
-    return 2 * _norm(t.tokens, t.width, e) + _attention(t.tokens, t.tokens, t.width, t.heads, e) + e * t.tokens * t.mlp
+@lru_cache
+def _told(m: Language, visual: int, load: Workload, batch: int, dtype: str, checkpointing: bool) -> tuple[int, int]:
+    """Kept by an LLM of one layer with the loss, and by each layer more (of T5's encoder and decoder together)."""
+    rows, found = [[IMAGE] * visual + [0] * load.text for _ in range(batch)], []
+    rows[0] = rows[0][: visual + load.text - (batch > 1)]
+    ids = SimpleNamespace(**{f"{name}_token_id": 0 for name in ("bos", "eos", "unk", "gmask")})
+    adapter: Any = {"t5": Blip2T5, "chatglm": VisualGLM}.get(m.kind, MiniGPT4)
+    for layers in (1, 2):
+        model = adapter(nn.Identity(), build_llm(m, layers), ids)
+        tokens = _weightless(model, (batch, visual, m.width), dtype, checkpointing)
+        found.append(_kept(model, model.answer_logp, tokens, rows, [[0] * load.answer] * batch))
+    return found[0], found[1] - found[0]
 
 
-def tower_kept(t: Tower, e: int, *, whole: bool = True) -> int:
-    """Kept by the vision tower for one image; whole=False: checkpointed, only what enters each block."""
-    layer = tower_layer(t, e) if whole else e * t.tokens * t.width
-    return t.layers * layer + _norm(t.tokens, t.width, e) + e * 3 * t.pixels**2
+def _weightless(model: nn.Module, shape: tuple[int, ...], dtype: str, checkpointing: bool) -> Tensor:
+    """Freeze a model of the meta device and make it one of the CPU without memory; returns an input with gradients."""
+    model.to(getattr(torch, dtype)).eval().requires_grad_(False)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model.to_empty(device="cpu")
+        inputs = torch.empty(shape, dtype=getattr(torch, dtype), requires_grad=True)
+    if checkpointing:
+        checkpoint_layers_(model)
+    return inputs
 
 
-def former_layer(f: Former, seen: int, text: int, e: int, n: int) -> int:
-    """Kept by layer `n`. Queries and words are constants, so before the first look at the image nothing is kept."""
-    rows, kept = f.queries + text, 0
-    if n:
-        kept += _attention(rows, rows, f.width, f.heads, e) + _norm(rows, f.width, e)
-        kept += e * text * f.mlp + (_norm(text, f.width, e) if text else 0)
-    if n % f.every == 0:
-        kept += _attention(f.queries, seen, f.width, f.heads, e) + _norm(f.queries, f.width, e)
-    return kept + e * f.queries * f.mlp + _norm(f.queries, f.width, e)
+def _kept(model: nn.Module, run: Callable[..., object], *inputs: object) -> int:
+    """Bytes of the distinct storages autograd keeps of a run, parameters and buffers left out."""
+    own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
+    kept: dict[int, torch.UntypedStorage] = {}  # held, so that no address is used twice
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        run(*inputs)
+    return sum(storage.nbytes() for key, storage in kept.items() if key not in own)
 
 
-def former_kept(f: Former, seen: int, text: int, e: int, *, whole: bool = True) -> int:
-    """Kept by the Q-Former for one image of `seen` tokens and `text` question tokens."""
-    if whole:
-        return sum(former_layer(f, seen, text, e, n) for n in range(f.layers))
-    return e * (f.layers * (f.queries + text) * f.width + seen * f.width)
+def build_connector(t: Tower, f: Former, width: int, *, patches: bool = False) -> QFormerConnector:
+    """Tower, Q-Former and projection to `width` on the meta device; patches: these are projected too."""
+    vision = dict(hidden_size=t.width, num_hidden_layers=t.layers, num_attention_heads=t.heads, intermediate_size=t.mlp)
+    bert = dict(hidden_size=f.width, num_hidden_layers=f.layers, num_attention_heads=f.heads, intermediate_size=f.mlp)
+    vision |= dict(image_size=t.pixels, patch_size=t.patch)
+    bert |= dict(cross_attention_frequency=f.every, encoder_hidden_size=f.sees, max_position_embeddings=f.positions)
+    bert |= dict(vocab_size=f.vocab) if f.vocab else {}
+    return meta_connector(vision, bert, f.queries, width, reads_text=bool(f.vocab), patches=patches)
 
 
-def _rms(length: int, width: int, e: int, copy: bool) -> int:
-    """RMS norm in float32: its input, the root, and in half precision T5's second copy."""
-    return 4 * length * width + 4 * length + (e * length * width if copy and e < 4 else 0)
-
-
-def llm_layer(m: Language, length: int, e: int, padded: bool) -> int:
-    """Kept by one layer over `length` tokens; a padded batch keeps a mask per layer."""
-    kept = _attention(length, length, m.inner, m.heads, e)
-    if m.kind == "t5":
-        mask = e * m.heads * length**2  # the relative bias makes the mask differ between heads
-        return kept + mask + 2 * _rms(length, m.width, e, True) + e * m.gates * length * m.mlp
-    kept += e * length**2 if padded or m.kind == "chatglm" else 0  # a prefix LM always has a mask
-    if m.kind == "llama":
-        return kept + 2 * _rms(length, m.width, e, False) + e * m.gates * length * m.mlp
-    stacked = 2 * e * length * m.inner if m.kind == "chatglm" else 0  # v is a view that holds q and k too
-    return kept + stacked + 2 * _norm(length, m.width, e) + e * length * m.mlp
-
-
-def decoder_layer(m: Language, length: int, answer: int, e: int, first: bool) -> int:
-    """Kept by a layer of T5's decoder; the first one's self-attention reads constants."""
-    kept = _attention(answer, length, m.inner, m.heads, e) + e * m.heads * answer * length
-    kept += _rms(answer, m.width, e, True) + e * m.gates * answer * m.mlp
-    if not first:
-        kept += 2 * _rms(answer, m.width, e, True) + e * m.heads * answer**2
-        kept += _attention(answer, answer, m.inner, m.heads, e)
-    return kept
-
-
-def llm_kept(m: Language, prefix: int, answer: int, e: int, padded: bool, *, whole: bool = True) -> int:
-    """Kept by the LLM for one image: `prefix` tokens before the answer, `answer` tokens of it."""
-    if m.kind == "t5":
-        ends = _rms(prefix, m.width, e, True) + _rms(answer, m.width, e, True)
-        if not whole:
-            return ends + e * m.width * (m.layers * prefix + m.decoder * answer)
-        decoder = sum(decoder_layer(m, prefix, answer, e, n == 0) for n in range(m.decoder))
-        return ends + m.layers * llm_layer(m, prefix, e, padded) + decoder
-    length = prefix + answer
-    last = _rms(length, m.width, e, False) if m.kind == "llama" else _norm(length, m.width, e)
-    tables = 2 * e * length * m.inner // m.heads if m.kind != "opt" else 0
-    return last + tables + m.layers * (llm_layer(m, length, e, padded) if whole else e * length * m.width)
-
-
-def largest_layer(sizes: Sizes, dtype: str, load: Workload) -> int:
-    """Kept by the largest single layer, for one image."""
-    e, f = BYTES[dtype], sizes.qformer
-    text = load.text if f.vocab else 0
-    llm = llm_layer(sizes.llm, sizes.visual + load.text + load.answer, e, True)
-    return max(tower_layer(sizes.vision, e), former_layer(f, sizes.vision.tokens, text, e, 0), llm)
-
-
-def clip_kept(t: Tower) -> int:
-    """A tower with one more norm in front and OpenAI's quick GELU, x * sigmoid(1.702 x), which keeps both factors."""
-    return tower_kept(t, 4) + 4 * t.layers * t.tokens * t.mlp + _norm(t.tokens, t.width, 4)
+def build_llm(m: Language, layers: int) -> Any:
+    """An LLM of its kind and widths on the meta device; layers: how many, of T5's encoder and of its decoder."""
+    numbers = dict(vocab_size=m.vocab, hidden_size=m.width, num_hidden_layers=layers, num_attention_heads=m.heads)
+    numbers |= dict(head_dim=m.inner // m.heads, num_key_value_heads=(m.keys or m.inner) * m.heads // m.inner)
+    numbers |= dict(d_ff=m.mlp, ffn_dim=m.mlp, intermediate_size=m.mlp, word_embed_proj_dim=m.width)  # as each says it
+    numbers |= dict(num_layers=layers, num_decoder_layers=layers, decoder_start_token_id=0, tie_word_embeddings=m.tied)
+    config = AutoConfig.for_model(ChatGLMConfig.model_type if m.kind == "chatglm" else m.kind, **numbers)
+    if m.kind == "t5":  # by hand: transformers reads gated-gelu as gelu_new
+        config.is_gated_act, config.dense_act_fn = m.act.startswith("gated-"), m.act.removeprefix("gated-")
+    with torch.device("meta"):
+        return (AutoModelForSeq2SeqLM if m.kind == "t5" else AutoModelForCausalLM).from_config(config)

@@ -1,22 +1,21 @@
 """How many bytes an MLLM needs before it is loaded: weights by dtype, a source's kept activations, a target's scoring.
 
-Imports no torch.
+Imports no torch until something is asked that has to be measured: what a source keeps.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from model_zoo.memory.activations import BYTES, USUAL, Workload, clip_kept, kept_bytes, largest_layer
-from model_zoo.memory.sizes import Language, Sizes, Tower
+from model_zoo.memory.sizes import BYTES, USUAL, Language, Sizes, Workload
 
 QUANT_BYTES = {"8bit": 1.0, "4bit": 0.5 + 1 / 64 + 4 / 2**14}
 """Bytes per weight in bitsandbytes: int8 (row scales are below 0.1 %); 4 bits, a byte per 64, a float32 per 2^14."""
 
 CUDA_CONTEXT = 600 * 2**20  # driver context and cuBLAS workspaces: an assumption, it differs between cards
 FRAGMENTATION = 0.05  # share of allocator blocks that stays unusable: an assumption
-CLIP_B32 = Tower(768, 12, 3072, 12, 50, 224, 32)
 CLIP_B32_PARAMETERS = 151_277_313  # open_clip ViT-B-32, towers for text and images
+CLIP_B32_KEPT = 26_753_312  # bytes that its image tower keeps of one image
 
 
 class Need(NamedTuple):
@@ -52,12 +51,14 @@ def source_need(
     load: Workload = USUAL,
 ) -> Need:
     """A source with gradients at `batch` images per micro-batch; `clip` adds the TSE scorer (float32)."""
+    from model_zoo.memory.activations import kept_bytes, largest_layer
+
     weights = weight_bytes(sizes, dtype, quant) + (4 * CLIP_B32_PARAMETERS if clip else 0)
     kept = kept_bytes(sizes, batch, dtype, quant=quant, checkpointing=checkpointing, load=load)
-    kept += batch * clip_kept(CLIP_B32) if clip else 0
+    kept += batch * CLIP_B32_KEPT if clip else 0
     work = _work(sizes, batch, BYTES[dtype], load)
     if checkpointing:
-        work += batch * largest_layer(sizes, dtype, load)  # recomputed in backward, one layer at a time
+        work += largest_layer(sizes, batch, dtype, load)  # recomputed in backward, one layer at a time
     return Need(weights, kept, work, overhead(weights + kept + work, device))
 
 

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from model_zoo.embedded.config import embedded_files
-from model_zoo.memory.activations import BYTES
 from model_zoo.memory.need import weight_bytes
-from model_zoo.memory.sizes import Sizes
+from model_zoo.memory.sizes import BYTES, Sizes
 from model_zoo.registry import canonical, get_entry
 from model_zoo.weights.catalogue import PUBLISHED
 from model_zoo.weights.layouts import complete_layout

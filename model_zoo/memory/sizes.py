@@ -4,6 +4,19 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+
+
+class Workload(NamedTuple):
+    """What is assumed about the texts, in tokens: question with its template, answer, all candidates together."""
+
+    text: int = 32
+    answer: int = 8
+    candidates: int = 64
+
+
+USUAL = Workload()
+
 
 class Tower(NamedTuple):
     """A vision transformer: `tokens` counts the patches and the CLS token, `pixels` is the side of its input."""
@@ -48,7 +61,10 @@ class Former(NamedTuple):
 
 
 class Language(NamedTuple):
-    """An LLM. kind: llama, opt, t5 or chatglm. inner: heads x head width. decoder: T5's second stack, else 0."""
+    """An LLM. kind: llama, opt, t5 or chatglm. inner: heads x head width. keys: the same of its keys, 0 where equal.
+
+    decoder: T5's second stack, as deep as the first, else 0. act: T5's activation, with `gated-` in front of a gate's.
+    """
 
     kind: str
     width: int
@@ -59,7 +75,7 @@ class Language(NamedTuple):
     vocab: int
     decoder: int = 0
     keys: int = 0
-    gates: int = 3
+    act: str = "gated-gelu"
     positions: int = 0
     tied: bool = False
 
@@ -67,7 +83,8 @@ class Language(NamedTuple):
     def linear(self) -> int:
         """Weights of the linear layers that 8 and 4 bit quantise: all but the vocabulary projection."""
         attention = 2 * self.width * self.inner + 2 * self.width * (self.keys or self.inner)
-        feed = (2 if self.kind in ("opt", "chatglm") or self.gates == 1 else 3) * self.width * self.mlp
+        gated = self.kind == "llama" or (self.kind == "t5" and self.act.startswith("gated"))
+        feed = (3 if gated else 2) * self.width * self.mlp
         return (self.layers + self.decoder) * (attention + feed) + self.decoder * attention
 
     @property
@@ -154,27 +171,20 @@ def sizes_of(model: Any) -> Sizes:
             former.vocab_size if connector.reads_text else 0,
             former.max_position_embeddings if connector.reads_text else 0,
         ),
-        _language(model.llm.config),
+        language_of(model.llm.config),
         connector.patch_projection is not None,
     )  # fmt: skip
 
 
-def _language(config: Any) -> Language:
-    kind = config.model_type.split("_")[0]
-    tied = bool(config.tie_word_embeddings)
-    if kind == "t5":
-        # Copies of the feed-forward's hidden layer that autograd keeps: its activation's (gelu_new is written out in
-        # four kept steps), and both factors of a gate.
-        gates = (4 if config.dense_act_fn == "gelu_new" else 1) + (2 if config.is_gated_act else 0)
-        return Language(
-            kind, config.d_model, config.num_layers, config.d_ff, config.num_heads, config.num_heads * config.d_kv,
-            config.vocab_size, config.num_decoder_layers, gates=gates, tied=tied,
-        )  # fmt: skip
-    width, heads = config.hidden_size, config.num_attention_heads
-    mlp = config.ffn_dim if kind == "opt" else config.intermediate_size
+def language_of(config: Any) -> Language:
+    """The numbers of an LLM by its transformers configuration."""
+    kind, width, heads = config.model_type.split("_")[0], config.hidden_size, config.num_attention_heads
+    mlp = next(getattr(config, name) for name in ("intermediate_size", "ffn_dim", "d_ff") if hasattr(config, name))
     inner = heads * (getattr(config, "head_dim", None) or width // heads)
-    keys = inner * (getattr(config, "num_key_value_heads", None) or heads) // heads
-    places = config.max_position_embeddings + 2 if kind == "opt" else 0
-    return Language(
-        kind, width, config.num_hidden_layers, mlp, heads, inner, config.vocab_size, 0, keys, 3, places, tied
-    )
+    more: dict[str, Any] = {"tied": bool(config.tie_word_embeddings)}
+    more["keys"] = inner * (getattr(config, "num_key_value_heads", None) or heads) // heads
+    if kind == "opt":
+        more["positions"] = config.max_position_embeddings + 2
+    if kind == "t5":
+        more["decoder"], more["act"] = config.num_decoder_layers, "gated-" * config.is_gated_act + config.dense_act_fn
+    return Language(kind, width, config.num_hidden_layers, mlp, heads, inner, config.vocab_size, **more)
