@@ -66,7 +66,7 @@ def test_drift_is_no_answer_and_changes_none(tmp_path):
 
 
 def test_drift_stops_after_its_rows(tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluation, "DRIFT_ROWS", 4)
+    monkeypatch.setattr("lightning_modules.scorer.DRIFT_ROWS", 4)
     rows, _ = rows_of(make_scorer(tmp_path), make_prompt())
     assert rows["drift"]["n"] == 4
 
