@@ -29,8 +29,10 @@ class TowerFeatures:
     normalisation, order or batch size is another entry, and what is handed out is what the tower would return, to the
     bit. Features stay in main memory, so that they never take a GPU's room from a model.
 
-    As many outputs of a tower are kept as any model that shares it was seen to read, so that from the second round on
-    none encodes a frame for what an earlier one left out. What is not kept is encoded again. The least recently used entries make room, those of the present visit excepted:
+    As many outputs of a tower are kept as any model that shares it was seen to read: from the second round on, no frame
+    is encoded again for an output that the first model leaves out.
+
+    What is not kept is encoded again. The least recently used entries make room, those of the present visit excepted:
     models read the same inputs in the same order, and where these exceed the budget, an entry dropped for the next one
     would always be the one the next model asks for first.
 
