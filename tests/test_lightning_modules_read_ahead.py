@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
+from itertools import pairwise
 
 import pytest
 import torch
@@ -154,7 +155,7 @@ def test_what_fails_in_the_background_is_raised_as_it_is_and_nothing_stays(tmp_p
 
 def test_records_that_are_complete_are_handed_out_before_a_later_model_fails(tmp_path):
     Watched.errors[NAMES[2]] = ValueError("broken")
-    scorer = make_scorer(tmp_path, controls=("black",), order=NAMES, beside=[*zip(NAMES, NAMES[1:], strict=False)])
+    scorer = make_scorer(tmp_path, controls=("black",), order=NAMES, beside=[*pairwise(NAMES)])
     found = scorer.score_all(specs(), "val", {"prompt": make_prompt()})
     assert [next(found)[0].name, next(found)[0].name] == list(NAMES[:2])
     with pytest.raises(ValueError, match="broken"):
@@ -170,7 +171,7 @@ def test_two_that_do_not_fit_after_all_are_loaded_one_after_the_other(tmp_path):
         (ORDER[1], True),
         (ORDER[2], False),
     ]
-    assert Watched.loads[2][2] == []  # the one before had gone
+    assert Watched.loads[2] == (ORDER[1], True, [])  # the one before had gone
 
 
 def test_an_interrupted_scoring_lets_go_of_everything(tmp_path):
