@@ -33,9 +33,8 @@ def targets_text(row: Mapping[str, Any] | None) -> str:
     once, apart = (f"{row[key] / 2**20:,.0f} MiB" for key in ("once_bytes", "apart_bytes"))
     return (
         f"An epoch over the paper's six models, {row['batch']} frames: each loaded and encoding alone {apart_s}, tower "
-        f"passes shared {sequential}\n"
-        f"All resident: {auto} ({row['ratio']:.2f}x, with loading {row['ratio_first']:.2f}x), each encoding alone {own} "
-        f"({row['ratio_scoring']:.2f}x)\n"
+        f"passes shared {sequential}\nAll resident: {auto} ({row['ratio']:.2f}x, with loading "
+        f"{row['ratio_first']:.2f}x), each encoding alone {own} ({row['ratio_scoring']:.2f}x)\n"
         f"Weights: {once} with shared parts once, {apart} apart ({row['ratio_bytes']:.2f}x); {row['files']} files read "
         f"once ({loading}), {row['reads_an_epoch']} in every epoch of the other way\n"
     )
