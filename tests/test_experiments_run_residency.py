@@ -242,7 +242,6 @@ def test_a_run_leaves_no_weights_behind(auto) -> None:
         ("sequential", {"pooled": False}),
         ("keep", {"pooled": False}),
         ("auto", {"ahead": True}),
-        ("process", {}),
     ],
 )
 def test_prompt_and_scores_are_the_same_bits_however_models_are_held(auto, runs, residency: str, how: dict) -> None:
