@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from datamodules.batch import Batch, collate
 from datamodules.file_notes import look_at
 from datamodules.images import decode_image
-from datamodules.rows import Row, RowTables, expect, image_sha256, rows_fingerprint
+from datamodules.rows import Row, RowTables, expect, image_sha256, rows_fingerprint, text_length
 from datamodules.sampling import EpochBatchSampler, TrainLoader, distributed_rank
 from datamodules.transforms import draw_augmentation, prepare_image
 from datamodules.unreadable_images import allowed_images
@@ -143,13 +143,21 @@ class ImageTextDataModule(RowTables, lightning.LightningDataModule, ABC):
         n: int | float | None = None,
         batch_size: int | None = None,
         shard: tuple[int, int] | None = None,
+        *,
+        by_length: bool = False,
     ) -> DataLoader:
         """Batches of `subset(split, n)` in its order, evaluation transform, the last one possibly smaller.
+
+        by_length: rows with texts of like length stand together, the longest first, so that little of a batch is
+        padding; rows of one length stay in their order.
 
         shard: (rank, world) gives every world-th row: each row to exactly one rank, none twice, so that odd sizes leave
         some ranks one row (perhaps one batch) short: use no per-batch collectives over it.
         """
         positions = self.subset_positions(split, n)
+        if by_length:
+            rows, shared = self.rows(split), sum(map(len, self.candidates or ()))
+            positions = sorted(positions, key=lambda i: text_length(rows[i], shared), reverse=True)
         if shard is not None:
             rank, world = shard
             positions = positions[rank::world]
@@ -170,11 +178,11 @@ class ImageTextDataModule(RowTables, lightning.LightningDataModule, ABC):
 
     def val_dataloader(self) -> DataLoader:
         """The sub-sample of val (`n_val` rows, None: all); under torch.distributed this rank's shard."""
-        return self.loader("val", n=self.n_val, shard=distributed_rank())
+        return self.loader("val", n=self.n_val, shard=distributed_rank(), by_length=True)
 
     def test_dataloader(self) -> DataLoader:
         """The sub-sample of test (`n_test` rows, None: all); under torch.distributed this rank's shard."""
-        return self.loader("test", n=self.n_test, shard=distributed_rank())
+        return self.loader("test", n=self.n_test, shard=distributed_rank(), by_length=True)
 
     def _loader_options(self) -> dict:
         # A generator of its own: a DataLoader otherwise draws from torch's global one whenever it is iterated.

@@ -33,6 +33,11 @@ class Row(NamedTuple):
     candidates: list[str] | None = None
 
 
+def text_length(row: Row, shared: int) -> int:
+    """Letters of a row's question and of all its candidates, `shared` where it has none of its own."""
+    return len(row.question) + (shared if row.candidates is None else sum(map(len, row.candidates)))
+
+
 class SplitTable(NamedTuple):
     """A split as used: `rows[i]` has its image at `load_image(*sources[i])`."""
 

@@ -51,6 +51,11 @@ def take_rows(batch: Any, start: int, size: int) -> Any:
     return type(batch)(*(f if f is None else f[start : start + size] for f in batch))
 
 
+def pick_rows(batch: Any, rows: list[int]) -> Any:
+    """These rows of a Batch."""
+    return type(batch)(*(f[rows] if isinstance(f, torch.Tensor) else f and [f[i] for i in rows] for f in batch))
+
+
 def _attempt(call: Callable[[Any], T], piece: Any) -> tuple[T | None, str | None]:
     """(result, None), or (None, what was said) where memory ran out."""
     try:

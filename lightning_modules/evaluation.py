@@ -15,8 +15,8 @@ import torch
 from tqdm import tqdm
 
 from lightning_modules.answer_scoring import ToFrames, written_scores
-from lightning_modules.backoff import RowLimit, in_pieces, take_rows
-from lightning_modules.features import DRIFT_ROWS, FeatureDrift
+from lightning_modules.backoff import RowLimit, in_pieces, pick_rows
+from lightning_modules.features import FeatureDrift
 from lightning_modules.metrics import Scores, merge_scores
 from lightning_modules.ranks import is_distributed
 from lightning_modules.vocabulary import ROLES
@@ -81,7 +81,7 @@ def score_batches(
     task: str = "",
     rule: str = "parse",
 ) -> dict[str, Scores]:
-    """Scores of one model on every input of each batch; a `FeatureDrift` among them is measured on the first rows.
+    """Scores of one model on every input of each batch; a `FeatureDrift` among them is measured on its rows.
 
     Args:
         mllm: the model, on its device.
@@ -96,9 +96,8 @@ def score_batches(
     for batch in batches:
         for name, to_frames in inputs.items():
             if isinstance(to_frames, FeatureDrift):
-                wanted = DRIFT_ROWS - sum(len(part.ids) for part in parts[name])
-                if wanted > 0:
-                    parts[name] += in_pieces(take_rows(batch, 0, wanted), partial(to_frames.measure, mllm), limit, mllm)
+                if rows := [i for i, key in enumerate(batch.ids) if key in to_frames.ids]:
+                    parts[name] += in_pieces(pick_rows(batch, rows), partial(to_frames.measure, mllm), limit, mllm)
                 continue
             score = partial(_score_piece, mllm, to_frames, candidates, task, rule)
             parts[name] += in_pieces(batch, score, limit, mllm)
@@ -136,7 +135,7 @@ def score_inputs(
     result: dict[str, Scores] = {}
     for size in sorted({size for size, _ in inputs.values()}):
         of_size = {name: to_frames for name, (s, to_frames) in inputs.items() if s == size}
-        loader = datamodule.with_image_size(size).loader(split, n=n, shard=shard)
+        loader = datamodule.with_image_size(size).loader(split, n=n, shard=shard, by_length=True)
         bar = tqdm(
             loader, desc=f"{mllm.name} {split} {'+'.join(map(str, of_size))[:24]}", delay=2, leave=False, disable=None
         )

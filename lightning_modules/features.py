@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -113,13 +113,13 @@ class FeatureDrift(nn.Module):
     """The distance between a model's visual tokens with the prompt and without it, sample by sample.
 
     It stands among the inputs of `score_inputs` as one that is not answered but measured: its record has the ids of
-    at most `DRIFT_ROWS` samples and two columns instead of candidates, the mean L2 distance a token, and the same over
+    the samples `ids` and two columns instead of candidates, the mean L2 distance a token, and the same over
     the mean norm of the clean tokens (comparable between connectors).
     """
 
-    def __init__(self, prompt: Prompt) -> None:
+    def __init__(self, prompt: Prompt, ids: Collection[str]) -> None:
         super().__init__()
-        self.prompt = prompt
+        self.prompt, self.ids = prompt, ids
 
     @property
     def image_size(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
@@ -14,17 +14,17 @@ from lightning_modules.backoff import RowLimit, free_memory
 from lightning_modules.code_version import code_version, library_versions
 from lightning_modules.controls import Control, ControlStore, all_controls, templates_digest
 from lightning_modules.evaluation import ModelSpec, gather_scores, score_in_process, score_inputs
-from lightning_modules.features import FeatureDrift
+from lightning_modules.features import DRIFT_ROWS, FeatureDrift
 from lightning_modules.metrics import Scores, in_common, point, primary_metric
 from lightning_modules.prompts import Prompt
 from lightning_modules.ranks import GpuPool, from_rank_zero, is_rank_zero, other_gpus
+from lightning_modules.read_ahead import ReadAhead
 from lightning_modules.tower_features import TowerFeatures
 from lightning_modules.vocabulary import CONTROLS
 from model_zoo.registry import is_served
 
 RESIDENCIES = ("sequential", "keep", "process")
 FIRST_ROUND, FINALISTS = 64, 6  # all 27 colours compete on the first 64 validation rows, the best 6 on all of them
-LARGE = 2**28  # bytes of weights from which a collection of garbage between models pays
 
 
 class PromptScorer:
@@ -42,6 +42,8 @@ class PromptScorer:
         controls: which of `CONTROLS` to score.
         residency: `sequential` (load one model at a time), `keep`, or `process` (each in a process of its own, on a GPU
             of its own where there are several).
+        order: names in the order in which `score_all` loads models; those not named come last.
+        beside: which models are read while another one is scored, see `ReadAhead`.
         device: where models run.
 
     Attributes:
@@ -59,6 +61,8 @@ class PromptScorer:
         sizes: Mapping[str, int | None],
         controls: tuple[str, ...] = CONTROLS,
         residency: str = "sequential",
+        order: Sequence[str] = (),
+        beside: Collection[tuple[str, str]] = (),
         device: torch.device | str = "cpu",
     ) -> None:
         if residency not in RESIDENCIES:
@@ -71,7 +75,8 @@ class PromptScorer:
         self.drifts: dict[tuple[str, str], Scores] = {}  # (split, model) -> how far `prompt` moves its features
         self.limits: dict[str, RowLimit] = {}  # model -> how many rows it takes at a time
         self.towers = TowerFeatures()
-        self._kept: dict[str, Any] = {}
+        self._order = {name: place for place, name in enumerate(order)}
+        self._models = ReadAhead(keep=residency == "keep", beside=beside)
         self._gpus = GpuPool()
 
     def score(
@@ -81,8 +86,14 @@ class PromptScorer:
 
         resident: the model itself where it is already loaded (the source during training).
         """
+        try:
+            return self._score(spec, split, prompts, resident)
+        finally:
+            self._models.let_go()
+
+    def _score(self, spec: ModelSpec, split: str, prompts: Mapping[str, Prompt], resident: Any) -> dict[str, Scores]:
         if split != "val" and "constant" in {c.name for c in self.controls} and spec.name not in self.colours:
-            self.score(spec, "val", {}, resident=resident)  # chooses the colour; stored, so at most once
+            self._score(spec, "val", {}, resident)  # chooses the colour; stored, so at most once
         # Other splits score the colour chosen on val, never all 27: a best of test would be chosen by its answers.
         constants = self._finalists(spec, resident) if split == "val" else [self.colours.get(spec.name)]
         wanted = [c for c in self.controls if c.name != "constant" or c in constants]
@@ -97,12 +108,36 @@ class PromptScorer:
     def score_all(
         self, specs: Sequence[ModelSpec], split: str, prompts: Mapping[str, Prompt]
     ) -> Iterator[tuple[ModelSpec, dict[str, Scores]]]:
-        """`score` of each model in order; with residency `process` as many at a time as there are GPUs to spare."""
+        """`score` of each model, handed out in the order of `specs`, whatever the order in which they are loaded.
+
+        From the call on, the first one may be read. With residency `process` as many are scored at a time as there
+        are GPUs to spare.
+        """
         gpus = other_gpus(self.device) if self.residency == "process" else []
-        if len(gpus) < 2:
-            for spec in specs:
-                yield spec, self.score(spec, split, prompts)
-            return
+        if len(gpus) > 1:
+            return self._score_side_by_side(specs, split, prompts, gpus)
+        queue = sorted(specs, key=lambda spec: self._order.get(spec.name, len(self._order)))
+        if self.residency != "process":
+            self._models.expect(queue, self.device)
+        return self._score_in_turn(specs, queue, split, prompts)
+
+    def _score_in_turn(
+        self, specs: Sequence[ModelSpec], queue: Sequence[ModelSpec], split: str, prompts: Mapping[str, Prompt]
+    ) -> Iterator[tuple[ModelSpec, dict[str, Scores]]]:
+        found: dict[str, dict[str, Scores]] = {}
+        waiting = list(specs)
+        try:
+            for spec in queue:
+                found[spec.name] = self._score(spec, split, prompts, None)
+                while waiting and waiting[0].name in found:
+                    first = waiting.pop(0)
+                    yield first, found[first.name]
+        finally:
+            self._models.stop()
+
+    def _score_side_by_side(
+        self, specs: Sequence[ModelSpec], split: str, prompts: Mapping[str, Prompt], gpus: Sequence[str]
+    ) -> Iterator[tuple[ModelSpec, dict[str, Scores]]]:
         with ThreadPoolExecutor(len(gpus)) as pool:  # threads only wait for their processes
             yield from zip(specs, pool.map(lambda spec: self.score(spec, split, prompts), specs), strict=True)
 
@@ -135,7 +170,8 @@ class PromptScorer:
         inputs |= {control: (control.image_size, control) for control in todo}
         # Measured in the same visit: loading the model again would cost more than the two passes.
         if "prompt" in prompts and not is_served(spec.name):
-            drift = FeatureDrift(prompts["prompt"])
+            rows = self.datamodule.subset(split, n)[: DRIFT_ROWS * distributed_rank()[1]]
+            drift = FeatureDrift(prompts["prompt"], {row.id for row in rows})
             inputs["drift"] = (drift.image_size, drift)
         fresh = gather_scores(self._run(spec, split, n, inputs, resident)) if inputs else {}
         if "drift" in fresh:
@@ -183,16 +219,9 @@ class PromptScorer:
             with self._gpus.lent(self.device) as gpu:
                 where |= {"device": "cuda:0" if gpu else str(self.device), "threads": torch.get_num_threads()}
                 return score_in_process(spec, plain, alone, gpu=gpu, **where)
-        model = self._kept.get(spec.name) or spec.load(self.device)
-        if self.residency == "keep":
-            self._kept[spec.name] = model
+        model = self._models.get(spec, self.device)
         with self.towers.lent_to(model):
-            scores = score_inputs(model, self.datamodule, inputs, **where)
-        large = sum(p.numel() * p.element_size() for p in model.parameters()) > LARGE
-        del model
-        if self.residency == "sequential" and large:
-            free_memory()
-        return scores
+            return score_inputs(model, self.datamodule, inputs, **where)
 
     def to_frames(self, spec: ModelSpec, names: Iterable[str], prompts: Mapping[str, Prompt]) -> dict[str, tuple]:
         """Input name -> (image size, function to frames): prompts, and controls with the colour already chosen."""
@@ -202,6 +231,6 @@ class PromptScorer:
 
     def release(self) -> None:
         """Let go of models kept loaded."""
-        self._kept.clear()
+        self._models.let_go(also_kept=True)
         self.towers.clear()
         free_memory()

@@ -29,6 +29,9 @@ class TowerFeatures:
     normalisation, order or batch size is another entry, and what is handed out is what the tower would return, to the
     bit. Features stay in main memory, so that they never take a GPU's room from a model.
 
+    As many outputs of a tower are kept as any model that shares it was seen to read: from the second round on, no frame
+    is encoded again for an output that the first model leaves out.
+
     What is not kept is encoded again. The least recently used entries make room, those of the present visit excepted:
     models read the same inputs in the same order, and where these exceed the budget, an entry dropped for the next one
     would always be the one the next model asks for first.
@@ -44,6 +47,7 @@ class TowerFeatures:
     def __init__(self, limit: int = GIB) -> None:
         self.limit, self.used, self.asked, self.hits = limit, 0, 0, 0
         self._kept: OrderedDict[str, Kept] = OrderedDict()
+        self._outputs: dict[str, int] = {}  # tower -> how many of its outputs are read
         self._visit = 0
 
     @contextmanager
@@ -60,8 +64,9 @@ class TowerFeatures:
             mllm.tower_memory = before
 
     def __call__(self, mllm: MLLM, pixels: Tensor) -> tuple[Tensor, ...]:
-        """Return `mllm.run_tower(pixels)`, computed or kept. Raises what that raises."""
-        key = _key(mllm, pixels)
+        """Return what `mllm` reads of `mllm.run_tower(pixels)`, computed or kept. Raises what that raises."""
+        key, tower = _key(mllm, pixels), _tower_name(mllm)
+        self._outputs[tower] = max(self._outputs.get(tower, 0), mllm.tower_outputs)
         known = self._kept.get(key)
         self.asked += 1
         if known is not None and len(known.features) >= mllm.tower_outputs:
@@ -70,8 +75,8 @@ class TowerFeatures:
             self._kept.move_to_end(key)
             return tuple(features.to(pixels.device) for features in known.features[: mllm.tower_outputs])
         fresh = mllm.run_tower(pixels)
-        self._keep(key, fresh)
-        return fresh
+        self._keep(key, fresh[: self._outputs[tower]])
+        return fresh[: mllm.tower_outputs]
 
     def clear(self) -> None:
         """Let go of every entry."""

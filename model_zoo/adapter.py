@@ -70,7 +70,7 @@ class Adapter(MLLM):
         return 1 if self.connector.patch_projection is None else 2
 
     def run_tower(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        return self.connector.see(pixels)[: self.tower_outputs]
+        return self.connector.see(pixels)
 
     def encode_image(self, images: Tensor, questions: Sequence[str]) -> Visual:
         return Visual(self.connector.read(self.see(images)), self.connector.n_query)

@@ -101,7 +101,7 @@ class MLLM(nn.Module, ABC):
 
     @property
     def tower_outputs(self) -> int:
-        """How many tensors `run_tower` returns."""
+        """How many of the tensors that `run_tower` returns this connector reads."""
         return 1
 
     def run_tower(self, pixels: Tensor) -> tuple[Tensor, ...]:

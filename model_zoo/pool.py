@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import torch
@@ -53,13 +55,15 @@ class WeightPool:
     def __init__(self) -> None:
         self._entries: dict[tuple, list[Entry]] = {}
         self._files: dict[tuple, dict[str, Entry]] = {}
+        self._looking = RLock()  # a model may be read in the background
 
     def entries(self) -> list[Entry]:
         """All that is held by somebody; forgets the rest."""
-        alive = {form: [entry for entry in found if entry.bytes] for form, found in self._entries.items()}
-        self._entries = {form: found for form, found in alive.items() if found}
-        self._files = {key: held for key, held in self._files.items() if all(_anywhere(e) for e in held.values())}
-        return [entry for found in self._entries.values() for entry in found]
+        with self._looking:
+            alive = {form: [entry for entry in found if entry.bytes] for form, found in self._entries.items()}
+            self._entries = {form: found for form, found in alive.items() if found}
+            self._files = {key: held for key, held in self._files.items() if all(_anywhere(e) for e in held.values())}
+            return [entry for found in self._entries.values() for entry in found]
 
     @property
     def bytes(self) -> int:
@@ -101,7 +105,7 @@ class WeightPool:
         for parameter in parameters:
             if type(parameter) is nn.Parameter and not parameter.requires_grad and not parameter.is_meta:
                 before = self._entry(parameter.data)
-                here = parameter.data.to(device)
+                here = _moved(parameter.data, device)
                 entry = self._entry(here)
                 held = entry.tensor if entry else None
                 parameter.data = here if held is None else held
@@ -119,15 +123,24 @@ class WeightPool:
             return None
         sample = flat[:: max(1, len(flat) // SAMPLE)].cpu().numpy().tobytes()
         form = (tensor.device, tensor.dtype, tensor.shape, tensor.stride(), sample)
-        found = self._entries.setdefault(form, [])
-        for entry in list(found):
-            held = entry.tensor
-            if held is None:
-                found.remove(entry)
-            elif held.data_ptr() == tensor.data_ptr() or torch.equal(_whole(held), flat):
-                return entry
-        found.append(Entry(tensor))
-        return found[-1]
+        with self._looking:
+            found = self._entries.setdefault(form, [])
+            for entry in list(found):
+                held = entry.tensor
+                if held is None:
+                    found.remove(entry)
+                elif held.data_ptr() == tensor.data_ptr() or torch.equal(_whole(held), flat):
+                    return entry
+            found.append(Entry(tensor))
+            return found[-1]
+
+
+def _moved(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """On the device; from pinned memory where a thread copies to a GPU on a stream of its own."""
+    target = torch.device(device)
+    if target.type == "cuda" and not tensor.is_cuda and torch.cuda.current_stream(target).stream_id:
+        return tensor.pin_memory().to(target, non_blocking=True)
+    return tensor.to(target)
 
 
 def _flat(tensor: Tensor) -> Tensor | None:
@@ -164,24 +177,24 @@ def drain(tensors: dict[str, Tensor], dtype: torch.dtype | None) -> Iterator[tup
 POOL = WeightPool()
 """Of this process."""
 
-_devices: list[str] = []
+_device: ContextVar[str] = ContextVar("_device", default="")  # each thread has its own
 
 
 @contextmanager
 def sharing(device: torch.device | str = "cpu") -> Iterator[WeightPool]:
     """Models loaded inside, for this device, share their weights with all that were loaded so. They must stay frozen:
     a weight that is written to changes in every model that holds it."""
-    _devices.append(str(torch.empty(0, device=device).device))  # cuda is cuda:0
+    before = _device.set(str(torch.empty(0, device=device).device))  # cuda is cuda:0
     try:
         yield POOL
     finally:
-        _devices.pop()
+        _device.reset(before)
 
 
 def read_weights(
     path: Path, how: str, dtype: torch.dtype | None, read: Callable[[], dict[str, Tensor]]
 ) -> Iterator[tuple[str, Tensor]]:
     """Names and tensors of `read()` as `dtype`: shared inside `sharing()`, else the caller's own; see `drain`."""
-    if not _devices or dtype is None:
+    if not _device.get() or dtype is None:
         return drain(read(), dtype)
-    return POOL.read(path, how, dtype, read, _devices[-1])
+    return POOL.read(path, how, dtype, read, _device.get())

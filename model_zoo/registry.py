@@ -116,6 +116,11 @@ def list_mllms() -> list[str]:
     return sorted(REGISTRY)
 
 
+def is_hub_model(name: str) -> bool:
+    """Whether a name is that of a folder of the Hugging Face hub: `hf:ORG/MODEL`, or a named entry."""
+    return is_hf(name) or name in HF_MODELS
+
+
 def canonical(name: str) -> str:
     """The registered name of an alias; any other name as it is."""
     return ALIASES.get(name, name)

@@ -121,3 +121,45 @@ def test_two_real_processes_share_the_rows(tmp_path):
     assert [a + b for a, b in zip(*train, strict=True)] == ids(epoch_of(Toy(batch_size=16), 0))
     seen = Counter(row for part in val for batch in part for row in batch)
     assert seen == Counter(row.id for row in Toy().rows("val"))
+
+
+# ---- rows of like length ---------------------------------------------------------------------------------------------
+class Mixed(Toy):
+    """Questions of one to seven words; every fourth row has candidates of its own."""
+
+    def build_rows(self, split):
+        def own(i):
+            return ["a", "b", "a long answer of many words"] if i % 4 == 0 else None
+
+        rows = enumerate(super().build_rows(split))
+        return [row._replace(question="what " * (1 + 5 * i % 7), candidates=own(i)) for i, row in rows]
+
+
+def length(row):
+    return len(row.question) + len("".join(row.candidates or "abc"))
+
+
+def test_rows_of_like_length_stand_together_the_longest_first():
+    data = Mixed()
+    rows = {row.id: row for row in data.rows("val")}
+    order = [rows[key] for batch in data.loader("val", by_length=True) for key in batch.ids]
+    assert order == sorted(data.rows("val"), key=length, reverse=True) != data.rows("val")
+
+    def padded(batches):
+        return sum(len(batch) * max(length(rows[key]) for key in batch) for batch in batches)
+
+    assert padded(ids(data.loader("val", by_length=True))) < 0.8 * padded(ids(data.loader("val")))
+
+
+def test_rows_of_one_length_stay_in_their_order():
+    assert ids(Toy().loader("val", by_length=True)) == ids(Toy().loader("val")) == ids(Toy().val_dataloader())
+    of_one = [row for batch in Mixed().loader("val", by_length=True) for row in batch.ids]
+    lengths = {row.id: length(row) for row in Mixed().rows("val")}
+    for some in set(lengths.values()):
+        assert [key for key in of_one if lengths[key] == some] == [key for key in lengths if lengths[key] == some]
+
+
+def test_grouped_rows_are_those_of_the_sub_sample_each_on_one_rank():
+    parts = [ids(Mixed().loader("val", 20, shard=(rank, 2), by_length=True)) for rank in (0, 1)]
+    seen = Counter(key for part in parts for batch in part for key in batch)
+    assert seen == Counter(row.id for row in Mixed().subset("val", 20))

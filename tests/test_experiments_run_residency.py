@@ -150,12 +150,40 @@ def test_embedded_models_count_a_tower_s_file_once() -> None:
     assert len({part.key for part in vit}) == 3 and total(vit) == pytest.approx(sum(held.values()), rel=0.01)
 
 
+def test_auto_reads_ahead_where_two_fit_in_an_order_that_no_free_memory_changes(free, capsys) -> None:
+    names = {"exp": "cifar10_instructblip", "targets.names": "[minigpt4,blip2,vpgtrans,visualglm,bliva]"}
+    order = ["minigpt4", "vpgtrans", "bliva", "blip2", "visualglm"]  # three in a row around one Vicuna
+    free(1000)
+    whole = memory_plan(RunParts(config(**names)))
+    one = memory_plan(RunParts(config(**names, **{"targets.residency": "sequential"})))
+    plans = {}
+    for room in (one.device / 2, one.device, whole.device):
+        free(room / GIB)
+        parts = RunParts(config(**names, **{"train.memory_check": "warn"}))
+        plans[room] = found = check_memory(parts)
+        assert (found.residency, parts.order, parts.beside) == ("sequential", order, found.beside)
+    tight, some, most = plans.values()
+    assert (tight.record["ahead"], most.record["ahead"]) == ([], order) and some.device <= one.device
+    assert one.device < most.device < whole.device and whole.order == order
+    assert most.record["read_at_every_scoring"] < tight.record["read_at_every_scoring"] - 2 * 12
+    shown = capsys.readouterr().out
+    assert f"order    {', '.join(order)}; read while the one before is scored: {', '.join(order)};" in shown
+    assert f"order    {', '.join(order)}; read while the one before is scored: none;" in shown
+
+
+def test_sequential_and_keep_load_as_they_are_told_to(free) -> None:
+    free(1000)
+    for residency in ("sequential", "keep"):
+        found = memory_plan(RunParts(config(**{"targets.residency": residency})))
+        assert (found.order, found.beside, found.record["ahead"]) == (list(SIX[1:]), [], [])
+
+
 # ---- runs -----------------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory):
     """Makes a run of the smoke recipe whose models share a tower: (prompt, rows, reads of files, status)."""
 
-    def make(*words: str, pooled: bool = True):
+    def make(*words: str, pooled: bool = True, ahead: bool = False):
         folder, patch, reads = tmp_path_factory.mktemp("run"), pytest.MonkeyPatch(), Counter()
 
         def counted(path: Path, read=build.load_tensors):
@@ -170,6 +198,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory):
         patch.setenv("TVP_CACHE", str(folder / "cache"))
         if not pooled:
             patch.setattr(evaluation, "sharing", apart)
+        if ahead:  # as where two fit, but not all
+            beside = [("", "embedded_blip2"), ("embedded_blip2", "embedded_instructblip")]
+            chosen = {"residency": "sequential", "beside": beside, "order": [name for _, name in beside]}
+            patch.setattr(plan, "memory_plan", lambda parts: memory_plan(parts)._replace(**chosen))
         try:
             sizes = ("targets.n=8", "data.n_train=8", "data.n_test=8", "train.epochs=2")
             targets = ("targets.select=[embedded_instructblip]", "targets.heldout=[embedded_blip2]")
@@ -207,9 +239,17 @@ def test_a_run_leaves_no_weights_behind(auto) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("residency", "pooled"), [("sequential", True), ("sequential", False), ("keep", False)])
-def test_prompt_and_scores_are_the_same_bits_however_models_are_held(auto, runs, residency: str, pooled: bool) -> None:
-    delta, rows, _, _ = runs(f"targets.residency={residency}", pooled=pooled)
+@pytest.mark.parametrize(
+    ("residency", "how"),
+    [
+        ("sequential", {}),
+        ("sequential", {"pooled": False}),
+        ("keep", {"pooled": False}),
+        ("auto", {"ahead": True}),
+    ],
+)
+def test_prompt_and_scores_are_the_same_bits_however_models_are_held(auto, runs, residency: str, how: dict) -> None:
+    delta, rows, _, _ = runs(f"targets.residency={residency}", **how)
     assert torch.equal(delta, auto[0]) and delta.abs().max() > 0
     assert rows == auto[1]
 

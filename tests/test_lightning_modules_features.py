@@ -66,7 +66,7 @@ def test_drift_is_no_answer_and_changes_none(tmp_path):
 
 
 def test_drift_stops_after_its_rows(tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluation, "DRIFT_ROWS", 4)
+    monkeypatch.setattr("lightning_modules.scorer.DRIFT_ROWS", 4)
     rows, _ = rows_of(make_scorer(tmp_path), make_prompt())
     assert rows["drift"]["n"] == 4
 
@@ -75,3 +75,16 @@ def test_drift_is_logged_for_every_model(tmp_path):
     scorer, prompt = make_scorer(tmp_path), make_prompt()
     rows, records = rows_of(scorer, prompt)
     assert summarise(scorer, "tiny_minigpt4", "val", records)["val/drift/tiny_minigpt4"] == rows["drift"]["value"]
+
+
+def test_the_rows_of_a_drift_do_not_depend_on_how_batches_are_made(tmp_path, monkeypatch):
+    monkeypatch.setattr("lightning_modules.scorer.DRIFT_ROWS", 4)
+    scorer = make_scorer(tmp_path)
+    first = [row.id for row in scorer.datamodule.subset("val", 7)[:4]]
+    rows = scorer.datamodule.rows("val")
+    longer = [row._replace(question="what " * (i % 5)) for i, row in enumerate(rows)]
+    monkeypatch.setattr(scorer.datamodule, "rows", lambda split: longer)  # then batches group them
+    for size in (3, 7):
+        scorer.datamodule.eval_batch_size = size
+        rows_of(scorer, make_prompt())
+        assert scorer.drifts["val", "tiny_minigpt4"].ids == sorted(first)

@@ -10,6 +10,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+TIMES = ("apart_s", "sequential_s", "auto_s", "own_towers_s", "loading_s")
+"""Seconds in a row of `targets.targets_row`."""
+
 
 def bench_text(rows: Sequence[Mapping[str, Any]], rss: Sequence[Mapping[str, Any]], *, width: int = 120) -> str:
     """Rows (`bench_rows.FIELDS`) and peak memory as plain text, one line each."""
@@ -23,16 +26,17 @@ def bench_text(rows: Sequence[Mapping[str, Any]], rss: Sequence[Mapping[str, Any
 
 
 def targets_text(row: Mapping[str, Any] | None) -> str:
-    """`targets.targets_row` in two lines; empty where it was not asked for."""
+    """`targets.targets_row` in three lines; empty where it was not asked for."""
     if row is None:
         return ""
-    seconds = [f"{row[key]:.2f} s" for key in ("sequential_s", "auto_s", "own_towers_s", "loading_s")]
+    apart_s, sequential, auto, own, loading = (f"{row[key]:.2f} s" for key in TIMES)
     once, apart = (f"{row[key] / 2**20:,.0f} MiB" for key in ("once_bytes", "apart_bytes"))
     return (
-        f"An epoch over the paper's six models, {row['batch']} frames: one loaded at a time {seconds[0]}, all resident "
-        f"{seconds[1]} ({row['ratio']:.2f}x), without shared tower passes {seconds[2]}\n"
+        f"An epoch over the paper's six models, {row['batch']} frames: each loaded and encoding alone {apart_s}, tower "
+        f"passes shared {sequential}\nAll resident: {auto} ({row['ratio']:.2f}x, with loading "
+        f"{row['ratio_first']:.2f}x), each encoding alone {own} ({row['ratio_scoring']:.2f}x)\n"
         f"Weights: {once} with shared parts once, {apart} apart ({row['ratio_bytes']:.2f}x); {row['files']} files read "
-        f"once ({seconds[3]}), {row['reads_an_epoch']} in every epoch of the other way\n"
+        f"once ({loading}), {row['reads_an_epoch']} in every epoch of the other way\n"
     )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,9 @@ from torch import Tensor
 
 from datamodules.batch import Batch
 from experiments.bench.models import MEDIUM, Size, bench_inputs, bench_names, build_bench_model
-from experiments.bench.timing import paired, seconds
+from experiments.bench.table import TIMES
+from experiments.bench.timing import paired, seconds, vision_layers
 from lightning_modules.evaluation import score_batches
-from lightning_modules.feature_cache import GIB
 from lightning_modules.prompts import PadPrompt
 from lightning_modules.tower_features import TowerFeatures
 from model_zoo.pool import read_weights, sharing
@@ -27,7 +28,7 @@ from model_zoo.weights.safe import load_tensors
 TOWERS = {name: "eva" for name in ("minigpt4", "instructblip", "blip2_t5", "vpgtrans", "bliva")} | {"visualglm": "own"}
 VICUNA_V0 = dict.fromkeys(("minigpt4", "vpgtrans", "bliva"), "vicuna_v0")
 CLASSES = 10
-FIELDS = ("batch", "repeats", "sequential_s", "auto_s", "own_towers_s", "loading_s", "apart_bytes", "once_bytes")
+FIELDS = ("batch", "repeats", *TIMES, "apart_bytes", "once_bytes")
 TOWER = ("connector.vision.embeddings.", "connector.vision.encoder.")
 
 
@@ -64,12 +65,15 @@ class Stored:
 
 
 def targets_row(*, batch: int = 0, repeats: int = 5, size: Size = MEDIUM) -> dict[str, Any]:
-    """Median seconds of an epoch each way in turns and their ratio, bytes of weights, and how many files were read.
+    """Median seconds of an epoch each way in turns and their ratios, bytes of weights, and how many files were read.
 
-    Both ways share tower passes. The sequential way reads every model in every epoch; the other one reads before the
-    first, in `loading_s`. own_towers_s: all resident, and every model with tower passes of its own.
+    apart_s: every model is read in every epoch and runs its own tower, as before there was a pool of weights.
+    sequential_s: the same with tower passes shared. auto_s: all resident, weights and tower passes shared; read before
+    the first epoch, in `loading_s`. own_towers_s: all resident, and every model runs its own tower. ratio is auto_s
+    over apart_s, ratio_first with loading_s on top, ratio_scoring auto_s over own_towers_s.
 
-    Raises RuntimeError where the scores differ in a bit, or the resident way reads a file twice.
+    Raises RuntimeError where the scores differ in a bit, the resident way reads a file twice, or, once it has seen
+    every model, a frame passes a tower twice.
     """
     with tempfile.TemporaryDirectory() as folder:
         apart, once = ({name: Stored(name, size, Path(folder)) for name in TOWERS} for _ in range(2))
@@ -77,42 +81,59 @@ def targets_row(*, batch: int = 0, repeats: int = 5, size: Size = MEDIUM) -> dic
         rows = [str(n) for n in range(len(inputs.images))]
         texts, labels = inputs.questions, torch.zeros(len(rows), dtype=torch.long)
         batches = [Batch(inputs.images, labels, texts, texts, texts, rows, rows)]
-        reads: dict[str, Counter] = {"sequential": Counter(), "auto": Counter()}
+        reads: dict[str, Counter] = {"apart": Counter(), "once": Counter()}
 
-        def epoch(models: dict[str, Stored], way: str, limit: int = GIB) -> list[np.ndarray]:
-            towers, scores = TowerFeatures(limit), []
+        def epoch(models: dict[str, Stored], towers: TowerFeatures) -> list[np.ndarray]:
+            towers.clear()  # every epoch has another prompt
+            scores = []
             for stored in models.values():
-                model = stored.load(reads[way], shared=way == "auto")
+                model = stored.load(reads["once" if models is once else "apart"], shared=models is once)
                 with towers.lent_to(model):
                     found = score_batches(model, batches, {"prompt": prompt}, bench_names(CLASSES))
                 scores.append(found["prompt"].scores)
-                if way == "sequential":
+                if models is apart:
                     stored.unload()
             return scores
 
-        def sequential() -> list[np.ndarray]:
-            return epoch(apart, "sequential")
-
-        def auto() -> list[np.ndarray]:
-            return epoch(once, "auto")
-
-        def own_towers() -> list[np.ndarray]:
-            return epoch(once, "auto", limit=0)
-
-        loading = seconds(lambda: [stored.load(reads["auto"], shared=True) for stored in once.values()])
-        results = [side() for side in (sequential, auto, own_towers)]
+        shared, own = TowerFeatures(), TowerFeatures(0)
+        before, sequential = partial(epoch, apart, own), partial(epoch, apart, TowerFeatures())
+        auto, own_towers = partial(epoch, once, shared), partial(epoch, once, own)
+        sides = (before, sequential, auto, own_towers)
+        loading = seconds(lambda: [stored.load(reads["once"], shared=True) for stored in once.values()])
+        results = [side() for side in sides]
         if any(not np.array_equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True)):
             raise RuntimeError("Scores differ between models that share weights and models apart. Expected equal bits.")
-        times = paired([sequential, auto, own_towers], repeats)
+        with frames_encoded(once) as frames:
+            auto()
+        if set(frames.values()) != {len(rows)}:
+            raise RuntimeError(f"{len(rows)} frames passed the towers as {dict(frames)}. Expected each once a tower.")
+        times = paired(sides, repeats)
         held = {p.data_ptr(): p.nbytes for stored in once.values() for p in stored.parameters.values()}
         sizes = sum(p.nbytes for stored in once.values() for p in stored.parameters.values()), sum(held.values())
-        if max(reads["auto"].values()) > 1:
-            raise RuntimeError(f"Files were read more than once: {dict(reads['auto'])}. Expected once each.")
-    values = (len(rows), repeats, times[sequential], times[auto], times[own_towers], loading, *sizes)
-    row = dict(zip(FIELDS, values, strict=True))
-    row |= {"ratio": row["auto_s"] / row["sequential_s"], "ratio_scoring": row["auto_s"] / row["own_towers_s"]}
-    row |= {"ratio_bytes": row["once_bytes"] / row["apart_bytes"], "files": len(reads["auto"])}
-    return row | {"reads_an_epoch": reads["sequential"].total() // (repeats + 1)}
+        if max(reads["once"].values()) > 1:
+            raise RuntimeError(f"Files were read more than once: {dict(reads['once'])}. Expected once each.")
+    row = dict(zip(FIELDS, (len(rows), repeats, *(times[side] for side in sides), loading, *sizes), strict=True))
+    row |= {"ratio": row["auto_s"] / row["apart_s"], "ratio_scoring": row["auto_s"] / row["own_towers_s"]}
+    row |= {"ratio_first": (row["auto_s"] + loading) / row["apart_s"]}
+    row |= {"ratio_bytes": row["once_bytes"] / row["apart_bytes"], "files": len(reads["once"])}
+    return row | {"reads_an_epoch": sum(len(stored.files) for stored in apart.values())}
+
+
+@contextmanager
+def frames_encoded(models: dict[str, Stored]) -> Iterator[Counter]:
+    """How many frames pass each tower inside the `with`, by hooks on the towers' first layers."""
+    frames: Counter = Counter()
+
+    def count(tower: str, _: Any, arguments: tuple) -> None:
+        frames[tower] += len(arguments[0])
+
+    layers = [(TOWERS[name], layer) for name, stored in models.items() for layer in vision_layers(stored.model)]
+    handles = [layer.register_forward_pre_hook(partial(count, tower)) for tower, layer in layers]
+    try:
+        yield frames
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _read(path: Path, reads: Counter) -> dict[str, Tensor]:

@@ -67,12 +67,14 @@ class RunParts:
     datamodule: the data set at the prompt's size. sources: what the prompt is learned on; `sources: [...]` is an
     ensemble, of which the first chooses the best epoch. targets: what only scores it. metric: the task's primary one.
     monitor: the logged key that picks the best checkpoint. residency: targets.residency, once it is settled by
-    `check_memory` where that says auto.
+    `check_memory` where that says auto; order, beside: how it has targets loaded then (`PromptScorer`).
     """
 
     def __init__(self, config: DictConfig) -> None:
         self.config = config
         self.residency: str = config.targets.residency
+        self.order: list[str] = []
+        self.beside: list[tuple[str, str]] = []
 
     @cached_property
     def datamodule(self) -> Any:
@@ -179,6 +181,8 @@ def build_callback(parts: RunParts, folder: RunFolder) -> TransferCallback:
         pad=config.prompt.pad,
         sizes={"val": config.targets.n, "test": config.data.n_test},
         residency=parts.residency,
+        order=parts.order,
+        beside=parts.beside,
     )
     log = ResultLog(folder.results)
     more: dict[str, Any] = {"context": context, "scores_folder": folder.scores}

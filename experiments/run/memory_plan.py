@@ -18,10 +18,11 @@ from model_zoo.hf.catalogue import named_entry
 from model_zoo.hf.folder import folder_of
 from model_zoo.listing import gib
 from model_zoo.memory.free import Room, free_ram, free_room
+from model_zoo.memory.loading import plan_loading
 from model_zoo.memory.need import CUDA_CONTEXT, FRAGMENTATION, Need, overhead, source_need, target_need
 from model_zoo.memory.parts import Part, parts_of, total
 from model_zoo.memory.sizes import PUBLISHED_SIZES, USUAL, Sizes, sizes_of
-from model_zoo.registry import canonical, dry_load, get_entry, missing_clip, missing_files
+from model_zoo.registry import canonical, dry_load, get_entry, is_hub_model, missing_clip, missing_files
 
 ASSUMED = (
     f"{USUAL.text} text, {USUAL.answer} answer and {USUAL.candidates} candidate tokens an image; "
@@ -41,6 +42,7 @@ class Plan(NamedTuple):
     """Bytes a run needs at its peak on the device of each rank, and in the host's RAM, with lines that explain them.
 
     residency: what becomes of targets.residency. record: that and its figures in GiB, for the run's own record.
+    order: names of the targets as they are loaded. beside: see `ReadAhead`.
     """
 
     device: int
@@ -48,6 +50,8 @@ class Plan(NamedTuple):
     lines: list[str]
     residency: str
     record: dict[str, Any]
+    order: list[str]
+    beside: list[tuple[str, str]]
 
 
 def check_memory(parts: RunParts, *, resumed: bool = False) -> Plan:
@@ -60,7 +64,7 @@ def check_memory(parts: RunParts, *, resumed: bool = False) -> Plan:
         NotEnoughMemoryError: it does not fit and `train.memory_check` is `refuse`; says what would.
     """
     config, plan = parts.config, memory_plan(parts)
-    parts.residency = plan.residency
+    parts.residency, parts.order, parts.beside = plan.residency, plan.order, plan.beside
     if config.train.memory_check == "off" or not any(map(_is_planned, parts.models)):
         if config.targets.residency == "auto" and parts.targets:
             print(_chosen(plan))
@@ -121,7 +125,8 @@ def _changes(config: DictConfig) -> list[str]:
 def memory_plan(parts: RunParts) -> Plan:
     """The peak over training, scoring and loading. Weights that models have in common are counted once.
 
-    With targets.residency=auto every target stays loaded where that fits, else they are loaded one at a time.
+    With targets.residency=auto every target stays loaded where that fits, else they are loaded one at a time in the
+    order that reads least, each while the one before is scored where the two fit.
     """
     asked, room = parts.config.targets.residency, free_room(device_of(parts.config))
     whole = _plan(parts, "keep", room)
@@ -147,7 +152,17 @@ def _plan(parts: RunParts, residency: str, room: Room, whole: int | None = None)
     if residency == "process":
         news = [need.weights for _, need in targets]
     works = [new + need.work for new, (_, need) in zip(news, targets, strict=True)]
-    scoring = resident + max([_own_scoring(parts, device).work, *works])
+    own_work, auto = _own_scoring(parts, device).work, config.targets.residency == "auto"
+
+    def fits(extra: int) -> bool:
+        size = alone + extra
+        two = auto and residency == "sequential" and room.free is not None
+        return two and _needed(size + overhead(size, device), config) <= SPARE * (room.free or 0)
+
+    # The order is the same on every rank, which may see other free memory: at every target ranks wait for each other.
+    models = {spec.name: (more, need.work) for (spec, need), more in zip(targets, others, strict=True)}
+    loading = plan_loading([*chain(*own)], models, own_work, fits, reorder=auto)
+    scoring = resident + max([own_work, loading.extra, *works])
     scoring += overhead(scoring, device) + (CUDA_CONTEXT if residency == "process" and device == "cuda" else 0)
     host = config.train.devices * max([alone, *(need.weights for _, need in targets)])
     peak = max(training, scoring)
@@ -159,11 +174,14 @@ def _plan(parts: RunParts, residency: str, room: Room, whole: int | None = None)
     figures = {
         "weights": everything,
         "weights_apart": apart,
+        "read_at_every_scoring": {"keep": 0, "process": sum(news)}.get(residency, loading.reads),
         "all_resident": peak if whole is None else whole,
         "free": room.free,
     }
-    record = {key: None if n is None else round(n / 2**30, 3) for key, n in figures.items()}
-    plan = Plan(peak, host, lines, residency, {"asked": config.targets.residency, "chosen": residency, **record})
+    record: dict[str, Any] = {key: None if n is None else round(n / 2**30, 3) for key, n in figures.items()}
+    record |= {"asked": config.targets.residency, "chosen": residency, "order": loading.order}
+    record["ahead"] = [name for name in loading.ahead if not is_hub_model(name)]
+    plan = Plan(peak, host, lines, residency, record, loading.order, loading.beside)
     if targets:
         lines += [*_shared_lines(parts, [*own, *others]), _chosen(plan)]
     return plan
@@ -203,10 +221,16 @@ def _chosen(plan: Plan) -> str:
     r = plan.record
     how = {"keep": "all stay loaded", "sequential": "one is loaded at a time", "process": "each in its own process"}
     free = "" if r["free"] is None else f", {r['free']:.1f} GiB are free"
+    order = ""
+    if r["chosen"] == "sequential":
+        ahead = f"read while the one before is scored: {', '.join(r['ahead']) or 'none'}"
+        order = (
+            f"\norder    {', '.join(r['order'])}; {ahead}; {r['read_at_every_scoring']:.1f} GiB read at every scoring"
+        )
     return (
         f"weights  {r['weights']:.1f} GiB of all models with shared parts once, {r['weights_apart']:.1f} GiB apart\n"
         f"targets  {plan.residency} ({r['asked']}): {how[plan.residency]}. With all of them loaded the run needs "
-        f"{r['all_resident']:.1f} GiB{free}"
+        f"{r['all_resident']:.1f} GiB{free}{order}"
     )
 
 
