@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
@@ -43,6 +43,7 @@ class PromptScorer:
         residency: `sequential` (load one model at a time), `keep`, or `process` (each in a process of its own, on a GPU
             of its own where there are several).
         device: where models run.
+        load: (spec, device) -> the model, in this process.
 
     Attributes:
         towers: features of batches that several models, or one model twice, would encode alike; not used by residency
@@ -60,12 +61,13 @@ class PromptScorer:
         controls: tuple[str, ...] = CONTROLS,
         residency: str = "sequential",
         device: torch.device | str = "cpu",
+        load: Callable[[ModelSpec, Any], Any] = ModelSpec.load,
     ) -> None:
         if residency not in RESIDENCIES:
             raise ValueError(f"Unknown residency '{residency}'. Available: {', '.join(RESIDENCIES)}.")
         self.datamodule, self.store, self.sizes = datamodule, store, dict(sizes)
         self.controls = [control for control in all_controls(frame, pad) if control.name in controls]
-        self.residency, self.device = residency, device
+        self.residency, self.device, self.load = residency, device, load
         self.metric = primary_metric(datamodule.task)
         self.colours: dict[str, Control] = {}  # model -> its best constant border on validation
         self.drifts: dict[tuple[str, str], Scores] = {}  # (split, model) -> how far `prompt` moves its features
@@ -183,7 +185,7 @@ class PromptScorer:
             with self._gpus.lent(self.device) as gpu:
                 where |= {"device": "cuda:0" if gpu else str(self.device), "threads": torch.get_num_threads()}
                 return score_in_process(spec, plain, alone, gpu=gpu, **where)
-        model = self._kept.get(spec.name) or spec.load(self.device)
+        model = self._kept.get(spec.name) or self.load(spec, self.device)
         if self.residency == "keep":
             self._kept[spec.name] = model
         with self.towers.lent_to(model):

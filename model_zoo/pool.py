@@ -3,10 +3,12 @@
 Every model keeps its own modules, so what is done to its layers (checkpointing, compiling, another head) is its own;
 only the memory behind its frozen parameters is shared. A tensor of other bits, dtype or device is another entry, which
 makes an entry immutable: moving, casting or quantising a model gives it tensors of its own and leaves the others'.
+Threads load one after the other, so that the second finds what the first has read; what is loaded is used by any.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,18 +50,24 @@ class Entry:
 
 class WeightPool:
     """The weights that models of this process hold, by their bits; it holds none itself, so that the last model that
-    goes takes them along."""
+    goes takes them along.
+
+    Attributes:
+        lock: one thread at a time asks for weights; `sharing()` holds it for as long as a model is loaded.
+    """
 
     def __init__(self) -> None:
+        self.lock = threading.RLock()
         self._entries: dict[tuple, list[Entry]] = {}
         self._files: dict[tuple, dict[str, Entry]] = {}
 
     def entries(self) -> list[Entry]:
         """All that is held by somebody; forgets the rest."""
-        alive = {form: [entry for entry in found if entry.bytes] for form, found in self._entries.items()}
-        self._entries = {form: found for form, found in alive.items() if found}
-        self._files = {key: held for key, held in self._files.items() if all(_anywhere(e) for e in held.values())}
-        return [entry for found in self._entries.values() for entry in found]
+        with self.lock:
+            alive = {form: [entry for entry in found if entry.bytes] for form, found in self._entries.items()}
+            self._entries = {form: found for form, found in alive.items() if found}
+            self._files = {key: held for key, held in self._files.items() if all(_anywhere(e) for e in held.values())}
+            return [entry for found in self._entries.values() for entry in found]
 
     @property
     def bytes(self) -> int:
@@ -110,7 +118,18 @@ class WeightPool:
         # Buffers, and what is no plain parameter: a quantised layer becomes integers on its way to a GPU, and would on
         # its way to the CPU, slowly.
         plain = all(type(parameter) is nn.Parameter for parameter in parameters)
-        return model.to(device) if plain or torch.device(device).type != "cpu" else model
+        placed = model.to(device) if plain or torch.device(device).type != "cpu" else model
+        for parameter in () if plain else placed.parameters():
+            if type(parameter) is not nn.Parameter and not parameter.is_floating_point():
+                self._share_integers_(parameter)
+        return placed
+
+    def _share_integers_(self, parameter: Any) -> None:
+        """Of a quantised layer (bitsandbytes'): the integers, not the few numbers that scale them."""
+        before = parameter.data
+        parameter.data = self.once(before)
+        if getattr(parameter, "CB", None) is not None and parameter.CB.data_ptr() == before.data_ptr():
+            parameter.CB = parameter.data  # the same integers under the name that 8-bit layers read
 
     def _entry(self, tensor: Tensor) -> Entry | None:
         """The entry of a tensor's bits, made if there is none; None for a tensor that cannot be shared."""
@@ -119,15 +138,16 @@ class WeightPool:
             return None
         sample = flat[:: max(1, len(flat) // SAMPLE)].cpu().numpy().tobytes()
         form = (tensor.device, tensor.dtype, tensor.shape, tensor.stride(), sample)
-        found = self._entries.setdefault(form, [])
-        for entry in list(found):
-            held = entry.tensor
-            if held is None:
-                found.remove(entry)
-            elif held.data_ptr() == tensor.data_ptr() or torch.equal(_whole(held), flat):
-                return entry
-        found.append(Entry(tensor))
-        return found[-1]
+        with self.lock:
+            found = self._entries.setdefault(form, [])
+            for entry in list(found):
+                held = entry.tensor
+                if held is None:
+                    found.remove(entry)
+                elif held.data_ptr() == tensor.data_ptr() or torch.equal(_whole(held), flat):
+                    return entry
+            found.append(Entry(tensor))
+            return found[-1]
 
 
 def _flat(tensor: Tensor) -> Tensor | None:
@@ -164,24 +184,29 @@ def drain(tensors: dict[str, Tensor], dtype: torch.dtype | None) -> Iterator[tup
 POOL = WeightPool()
 """Of this process."""
 
-_devices: list[str] = []
+class _Thread(threading.local):
+    device: str | None = None  # what the model that this thread is loading goes to; None: it shares nothing
+
+
+_thread = _Thread()
 
 
 @contextmanager
 def sharing(device: torch.device | str = "cpu") -> Iterator[WeightPool]:
     """Models loaded inside, for this device, share their weights with all that were loaded so. They must stay frozen:
-    a weight that is written to changes in every model that holds it."""
-    _devices.append(str(torch.empty(0, device=device).device))  # cuda is cuda:0
-    try:
-        yield POOL
-    finally:
-        _devices.pop()
+    a weight that is written to changes in every model that holds it. One thread at a time is inside."""
+    with POOL.lock:
+        before, _thread.device = _thread.device, str(torch.empty(0, device=device).device)  # cuda is cuda:0
+        try:
+            yield POOL
+        finally:
+            _thread.device = before
 
 
 def read_weights(
     path: Path, how: str, dtype: torch.dtype | None, read: Callable[[], dict[str, Tensor]]
 ) -> Iterator[tuple[str, Tensor]]:
     """Names and tensors of `read()` as `dtype`: shared inside `sharing()`, else the caller's own; see `drain`."""
-    if not _devices or dtype is None:
+    if _thread.device is None or dtype is None:
         return drain(read(), dtype)
-    return POOL.read(path, how, dtype, read, _devices[-1])
+    return POOL.read(path, how, dtype, read, _thread.device)

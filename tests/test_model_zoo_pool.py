@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gc
 import shutil
+import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import pytest
 import torch
@@ -200,6 +203,54 @@ def test_a_changed_file_is_read_again(tmp_path: Path, reads: Counter) -> None:
         save_file({key: value + 1 for key, value in load_file(own).items()}, own)
         second = load_embedded("embedded_llava", folder=tmp_path)
     assert reads[own] == 2 and not torch.equal(first.llm.lm_head.weight, second.llm.lm_head.weight)
+
+
+# ---- threads --------------------------------------------------------------------------------------------------------
+def test_a_thread_that_loads_what_another_is_loading_waits_and_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    count: Counter = Counter()
+
+    def slowly(path: Path, read=filling.load_tensors):
+        count[path.name] += 1
+        time.sleep(0.05)
+        return read(path)
+
+    monkeypatch.setattr("model_zoo.embedded.build.load_tensors", slowly)
+    with ThreadPoolExecutor(2) as threads:
+        one, two = threads.map(load, ON_VIT)
+    assert set(count.values()) == {1} and len(count) == 3
+    assert places(one.tower_parts()[0]) == places(two.tower_parts()[0])
+
+
+def test_what_one_thread_shares_another_that_asks_for_nothing_shared_keeps_apart() -> None:
+    first, inside, done = load(ON_VIT[0]), Event(), Event()
+
+    def share() -> None:
+        with sharing():
+            inside.set()
+            done.wait(10)
+
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(share)
+        inside.wait(10)
+        alone = load_mllm(ON_VIT[0])
+        done.set()
+    assert not places(alone) & places(first)
+
+
+def test_scores_stay_the_same_bits_while_another_thread_loads_and_drops_models() -> None:
+    model = load("embedded_minigpt4")
+    before = scores(model)
+
+    def load_others() -> None:
+        for name in ("embedded_blip2", "embedded_llava", "embedded_blip2"):
+            load(name, dtype="bfloat16" if name == "embedded_llava" else "float32")
+            POOL.entries()
+
+    with ThreadPoolExecutor(1) as threads:
+        others = threads.submit(load_others)
+        while not others.done():
+            assert torch.equal(scores(model), before)
+        others.result()
 
 
 # ---- published models -----------------------------------------------------------------------------------------------
