@@ -131,6 +131,42 @@ def test_what_is_done_to_the_layers_of_one_model_is_not_done_to_another() -> Non
         assert not any("forward" in vars(layer) for layer in layer_options.stacked_layers(plain))
 
 
+def bits(model) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Copies of all weights, scores, and the gradient of an answer's likelihood in the frames."""
+    frames = tiny_images(2, 64).requires_grad_()
+    nats, _ = model.answer_loss(frames, [QUESTION] * 2, ["cat", "dog"])
+    weights = [parameter.detach().clone() for parameter in model.parameters()]
+    return weights, scores(model), torch.autograd.grad(nats.sum(), frames)[0]
+
+
+CHANGES = {
+    "checkpointed": layer_options.checkpoint_layers_,
+    "compiled": layer_options.compile_layers_,
+    "quantised": lambda model: layer_options.quantise_(model, "8bit"),
+    "cast to bfloat16": lambda model: model.to(torch.bfloat16),
+    "cast to float64": lambda model: model.to(torch.float64),
+    "moved": lambda model: model.to("meta"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_is_done_to_one_holder_leaves_weights_scores_and_gradients_of_the_other(
+    change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layer_options, "require_compiler", lambda: None)
+    monkeypatch.setattr(layer_options, "_compiled", lambda kind: kind.forward)
+    monkeypatch.setattr(layer_options, "_quantised", lambda modules, layer, kind: layer.to(torch.bfloat16))
+    monkeypatch.setitem(__import__("sys").modules, "bitsandbytes", type("fake", (), {"nn": None}))
+    changed, other = load("embedded_minigpt4"), load("embedded_minigpt4")
+    weights, *before = bits(other)
+    assert places(changed) == places(other)
+    CHANGES[change](changed)
+    if change in ("checkpointed", "compiled"):  # computes the same, in its own way
+        assert all(map(torch.equal, bits(changed)[1:], before)) and places(changed) == places(other)
+    again, *after = bits(other)
+    assert all(map(torch.equal, (*again, *after), (*weights, *before))) and after[1].abs().max() > 0
+
+
 def test_quantised_layers_are_another_model_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
     plain, other = load("embedded_minigpt4"), load("embedded_minigpt4")
     monkeypatch.setattr(layer_options, "_quantised", lambda modules, layer, kind: nn.Identity())
@@ -297,6 +333,36 @@ def test_an_extra_row_of_the_vocabulary_is_no_one_else_s(root: Path) -> None:
     grown = load("minigpt4", weights=str(root), options={"extra_rows": (torch.ones(1, width), torch.ones(1, width))})
     assert len(grown.llm.lm_head.weight) == len(plain.llm.lm_head.weight) + 1
     assert places(grown.llm.model.layers) == places(plain.llm.model.layers)
+
+
+# ---- models of the hub ----------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two folders of one family whose towers are the same and whose language models are not."""
+    from safetensors.torch import load_file, save_file
+
+    from model_zoo.hf.tiny.write import write_tiny
+
+    root = tmp_path_factory.mktemp("hub")
+    write_tiny("llava", root / "tiny" / "one")
+    shutil.copytree(root / "tiny" / "one", root / "tiny" / "two")
+    (file,) = (root / "tiny" / "two").glob("*.safetensors")
+    grown = {key: value if "vision" in key else value + 0.01 for key, value in load_file(file).items()}
+    save_file(grown, file, metadata={"format": "pt"})
+    return root
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_hub_folders_with_one_tower_hold_it_once_and_score_as_apart(hub: Path, dtype: str) -> None:
+    names = ("hf:tiny/one", "hf:tiny/two")
+    alone = [load_mllm(name, weights=hub, dtype=dtype) for name in names]
+    shared = [load(name, weights=str(hub), dtype=dtype) for name in names]
+    towers = [{n: p.data_ptr() for n, p in m.named_parameters() if "vision_tower" in n} for m in shared]
+    assert towers[0] == towers[1] and len(towers[0]) > 10
+    assert held(*shared) == apart(*shared) - held(shared[0].model.model.vision_tower)
+    assert not places(shared[0].llm) & places(shared[1].llm) and held(*alone) == apart(*alone)
+    results = [[(m.score(tiny_images(2, 28), [QUESTION] * 2, ANSWERS)) for m in each] for each in (alone, shared)]
+    assert all(map(torch.equal, *results)) and not torch.equal(*results[0])
 
 
 @pytest.mark.gpu
