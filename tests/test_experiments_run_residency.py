@@ -16,7 +16,6 @@ from experiments.recipes import load_experiment
 from experiments.run.build import RunParts
 from experiments.run.folder import read_status
 from experiments.run.memory_plan import check_memory, memory_plan, print_plan
-from experiments.run.shared_source import keep_sources, load_source
 from experiments.train import main
 from lightning_modules.evaluation import ModelSpec
 from lightning_modules.prompts import Prompt
@@ -208,13 +207,3 @@ def test_prompt_and_scores_are_the_same_bits_however_models_are_held(auto, runs,
     delta, rows, _, _ = runs(f"targets.residency={residency}", pooled=pooled)
     assert torch.equal(delta, auto[0]) and delta.abs().max() > 0
     assert rows == auto[1]
-
-
-def test_a_worker_reads_of_its_next_source_only_what_the_last_one_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
-    reads: Counter = Counter()
-    real = build.load_tensors
-    monkeypatch.setattr(build, "load_tensors", lambda path: (reads.update([path]), real(path))[1])
-    with keep_sources():
-        for name in ("web_minigpt4", "web_blip2"):
-            load_source(ModelSpec(name, "source"))
-    assert reads[embedded_files("web_blip2")[0]] == 1 and reads[embedded_files("web_blip2")[1]] == 1
