@@ -184,6 +184,7 @@ def drain(tensors: dict[str, Tensor], dtype: torch.dtype | None) -> Iterator[tup
 POOL = WeightPool()
 """Of this process."""
 
+
 class _Thread(threading.local):
     device: str | None = None  # what the model that this thread is loading goes to; None: it shares nothing
 

@@ -350,7 +350,11 @@ def test_a_gpu_s_run_measures_every_row_and_the_resident_models(monkeypatch, tmp
     monkeypatch.setattr(gpu, "ARCHITECTURES", ("minigpt4",))
     assert bench.main([f"out={tmp_path / 'gpu.json'}", "only=gpu", "batch=2", "repeats=1"]) == 0
     result = json.loads((tmp_path / "gpu.json").read_text())
-    assert result["device"] == "NVIDIA H200" and [row["path"] for row in result["rows"]] == ["rank", "rank", "train_fca"]
+    assert result["device"] == "NVIDIA H200" and [row["path"] for row in result["rows"]] == [
+        "rank",
+        "rank",
+        "train_fca",
+    ]
     for row in result["rows"]:
         assert row["tokens_per_s"] > 0 and row["share_of_peak"] == pytest.approx(row["tflops_per_s"] / 989)
     assert result["targets"]["frames"] == 4 and "6 models resident" in capsys.readouterr().out

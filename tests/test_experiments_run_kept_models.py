@@ -1,4 +1,4 @@
-"""What the runs of one worker keep loaded: the next one loads what is new, has room, and gives a fresh process's bits."""
+"""What runs of one worker keep loaded: the next loads what is new, has room, and gives a fresh process's bits."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_models_of_other_runs_stay_only_where_the_next_run_fits_beside_them(free
 def test_targets_go_where_the_next_run_has_no_room_to_keep_them(free) -> None:
     with keep_models():
         parts = smoke(**{"targets.residency": "sequential"})
-        source = [load_kept(spec) for spec in parts.models][0]
+        source, *_ = [load_kept(spec) for spec in parts.models]
         free(0)
         check_memory(parts)
         assert [model for model, _ in kept_models._models.values()] == [source]

@@ -270,11 +270,17 @@ def test_a_run_that_was_killed_and_continued_gives_the_same_bits(auto, runs, poo
 def test_two_ranks_give_the_same_bits_without_the_pool(tmp_path: Path) -> None:
     root = Path(__file__).resolve().parent.parent
     words = ["exp=smoke", *SHAPE[:3], "train.epochs=1", "targets.select=[]", "targets.heldout=[embedded_blip2]"]
-    words += ["targets.residency=auto", "train.accelerator=cpu", "train.devices=2", "train.strategy=ddp"]
+    words += [
+        "targets.residency=auto",
+        "train.accelerator=cpu",
+        "train.devices=2",
+        "train.strategy=ddp",
+        "train.batch_size=4",
+    ]
     found = []
     for name, path in (("pooled", str(root)), ("apart", pool_off_below(tmp_path))):
         env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "TVP_CACHE": str(tmp_path / name)}
-        args = [sys.executable, "-m", "experiments.train", *words, "train.batch_size=4", f"out={tmp_path / 'run' / name}"]
+        args = [sys.executable, "-m", "experiments.train", *words, f"out={tmp_path / 'run' / name}"]
         done = subprocess.run(args, env=env, cwd=root, capture_output=True, text=True, timeout=600, check=False)
         assert done.returncode == 0, done.stderr[-2000:]
         found.append(Made.read(tmp_path / "run" / name))

@@ -53,6 +53,13 @@ def scores(model) -> Tensor:
         return model.score(images, [QUESTION] * 2, ANSWERS)
 
 
+def gradient(model) -> Tensor:
+    """Of the answers' likelihood in the frames."""
+    frames = tiny_images(2, 64).requires_grad_()
+    nats, _ = model.answer_loss(frames, [QUESTION] * 2, ["cat", "dog"])
+    return torch.autograd.grad(nats.sum(), frames)[0]
+
+
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> Counter:
     """How often each file is read for its weights; headers and fingerprints are not counted."""
@@ -90,6 +97,7 @@ def test_a_shared_model_is_the_same_to_the_bit(name: str, dtype: str) -> None:
         assert key == same and torch.equal(mine, theirs) and mine.stride() == theirs.stride()
     assert [key for key, _ in shared.named_parameters()] == [key for key, _ in alone.named_parameters()]  # ties
     assert torch.equal(scores(shared), scores(alone))
+    assert torch.equal(gradient(shared), gradient(alone)) and gradient(alone).abs().max() > 0
     del other
 
 
@@ -132,11 +140,8 @@ def test_what_is_done_to_the_layers_of_one_model_is_not_done_to_another() -> Non
 
 
 def bits(model) -> tuple[list[Tensor], Tensor, Tensor]:
-    """Copies of all weights, scores, and the gradient of an answer's likelihood in the frames."""
-    frames = tiny_images(2, 64).requires_grad_()
-    nats, _ = model.answer_loss(frames, [QUESTION] * 2, ["cat", "dog"])
-    weights = [parameter.detach().clone() for parameter in model.parameters()]
-    return weights, scores(model), torch.autograd.grad(nats.sum(), frames)[0]
+    """Copies of all weights, scores, and the gradient in the frames."""
+    return [parameter.detach().clone() for parameter in model.parameters()], scores(model), gradient(model)
 
 
 CHANGES = {

@@ -130,7 +130,7 @@ def gpu_row(
 
 
 def resident_models(sizes: Mapping[str, Size], device: str, dtype: torch.dtype) -> dict[str, MLLM]:
-    """The paper's six models with random weights made on the device; a part that several have in common is there once."""
+    """The paper's six models, random weights made on the device; a part that several have in common is there once."""
     parts: dict[tuple[str, str], Tensor] = {}
     models = {}
     for name in TOWERS:
