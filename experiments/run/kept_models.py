@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from lightning_modules.backoff import free_memory
 from model_zoo.pool import POOL
 from model_zoo.registry import is_served
 
@@ -70,9 +71,11 @@ def make_room(specs: Iterable[Any], device: str, needed: int, free: int | None) 
     needed: bytes the run takes on the device, its own models included. free: bytes free there now.
     """
     own = {_key(spec) for spec in specs if not is_served(spec.name)} & _models.keys() if _models else set()
-    if free is None or needed > free + kept_bytes(device, own):
-        for key in _models.keys() - own:
+    others = _models.keys() - own
+    if others and (free is None or needed > free + kept_bytes(device, own)):
+        for key in others:
             del _models[key]
+        free_memory()
 
 
 def _key(spec: Any) -> tuple:
