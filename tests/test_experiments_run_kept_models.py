@@ -92,6 +92,16 @@ def test_a_model_that_a_trainer_has_cast_is_loaded_anew(loads: Counter) -> None:
     assert loads[SOURCE.name] == 2
 
 
+def test_a_model_handed_out_in_a_validation_still_passes_gradients_on() -> None:
+    with keep_models(), torch.inference_mode():
+        load_kept(TARGET)
+        model = load_kept(TARGET)
+    assert not any(parameter.is_inference() for parameter in model.parameters())
+    frames = tiny_images(2, 64).requires_grad_()
+    nats, _ = model.answer_loss(frames, ["What is this?"] * 2, ["cat", "dog"])
+    assert torch.autograd.grad(nats.sum(), frames)[0].abs().max() > 0
+
+
 def test_a_changed_file_is_loaded_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     prints = iter("aab")
     monkeypatch.setattr(ModelSpec, "fingerprint", lambda spec: next(prints))

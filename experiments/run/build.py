@@ -36,7 +36,7 @@ from lightning_modules.trainer_callbacks import (
 )
 from lightning_modules.transfer_callback import TransferCallback
 from lightning_modules.tvp import TVPModule
-from model_zoo.pool import POOL, sharing
+from model_zoo.pool import sharing
 from model_zoo.registry import load_clip, tile_options
 
 # Keys of `data` and `method` that the data set and the module take under the same names.
@@ -150,10 +150,10 @@ def build_module(parts: RunParts, steps_per_epoch: int) -> TVPModule:
 
 def _load_clip(config: DictConfig) -> Any:
     def load() -> Any:
-        with sharing() as pool:
-            return pool.place_(load_clip(config.method.clip, weights=config.source.weights).requires_grad_(False))
+        with sharing():
+            return load_clip(config.method.clip, weights=config.source.weights).requires_grad_(False)
 
-    return POOL.place_(kept(("clip", config.method.clip, config.source.weights), load))
+    return kept(("clip", config.method.clip, config.source.weights), load)
 
 
 def run_length(config: DictConfig, steps_per_epoch: int) -> tuple[int, int]:

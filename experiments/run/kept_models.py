@@ -43,19 +43,19 @@ def load_kept(spec: Any, device: torch.device | str = "cpu") -> Any:
     """
     if not _keeping or spec.compile or is_served(spec.name):
         return spec.load(device)
-    return POOL.place_(kept(_key(spec), lambda: spec.load(device)), device)
+    return kept(_key(spec), lambda: spec.load(device), device)
 
 
-def kept(key: tuple, load: Callable[[], Any]) -> Any:
+def kept(key: tuple, load: Callable[[], Any], device: torch.device | str = "cpu") -> Any:
     """What was loaded under this key, unless its weights have another dtype by now; else loaded, and kept inside
-    `keep_models()`."""
-    with _lock:
+    `keep_models()`. On the device in either case."""
+    with _lock, torch.inference_mode(False):  # see `ModelSpec.load`
         model, dtypes = _models.get(key, (None, []))
         if model is None or _dtypes(model) != dtypes:
             model = load()
             if _keeping:
                 _models[key] = model, _dtypes(model)
-        return model
+        return POOL.place_(model, device)
 
 
 def kept_bytes(device: str, keys: Iterable[tuple] | None = None) -> int:
