@@ -43,7 +43,7 @@ class PromptScorer:
         residency: `sequential` (load one model at a time), `keep`, or `process` (each in a process of its own, on a GPU
             of its own where there are several).
         device: where models run.
-        load: (spec, device) -> the model, in this process.
+        load: (spec, device) -> the model, in place of `spec.load(device)`.
 
     Attributes:
         towers: features of batches that several models, or one model twice, would encode alike; not used by residency
@@ -61,7 +61,7 @@ class PromptScorer:
         controls: tuple[str, ...] = CONTROLS,
         residency: str = "sequential",
         device: torch.device | str = "cpu",
-        load: Callable[[ModelSpec, Any], Any] = ModelSpec.load,
+        load: Callable[[ModelSpec, Any], Any] | None = None,
     ) -> None:
         if residency not in RESIDENCIES:
             raise ValueError(f"Unknown residency '{residency}'. Available: {', '.join(RESIDENCIES)}.")
@@ -185,7 +185,9 @@ class PromptScorer:
             with self._gpus.lent(self.device) as gpu:
                 where |= {"device": "cuda:0" if gpu else str(self.device), "threads": torch.get_num_threads()}
                 return score_in_process(spec, plain, alone, gpu=gpu, **where)
-        model = self._kept.get(spec.name) or self.load(spec, self.device)
+        model = self._kept.get(spec.name)
+        if model is None:
+            model = self.load(spec, self.device) if self.load else spec.load(self.device)
         if self.residency == "keep":
             self._kept[spec.name] = model
         with self.towers.lent_to(model):

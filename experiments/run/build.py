@@ -182,7 +182,7 @@ def build_callback(parts: RunParts, folder: RunFolder) -> TransferCallback:
         pad=config.prompt.pad,
         sizes={"val": config.targets.n, "test": config.data.n_test},
         residency=parts.residency,
-        load=load_kept if parts.residency == "keep" else ModelSpec.load,
+        load=load_kept if parts.residency == "keep" else None,
     )
     log = ResultLog(folder.results)
     more: dict[str, Any] = {"context": context, "scores_folder": folder.scores}

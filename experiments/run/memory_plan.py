@@ -65,6 +65,7 @@ def check_memory(parts: RunParts, *, resumed: bool = False) -> Plan:
     parts.residency = plan.residency
     stay, device = parts.models if plan.residency == "keep" else parts.sources, device_of(config)
     make_room(stay, device, int(_needed(plan.device, config) / SPARE), free_room(device).free)
+    make_room(stay, "cpu", plan.host, free_ram().free)
     if config.train.memory_check == "off" or not any(map(_is_planned, parts.models)):
         if config.targets.residency == "auto" and parts.targets:
             print(_chosen(plan))
