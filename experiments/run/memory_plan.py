@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
@@ -81,7 +81,7 @@ def check_memory(parts: RunParts, *, resumed: bool = False) -> Plan:
 
 def shortage(config: DictConfig, plan: Plan) -> str:
     """What does not fit, with numbers and what to change; empty when all fits or the system does not say."""
-    device, room, ram = device_of(config), _with_kept(free_room, device_of(config)), _with_kept(free_ram)
+    device, room, ram = device_of(config), _room(device_of(config)), _with_kept(free_ram(), "cpu")
     needed = _needed(plan.device, config)
     if room.free is not None and needed > room.free:
         ways = _ways_out(config, room.free)
@@ -128,17 +128,20 @@ def memory_plan(parts: RunParts) -> Plan:
 
     With targets.residency=auto every target stays loaded where that fits, else they are loaded one at a time.
     """
-    asked, room = parts.config.targets.residency, _with_kept(free_room, device_of(parts.config))
+    asked, room = parts.config.targets.residency, _room(device_of(parts.config))
     whole = _plan(parts, "keep", room)
     fits = room.free is not None and _needed(whole.device, parts.config) <= SPARE * room.free
     chosen = asked if asked != "auto" else "keep" if fits or not parts.targets else "sequential"
     return whole if chosen == "keep" else _plan(parts, chosen, room, whole.device)
 
 
-def _with_kept(measure: Callable[..., Room], *device: str) -> Room:
+def _room(device: str) -> Room:
+    return _with_kept(free_room(device), device)
+
+
+def _with_kept(room: Room, device: str) -> Room:
     """What is free and what models take that an earlier run of this process left: they are taken over, or go."""
-    room = measure(*device)
-    return room if room.free is None else room._replace(free=room.free + kept_bytes(*device or ("cpu",)))
+    return room if room.free is None else room._replace(free=room.free + kept_bytes(device))
 
 
 def _plan(parts: RunParts, residency: str, room: Room, whole: int | None = None) -> Plan:
