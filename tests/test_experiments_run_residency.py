@@ -190,6 +190,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory):
 
     def make(*words: str, pooled: bool = True, cut: bool = False):
         folder, patch, reads = tmp_path_factory.mktemp("run"), pytest.MonkeyPatch(), Counter()
+        gc.collect()  # of the last run's models, whose weights would not be read again
         words = ("exp=smoke", f"out={folder / 'run'}", *SHAPE, *TARGETS_ON_VIT, *words)
 
         def counted(path: Path, read=build.load_tensors):
@@ -218,7 +219,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture(scope="module")
 def auto(runs):
-    gc.collect()
     return runs("targets.residency=auto")
 
 
