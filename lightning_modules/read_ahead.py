@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -25,10 +25,17 @@ class ReadAhead:
         keep: whether a model stays once it is loaded; else it goes when the next one is there.
         beside: pairs (present, next) of names that fit in memory together while the present one is scored; present ""
             stands for the sources alone. Of any other pair the present one goes before the next one is read.
+        load: (spec, device) -> the model, in place of `spec.load(device)`.
     """
 
-    def __init__(self, *, keep: bool, beside: Collection[tuple[str, str]] = ()) -> None:
-        self.keep, self.beside = keep, frozenset(beside)
+    def __init__(
+        self,
+        *,
+        keep: bool,
+        beside: Collection[tuple[str, str]] = (),
+        load: Callable[[ModelSpec, Any], Any] | None = None,
+    ) -> None:
+        self.keep, self.beside, self._load = keep, frozenset(beside), load or _load
         self._held: dict[str, Any] = {}
         self._queue: list[ModelSpec] = []
         self._coming: tuple[str, Future] | None = None
@@ -79,7 +86,7 @@ class ReadAhead:
             del coming, problem  # with what was read
             self.let_go()  # the two did not fit after all
             free_memory()
-        return spec.load(device)
+        return self._load(spec, device)
 
     def _read_next(self, present: str, device: torch.device | str) -> None:
         following = self._queue[0] if self._queue else None
@@ -94,9 +101,13 @@ class ReadAhead:
     def _read(self, spec: ModelSpec, device: torch.device | str) -> Any:
         """Load in this thread; on a GPU all copies are on one stream, beside what computes."""
         if torch.device(device).type != "cuda":
-            return spec.load(device)
+            return self._load(spec, device)
         self._stream = self._stream or torch.cuda.Stream(device)
         with torch.cuda.device(self._stream.device), torch.cuda.stream(self._stream):
-            model = spec.load(device)
+            model = self._load(spec, device)
         self._stream.synchronize()
         return model
+
+
+def _load(spec: ModelSpec, device: torch.device | str) -> Any:
+    return spec.load(device)

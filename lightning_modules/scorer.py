@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
@@ -45,6 +45,7 @@ class PromptScorer:
         order: names in the order in which `score_all` loads models; those not named come last.
         beside: which models are read while another one is scored, see `ReadAhead`.
         device: where models run.
+        load: (spec, device) -> the model, in place of `spec.load(device)`.
 
     Attributes:
         towers: features of batches that several models, or one model twice, would encode alike; not used by residency
@@ -64,6 +65,7 @@ class PromptScorer:
         order: Sequence[str] = (),
         beside: Collection[tuple[str, str]] = (),
         device: torch.device | str = "cpu",
+        load: Callable[[ModelSpec, Any], Any] | None = None,
     ) -> None:
         if residency not in RESIDENCIES:
             raise ValueError(f"Unknown residency '{residency}'. Available: {', '.join(RESIDENCIES)}.")
@@ -76,7 +78,7 @@ class PromptScorer:
         self.limits: dict[str, RowLimit] = {}  # model -> how many rows it takes at a time
         self.towers = TowerFeatures()
         self._order = {name: place for place, name in enumerate(order)}
-        self._models = ReadAhead(keep=residency == "keep", beside=beside)
+        self._models = ReadAhead(keep=residency == "keep", beside=beside, load=load)
         self._gpus = GpuPool()
 
     def score(

@@ -3,15 +3,15 @@
 Every model keeps its own modules, so what is done to its layers (checkpointing, compiling, another head) is its own;
 only the memory behind its frozen parameters is shared. A tensor of other bits, dtype or device is another entry, which
 makes an entry immutable: moving, casting or quantising a model gives it tensors of its own and leaves the others'.
+Threads load one after the other, so that the second finds what the first has read; what is loaded is used by any.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from pathlib import Path
-from threading import RLock
 from typing import Any
 
 import torch
@@ -50,16 +50,20 @@ class Entry:
 
 class WeightPool:
     """The weights that models of this process hold, by their bits; it holds none itself, so that the last model that
-    goes takes them along."""
+    goes takes them along.
+
+    Attributes:
+        lock: one thread at a time asks for weights; `sharing()` holds it for as long as a model is loaded.
+    """
 
     def __init__(self) -> None:
+        self.lock = threading.RLock()
         self._entries: dict[tuple, list[Entry]] = {}
         self._files: dict[tuple, dict[str, Entry]] = {}
-        self._looking = RLock()  # a model may be read in the background
 
     def entries(self) -> list[Entry]:
         """All that is held by somebody; forgets the rest."""
-        with self._looking:
+        with self.lock:
             alive = {form: [entry for entry in found if entry.bytes] for form, found in self._entries.items()}
             self._entries = {form: found for form, found in alive.items() if found}
             self._files = {key: held for key, held in self._files.items() if all(_anywhere(e) for e in held.values())}
@@ -114,7 +118,18 @@ class WeightPool:
         # Buffers, and what is no plain parameter: a quantised layer becomes integers on its way to a GPU, and would on
         # its way to the CPU, slowly.
         plain = all(type(parameter) is nn.Parameter for parameter in parameters)
-        return model.to(device) if plain or torch.device(device).type != "cpu" else model
+        placed = model.to(device) if plain or torch.device(device).type != "cpu" else model
+        for parameter in () if plain else placed.parameters():
+            if type(parameter) is not nn.Parameter and not parameter.is_floating_point():
+                self._share_integers_(parameter)
+        return placed
+
+    def _share_integers_(self, parameter: Any) -> None:
+        """Of a quantised layer (bitsandbytes'): the integers, not the few numbers that scale them."""
+        before = parameter.data
+        parameter.data = self.once(before)
+        if getattr(parameter, "CB", None) is not None and parameter.CB.data_ptr() == before.data_ptr():
+            parameter.CB = parameter.data  # the same integers under the name that 8-bit layers read
 
     def _entry(self, tensor: Tensor) -> Entry | None:
         """The entry of a tensor's bits, made if there is none; None for a tensor that cannot be shared."""
@@ -123,7 +138,7 @@ class WeightPool:
             return None
         sample = flat[:: max(1, len(flat) // SAMPLE)].cpu().numpy().tobytes()
         form = (tensor.device, tensor.dtype, tensor.shape, tensor.stride(), sample)
-        with self._looking:
+        with self.lock:
             found = self._entries.setdefault(form, [])
             for entry in list(found):
                 held = entry.tensor
@@ -177,24 +192,30 @@ def drain(tensors: dict[str, Tensor], dtype: torch.dtype | None) -> Iterator[tup
 POOL = WeightPool()
 """Of this process."""
 
-_device: ContextVar[str] = ContextVar("_device", default="")  # each thread has its own
+
+class _Thread(threading.local):
+    device: str | None = None  # what the model that this thread is loading goes to; None: it shares nothing
+
+
+_thread = _Thread()
 
 
 @contextmanager
 def sharing(device: torch.device | str = "cpu") -> Iterator[WeightPool]:
     """Models loaded inside, for this device, share their weights with all that were loaded so. They must stay frozen:
-    a weight that is written to changes in every model that holds it."""
-    before = _device.set(str(torch.empty(0, device=device).device))  # cuda is cuda:0
-    try:
-        yield POOL
-    finally:
-        _device.reset(before)
+    a weight that is written to changes in every model that holds it. One thread at a time is inside."""
+    with POOL.lock:
+        before, _thread.device = _thread.device, str(torch.empty(0, device=device).device)  # cuda is cuda:0
+        try:
+            yield POOL
+        finally:
+            _thread.device = before
 
 
 def read_weights(
     path: Path, how: str, dtype: torch.dtype | None, read: Callable[[], dict[str, Tensor]]
 ) -> Iterator[tuple[str, Tensor]]:
     """Names and tensors of `read()` as `dtype`: shared inside `sharing()`, else the caller's own; see `drain`."""
-    if not _device.get() or dtype is None:
+    if _thread.device is None or dtype is None:
         return drain(read(), dtype)
-    return POOL.read(path, how, dtype, read, _device.get())
+    return POOL.read(path, how, dtype, read, _thread.device)

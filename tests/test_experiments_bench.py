@@ -12,7 +12,16 @@ import torch
 import torch.nn.functional as F
 
 from experiments.bench import __main__ as bench
-from experiments.bench.gpu import NO_GPU, device_peak, flops, gpu_calls, llm_tokens
+from experiments.bench.gpu import (
+    NO_GPU,
+    device_peak,
+    flops,
+    gpu_calls,
+    llm_tokens,
+    resident_line,
+    resident_models,
+    resident_row,
+)
 from experiments.bench.hub import CANDIDATES, HUB, hub_task, own_scores, tiny_hub_model
 from experiments.bench.measure import FIELDS, TOLERANCE, measure, rank_group, train_group
 from experiments.bench.models import (
@@ -288,20 +297,22 @@ def test_the_gpu_variant_needs_only_torch_and_transformers():
 import sys
 for name in BLOCKED: sys.modules[name] = None
 from experiments.bench import __main__ as bench
-from experiments.bench.gpu import flops, gpu_calls
+from experiments.bench.gpu import flops, gpu_calls, resident_line, resident_row
 from experiments.bench.models import ARCHITECTURES, MICRO, bench_inputs, build_bench_model
 import torch
 torch.cuda.is_available = lambda: False
 bench.main(["only=gpu"])
 model = build_bench_model("instructblip", MICRO)
 print(*[path for path, _, call in gpu_calls(model, bench_inputs(2, MICRO), MICRO) if flops(call) > 0])
+row = resident_row(frames=2, repeats=1, sizes=dict.fromkeys(ARCHITECTURES, MICRO), device="cpu", dtype=torch.float32)
+print(resident_line(row).split(":")[0])
 """
     blocked = ["lightning", "open_clip", "torchvision", "torchmetrics", "wandb", "omegaconf", "rich", "scipy", "PIL"]
     code = code.replace("BLOCKED", repr(blocked))
     root = Path(__file__).resolve().parent.parent
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.splitlines() == [NO_GPU, "rank rank train_fca"]
+    assert done.stdout.splitlines() == [NO_GPU, "rank rank train_fca", "6 models resident, 2 frames each"]
 
 
 def test_every_gpu_pass_runs_for_every_architecture(model):
@@ -309,3 +320,49 @@ def test_every_gpu_pass_runs_for_every_architecture(model):
     assert [(path, n) for path, n, _ in calls] == [("rank", 10), ("rank", 100), ("train_fca", None)]
     for _, _, call in calls:
         call()
+
+
+SIZES = dict.fromkeys(ARCHITECTURES, MICRO)
+
+
+def test_six_resident_models_hold_eva_and_vicuna_once():
+    models = resident_models(SIZES, "cpu", torch.float32)
+    towers, llms, rest = (
+        {tuple(p.data_ptr() for p in part(model).parameters()) for model in models.values()}
+        for part in (lambda m: m.connector.vision.encoder, lambda m: m.llm, lambda m: m.connector.projection)
+    )
+    assert (len(towers), len(llms), len(rest)) == (2, 4, 6)
+
+
+def test_an_epoch_over_six_resident_models_is_measured_with_a_tower_pass_for_several():
+    row = resident_row(frames=5, batch=2, repeats=1, sizes=SIZES, device="cpu", dtype=torch.float32)
+    assert (row["models"], row["frames"], row["batch"], row["candidates"]) == (6, 5, 2, 10)
+    assert (row["tower_passes"], row["tower_asked"]) == (3 * 3, 6 * 3)  # BLIVA asks EVA for more than those before it
+    assert row["once_bytes"] < row["apart_bytes"] and row["ours_s"] > 0 and row["tflops_per_s"] > 0
+    told = resident_line(row | {"share_of_peak": 0.4})
+    assert "6 models resident, 5 frames each" in told and "40% of peak" in told and "9 tower passes for 18" in told
+
+
+def test_a_gpu_s_run_measures_every_row_and_the_resident_models(monkeypatch, tmp_path, capsys):
+    """On a CPU in the place of the GPU, at a tiny size."""
+    from experiments.bench import gpu
+
+    for name, value in {"is_available": True, "get_device_name": "NVIDIA H200", "max_memory_allocated": 2**30}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    for name in ("reset_peak_memory_stats", "synchronize", "empty_cache"):
+        monkeypatch.setattr(torch.cuda, name, lambda: None)
+    built = gpu.build_bench_model
+    monkeypatch.setattr(gpu, "build_bench_model", lambda name, size, **_: built(name, MICRO))
+    monkeypatch.setattr(gpu, "PUBLISHED_SHAPES", SIZES)
+    monkeypatch.setattr(gpu, "resident_row", lambda **how: resident_row(**how, frames=4, sizes=SIZES, device="cpu"))
+    monkeypatch.setattr(gpu, "ARCHITECTURES", ("minigpt4",))
+    assert bench.main([f"out={tmp_path / 'gpu.json'}", "only=gpu", "batch=2", "repeats=1"]) == 0
+    result = json.loads((tmp_path / "gpu.json").read_text())
+    assert result["device"] == "NVIDIA H200" and [row["path"] for row in result["rows"]] == [
+        "rank",
+        "rank",
+        "train_fca",
+    ]
+    for row in result["rows"]:
+        assert row["tokens_per_s"] > 0 and row["share_of_peak"] == pytest.approx(row["tflops_per_s"] / 989)
+    assert result["targets"]["frames"] == 4 and "6 models resident" in capsys.readouterr().out

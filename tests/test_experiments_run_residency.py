@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import gc
+import os
+import subprocess
+import sys
 from collections import Counter
-from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
+from support.pool_off import pool_off, pool_off_below
+from support.sweep_engines import results, tiny_sweep
 
 import experiments.run.memory_plan as plan
-import lightning_modules.evaluation as evaluation
 from experiments.recipes import load_experiment
 from experiments.run.build import RunParts
 from experiments.run.folder import read_status
 from experiments.run.memory_plan import check_memory, memory_plan, print_plan, resident_lines
-from experiments.run.shared_source import keep_sources, load_source
+from experiments.sweep import worker
 from experiments.train import main
 from lightning_modules.evaluation import ModelSpec
 from lightning_modules.prompts import Prompt
 from lightning_modules.records import read_rows
+from lightning_modules.tvp import TVPModule
 from model_zoo.embedded import build
 from model_zoo.embedded.config import embedded_files
 from model_zoo.memory.free import Room
 from model_zoo.memory.parts import parts_of, total
 from model_zoo.memory.sizes import PUBLISHED_SIZES
-from model_zoo.pool import POOL, WeightPool
+from model_zoo.pool import POOL
 from model_zoo.weights.catalogue import PUBLISHED
 
 GIB = 2**30
@@ -179,52 +184,83 @@ def test_sequential_and_keep_load_as_they_are_told_to(free) -> None:
 
 
 # ---- runs -----------------------------------------------------------------------------------------------------------
+class Made(NamedTuple):
+    """What a run left: the prompt's bits, its rows but for their time, the scores of every sample."""
+
+    delta: torch.Tensor
+    rows: list[dict]
+    scores: dict[str, bytes]
+
+    @classmethod
+    def read(cls, folder: Path) -> Made:
+        rows = [
+            {k: v for k, v in row.items() if k not in ("run", "time")} for row in read_rows(folder / "results.jsonl")
+        ]
+        scores = {path.name: path.read_bytes() for path in sorted((folder / "scores").iterdir())}
+        return cls(Prompt.load(folder / "prompt").delta, rows, scores)
+
+    def of_test(self) -> tuple:
+        """What is final. Roles differ where a target is held out here and steers there."""
+        rows = [{k: v for k, v in row.items() if k != "role"} for row in self.rows if row["split"] == "test"]
+        return rows, {name: data for name, data in self.scores.items() if name.startswith("test")}
+
+
+class Killed(BaseException):
+    pass
+
+
+SHAPE = ("targets.n=8", "data.n_train=8", "data.n_test=8", "train.epochs=2")
+TARGETS_ON_VIT = ("targets.select=[embedded_instructblip]", "targets.heldout=[embedded_blip2]")
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory):
-    """Makes a run of the smoke recipe whose models share a tower: (prompt, rows, reads of files, status)."""
+    """Makes a run of the smoke recipe whose models share a tower: (what it left, reads of files, status).
 
-    def make(*words: str, pooled: bool = True, ahead: bool = False):
+    pooled: with the pool of weights. cut: killed in the second epoch and continued. ahead: one at a time, the next one
+    read in the background.
+    """
+
+    def make(*words: str, pooled: bool = True, cut: bool = False, ahead: bool = False):
         folder, patch, reads = tmp_path_factory.mktemp("run"), pytest.MonkeyPatch(), Counter()
+        gc.collect()  # of the last run's models, whose weights would not be read again
+        words = ("exp=smoke", f"out={folder / 'run'}", *SHAPE, *TARGETS_ON_VIT, *words)
 
         def counted(path: Path, read=build.load_tensors):
             reads[path] += 1
             return read(path)
 
-        @contextmanager
-        def apart(*device: object):
-            yield type("Apart", (WeightPool,), {"place_": lambda self, model, device="cpu": model})()
+        def kill(module: TVPModule) -> None:
+            if module.current_epoch == 1:
+                raise Killed
 
-        patch.setattr(build, "load_tensors", counted)
-        patch.setenv("TVP_CACHE", str(folder / "cache"))
-        if not pooled:
-            patch.setattr(evaluation, "sharing", apart)
-        if ahead:  # as where two fit, but not all
-            beside = [("", "embedded_blip2"), ("embedded_blip2", "embedded_instructblip")]
-            chosen = {"residency": "sequential", "beside": beside, "order": [name for _, name in beside]}
-            patch.setattr(plan, "memory_plan", lambda parts: memory_plan(parts)._replace(**chosen))
-        try:
-            sizes = ("targets.n=8", "data.n_train=8", "data.n_test=8", "train.epochs=2")
-            targets = ("targets.select=[embedded_instructblip]", "targets.heldout=[embedded_blip2]")
-            main(["exp=smoke", f"out={folder / 'run'}", *sizes, *targets, *words])
-        finally:
-            patch.undo()
-        rows = [
-            {k: v for k, v in row.items() if k not in ("run", "time")}
-            for row in read_rows(folder / "run/results.jsonl")
-        ]
-        return Prompt.load(folder / "run" / "prompt").delta, rows, reads, read_status(folder / "run")
+        with patch.context() as patched:
+            patched.setattr(build, "load_tensors", counted)
+            patched.setenv("TVP_CACHE", str(folder / "cache"))
+            if not pooled:
+                pool_off(patched.setattr)
+            if ahead:  # as where two fit, but not all
+                beside = [("", "embedded_blip2"), ("embedded_blip2", "embedded_instructblip")]
+                chosen = {"residency": "sequential", "beside": beside, "order": [name for _, name in beside]}
+                patched.setattr(plan, "memory_plan", lambda parts: memory_plan(parts)._replace(**chosen))
+            if cut:
+                with patched.context() as until, pytest.raises(Killed):
+                    until.setattr(TVPModule, "on_train_epoch_start", kill, raising=False)
+                    main([*words, "train.checkpoint_every=1"])
+                words = (f"resume={folder / 'run'}",)
+            main(list(words))
+        return Made.read(folder / "run"), reads, read_status(folder / "run")
 
     return make
 
 
 @pytest.fixture(scope="module")
 def auto(runs):
-    gc.collect()
     return runs("targets.residency=auto")
 
 
 def test_a_run_reads_every_weight_file_once(auto) -> None:
-    _, _, reads, status = auto
+    _, reads, status = auto
     names = ("embedded_minigpt4", "embedded_instructblip", "embedded_blip2")
     files = {path for name in names for path in embedded_files(name)}
     assert {path: reads[path] for path in files} == dict.fromkeys(files, 1) and len(files) == 4
@@ -238,27 +274,76 @@ def test_a_run_leaves_no_weights_behind(auto) -> None:
     assert POOL.bytes == 0
 
 
+def same(made: Made, other: Made) -> bool:
+    return torch.equal(made.delta, other.delta) and made.rows == other.rows and made.scores == other.scores
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("residency", "how"),
-    [
-        ("sequential", {}),
-        ("sequential", {"pooled": False}),
-        ("keep", {"pooled": False}),
-        ("auto", {"ahead": True}),
-    ],
-)
-def test_prompt_and_scores_are_the_same_bits_however_models_are_held(auto, runs, residency: str, how: dict) -> None:
-    delta, rows, _, _ = runs(f"targets.residency={residency}", **how)
-    assert torch.equal(delta, auto[0]) and delta.abs().max() > 0
-    assert rows == auto[1]
+@pytest.mark.parametrize(("residency", "ahead"), [("sequential", False), ("keep", False), ("auto", True)])
+@pytest.mark.parametrize("pooled", [True, False])
+def test_prompt_and_scores_are_the_same_bits_however_models_are_held(
+    auto, runs, residency: str, ahead: bool, pooled: bool
+) -> None:
+    made, reads, _ = runs(f"targets.residency={residency}", pooled=pooled, ahead=ahead)
+    assert auto[0].delta.abs().max() > 0 and len(auto[0].scores) > 20
+    assert same(made, auto[0])
+    assert (reads.total() == auto[1].total()) == (pooled and residency == "keep")
 
 
-def test_a_worker_reads_of_its_next_source_only_what_the_last_one_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
-    reads: Counter = Counter()
-    real = build.load_tensors
-    monkeypatch.setattr(build, "load_tensors", lambda path: (reads.update([path]), real(path))[1])
-    with keep_sources():
-        for name in ("web_minigpt4", "web_blip2"):
-            load_source(ModelSpec(name, "source"))
-    assert reads[embedded_files("web_blip2")[0]] == 1 and reads[embedded_files("web_blip2")[1]] == 1
+@pytest.mark.slow
+def test_a_process_for_each_target_gives_the_same_bits(auto, runs) -> None:
+    """Both are held out, so that no process is started for a validation."""
+    words = ("targets.select=[]", "targets.heldout=[embedded_instructblip,embedded_blip2]", "targets.curves=false")
+    made, _, _ = runs("targets.residency=process", *words)
+    assert torch.equal(made.delta, auto[0].delta) and made.of_test() == auto[0].of_test()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pooled", [True, False])
+def test_a_run_that_was_killed_and_continued_gives_the_same_bits(auto, runs, pooled: bool) -> None:
+    made, _, _ = runs("targets.residency=auto", pooled=pooled, cut=True)
+    assert torch.equal(made.delta, auto[0].delta) and made.of_test() == auto[0].of_test()
+
+
+@pytest.mark.slow
+def test_two_ranks_give_the_same_bits_without_the_pool(tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parent.parent
+    words = ["exp=smoke", *SHAPE[:3], "train.epochs=1", "targets.select=[]", "targets.heldout=[embedded_blip2]"]
+    words += [
+        "targets.residency=auto",
+        "train.accelerator=cpu",
+        "train.devices=2",
+        "train.strategy=ddp",
+        "train.batch_size=4",
+    ]
+    found = []
+    for name, path in (("pooled", str(root)), ("apart", pool_off_below(tmp_path))):
+        env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "TVP_CACHE": str(tmp_path / name)}
+        args = [sys.executable, "-m", "experiments.train", *words, f"out={tmp_path / 'run' / name}"]
+        done = subprocess.run(args, env=env, cwd=root, capture_output=True, text=True, timeout=600, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+        found.append(Made.read(tmp_path / "run" / name))
+    assert same(*found) and found[0].delta.abs().max() > 0
+
+
+@pytest.mark.slow
+def test_two_workers_without_the_pool_give_the_matrix_of_one_that_keeps_its_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for name, workers in (("one", 1), ("two", 2)):
+        monkeypatch.setenv("TVP_CACHE", str(tmp_path / "cache" / name))
+        folder, cells, plan = tiny_sweep(tmp_path / name, "evp,tvp")
+        with monkeypatch.context() as patched:
+            if workers == 2:
+                pool_off(patched.setattr)
+            done = [worker.work(folder.path, plan, f"w{i}", limit=len(cells) // workers) for i in range(workers)]
+        assert done == [len(cells) // workers] * workers
+        found.append(results(folder, cells))
+    assert found[0] == found[1]
+
+
+def test_without_the_pool_models_hold_their_own_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool_off(monkeypatch.setattr)
+    one, two = (ModelSpec(name, "heldout").load("cpu") for name in ("embedded_minigpt4", "embedded_blip2"))
+    assert not {p.data_ptr() for p in one.parameters()} & {p.data_ptr() for p in two.parameters()}

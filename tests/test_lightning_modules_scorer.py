@@ -5,7 +5,6 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-import torch
 from support.tiny_models import tiny_mllm
 from support.toy_data import Toy
 

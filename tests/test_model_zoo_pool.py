@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gc
 import shutil
+import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import pytest
 import torch
@@ -50,6 +53,13 @@ def scores(model) -> Tensor:
         return model.score(images, [QUESTION] * 2, ANSWERS)
 
 
+def gradient(model) -> Tensor:
+    """Of the answers' likelihood in the frames."""
+    frames = tiny_images(2, 64).requires_grad_()
+    nats, _ = model.answer_loss(frames, [QUESTION] * 2, ["cat", "dog"])
+    return torch.autograd.grad(nats.sum(), frames)[0]
+
+
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> Counter:
     """How often each file is read for its weights; headers and fingerprints are not counted."""
@@ -87,6 +97,7 @@ def test_a_shared_model_is_the_same_to_the_bit(name: str, dtype: str) -> None:
         assert key == same and torch.equal(mine, theirs) and mine.stride() == theirs.stride()
     assert [key for key, _ in shared.named_parameters()] == [key for key, _ in alone.named_parameters()]  # ties
     assert torch.equal(scores(shared), scores(alone))
+    assert torch.equal(gradient(shared), gradient(alone)) and gradient(alone).abs().max() > 0
     del other
 
 
@@ -126,6 +137,39 @@ def test_what_is_done_to_the_layers_of_one_model_is_not_done_to_another() -> Non
         assert places(other) == places(plain)
         assert all("forward" in vars(layer) for layer in layer_options.stacked_layers(other))
         assert not any("forward" in vars(layer) for layer in layer_options.stacked_layers(plain))
+
+
+def bits(model) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Copies of all weights, scores, and the gradient in the frames."""
+    return [parameter.detach().clone() for parameter in model.parameters()], scores(model), gradient(model)
+
+
+CHANGES = {
+    "checkpointed": layer_options.checkpoint_layers_,
+    "compiled": layer_options.compile_layers_,
+    "quantised": lambda model: layer_options.quantise_(model, "8bit"),
+    "cast to bfloat16": lambda model: model.to(torch.bfloat16),
+    "cast to float64": lambda model: model.to(torch.float64),
+    "moved": lambda model: model.to("meta"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_is_done_to_one_holder_leaves_weights_scores_and_gradients_of_the_other(
+    change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layer_options, "require_compiler", lambda: None)
+    monkeypatch.setattr(layer_options, "_compiled", lambda kind: kind.forward)
+    monkeypatch.setattr(layer_options, "_quantised", lambda modules, layer, kind: layer.to(torch.bfloat16))
+    monkeypatch.setitem(__import__("sys").modules, "bitsandbytes", type("fake", (), {"nn": None}))
+    changed, other = load("embedded_minigpt4"), load("embedded_minigpt4")
+    weights, *before = bits(other)
+    assert places(changed) == places(other)
+    CHANGES[change](changed)
+    if change in ("checkpointed", "compiled"):  # computes the same, in its own way
+        assert all(map(torch.equal, bits(changed)[1:], before)) and places(changed) == places(other)
+    again, *after = bits(other)
+    assert all(map(torch.equal, (*again, *after), (*weights, *before))) and after[1].abs().max() > 0
 
 
 def test_quantised_layers_are_another_model_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,6 +246,54 @@ def test_a_changed_file_is_read_again(tmp_path: Path, reads: Counter) -> None:
     assert reads[own] == 2 and not torch.equal(first.llm.lm_head.weight, second.llm.lm_head.weight)
 
 
+# ---- threads --------------------------------------------------------------------------------------------------------
+def test_a_thread_that_loads_what_another_is_loading_waits_and_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    count: Counter = Counter()
+
+    def slowly(path: Path, read=filling.load_tensors):
+        count[path.name] += 1
+        time.sleep(0.05)
+        return read(path)
+
+    monkeypatch.setattr("model_zoo.embedded.build.load_tensors", slowly)
+    with ThreadPoolExecutor(2) as threads:
+        one, two = threads.map(load, ON_VIT)
+    assert set(count.values()) == {1} and len(count) == 3
+    assert places(one.tower_parts()[0]) == places(two.tower_parts()[0])
+
+
+def test_what_one_thread_shares_another_that_asks_for_nothing_shared_keeps_apart() -> None:
+    first, inside, done = load(ON_VIT[0]), Event(), Event()
+
+    def share() -> None:
+        with sharing():
+            inside.set()
+            done.wait(10)
+
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(share)
+        inside.wait(10)
+        alone = load_mllm(ON_VIT[0])
+        done.set()
+    assert not places(alone) & places(first)
+
+
+def test_scores_stay_the_same_bits_while_another_thread_loads_and_drops_models() -> None:
+    model = load("embedded_minigpt4")
+    before = scores(model)
+
+    def load_others() -> None:
+        for name in ("embedded_blip2", "embedded_llava", "embedded_blip2"):
+            load(name, dtype="bfloat16" if name == "embedded_llava" else "float32")
+            POOL.entries()
+
+    with ThreadPoolExecutor(1) as threads:
+        others = threads.submit(load_others)
+        while not others.done():
+            assert torch.equal(scores(model), before)
+        others.result()
+
+
 # ---- published models -----------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -246,6 +338,36 @@ def test_an_extra_row_of_the_vocabulary_is_no_one_else_s(root: Path) -> None:
     grown = load("minigpt4", weights=str(root), options={"extra_rows": (torch.ones(1, width), torch.ones(1, width))})
     assert len(grown.llm.lm_head.weight) == len(plain.llm.lm_head.weight) + 1
     assert places(grown.llm.model.layers) == places(plain.llm.model.layers)
+
+
+# ---- models of the hub ----------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two folders of one family whose towers are the same and whose language models are not."""
+    from safetensors.torch import load_file, save_file
+
+    from model_zoo.hf.tiny.write import write_tiny
+
+    root = tmp_path_factory.mktemp("hub")
+    write_tiny("llava", root / "tiny" / "one")
+    shutil.copytree(root / "tiny" / "one", root / "tiny" / "two")
+    (file,) = (root / "tiny" / "two").glob("*.safetensors")
+    grown = {key: value if "vision" in key else value + 0.01 for key, value in load_file(file).items()}
+    save_file(grown, file, metadata={"format": "pt"})
+    return root
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_hub_folders_with_one_tower_hold_it_once_and_score_as_apart(hub: Path, dtype: str) -> None:
+    names = ("hf:tiny/one", "hf:tiny/two")
+    alone = [load_mllm(name, weights=hub, dtype=dtype) for name in names]
+    shared = [load(name, weights=str(hub), dtype=dtype) for name in names]
+    towers = [{n: p.data_ptr() for n, p in m.named_parameters() if "vision_tower" in n} for m in shared]
+    assert towers[0] == towers[1] and len(towers[0]) > 10
+    assert held(*shared) == apart(*shared) - held(shared[0].model.model.vision_tower)
+    assert not places(shared[0].llm) & places(shared[1].llm) and held(*alone) == apart(*alone)
+    results = [[(m.score(tiny_images(2, 28), [QUESTION] * 2, ANSWERS)) for m in each] for each in (alone, shared)]
+    assert all(map(torch.equal, *results)) and not torch.equal(*results[0])
 
 
 @pytest.mark.gpu

@@ -15,6 +15,8 @@ from support.tiny_models import ANSWERS, QUESTIONS, tiny_images, tiny_mllm
 from torch import nn
 
 import model_zoo.layer_options as quant
+from model_zoo.base import MLLM
+from model_zoo.pool import WeightPool
 from model_zoo.registry import load_mllm
 
 
@@ -110,6 +112,66 @@ def test_8_bit_layers_use_the_published_outlier_threshold(stand_in: None) -> Non
     model = quant.quantise_(tiny_mllm("minigpt4"), "8bit")
     made = [m for m in model.llm.modules() if isinstance(m, Linear8bitLt)]
     assert {(m.threshold, m.has_fp16_weights) for m in made} == {(6.0, False)}
+
+
+# ---- in the pool of weights -----------------------------------------------------------------------------------------
+def quantised(name: str, kind: str) -> MLLM:
+    """As a model arrives on a GPU: its layers' weights are whole numbers."""
+    model = quant.quantise_(tiny_mllm(name), kind)
+    for parameter in model.parameters():
+        if isinstance(parameter, Int8Params | Params4bit):
+            parameter.data = (parameter.data * 100).to(torch.int8 if kind == "8bit" else torch.uint8)
+            parameter.CB = parameter.data if kind == "8bit" else None
+    return model
+
+
+def integers(model: MLLM) -> list[int]:
+    return [p.data_ptr() for p in model.parameters() if not p.is_floating_point()]
+
+
+@pytest.mark.parametrize("kind", ["8bit", "4bit"])
+def test_models_quantised_alike_hold_the_same_integers(stand_in: None, kind: str) -> None:
+    pool, wanted = WeightPool(), [p.clone() for p in quantised("minigpt4", kind).parameters()]
+    one, two = (pool.place_(quantised("minigpt4", kind)) for _ in range(2))
+    assert integers(one) == integers(two) and len(set(integers(one))) > 5
+    for model in (one, two):
+        assert all(map(torch.equal, model.parameters(), wanted))
+        layers = [m.weight for m in model.llm.modules() if isinstance(m, Linear8bitLt | Linear4bit)]
+        assert all(w.CB is None or w.CB.data_ptr() == w.data_ptr() for w in layers)  # nothing holds what is not used
+
+
+def test_a_quantised_model_shares_no_layer_with_one_of_another_kind(stand_in: None) -> None:
+    pool = WeightPool()
+    eight, four, plain = quantised("minigpt4", "8bit"), quantised("minigpt4", "4bit"), tiny_mllm("minigpt4")
+    scores = plain.score(tiny_images(), QUESTIONS, ["cat", "dog"])
+    models = [pool.place_(model) for model in (plain, eight, four)]
+    held = [{layer.data_ptr() for layer in model.llm.model.layers.parameters()} for model in models]
+    linear = [{p.data_ptr() for p in model.llm.model.layers.parameters() if p.ndim > 1} for model in models]
+    assert not linear[0] & (linear[1] | linear[2]) and not linear[1] & linear[2]
+    assert held[0] & held[1] & held[2]  # norms are the same in all
+    assert torch.equal(plain.score(tiny_images(), QUESTIONS, ["cat", "dog"]), scores)
+
+
+def test_what_waits_to_be_quantised_is_left_alone(stand_in: None) -> None:
+    pool, model = WeightPool(), quant.quantise_(tiny_mllm("minigpt4"), "8bit")
+    waiting = [p for p in model.parameters() if isinstance(p, Int8Params)]
+    before = [p.data_ptr() for p in waiting]
+    pool.place_(tiny_mllm("minigpt4")), pool.place_(model)
+    assert [p.data_ptr() for p in waiting] == before
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["8bit", "4bit"])
+def test_the_real_library_s_integers_are_held_once_and_score_the_same_bits(kind: str) -> None:
+    pytest.importorskip("bitsandbytes", reason="the extra `quant` is not installed")
+    pool, alone = WeightPool(), quant.quantise_(tiny_mllm("minigpt4"), kind).to("cpu")
+    one, two = (pool.place_(quant.quantise_(tiny_mllm("minigpt4"), kind).to("cpu")) for _ in range(2))
+    assert integers(one) == integers(two) and len(set(integers(one))) > 5
+    frames = tiny_images().requires_grad_()  # without a gradient the library packs 4-bit layers anew for some CPUs
+    wanted = alone.score(frames, QUESTIONS, ["cat", "dog"])
+    for _ in range(2):  # a layer's first pass is another than its second
+        assert all(torch.equal(m.score(frames, QUESTIONS, ["cat", "dog"]), wanted) for m in (one, two))
+    assert integers(one) == integers(two)
 
 
 @pytest.mark.filterwarnings("ignore")  # a third party's import-time warnings

@@ -32,7 +32,8 @@ class Options:
     only: str = ""
     """an architecture (minigpt4 instructblip blip2_t5 blip2_opt vpgtrans bliva visualglm), a path (rank train_plain
     train_fca_tse train_fca_tse_cached), hub (tiny models of the hub), targets (six models resident), rss (peak memory),
-    or gpu (the published 7B shapes with random weights; its JSON has the GPU's rows)"""
+    or gpu (the published 7B shapes with random weights, and six of them resident at once scoring 500 frames; its JSON
+    has the GPU's rows)"""
 
 
 def main(argv: Sequence[str], size: str = "MEDIUM") -> int:

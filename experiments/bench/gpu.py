@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,25 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from experiments.bench.models import ARCHITECTURES, MEDIUM, Inputs, Size, bench_inputs, bench_names, build_bench_model
+from experiments.bench.models import (
+    ARCHITECTURES,
+    MEDIUM,
+    TOWERS,
+    Inputs,
+    Size,
+    bench_inputs,
+    bench_names,
+    build_bench_model,
+    part_of,
+)
 from experiments.bench.timing import first_layers, seconds
 from lightning_modules.atomic import replace_file
 from lightning_modules.losses import fca_loss
+from lightning_modules.tower_features import TowerFeatures
+from model_zoo.base import MLLM
 
 NO_GPU = "no GPU"
+FRAMES, CLASSES = 500, 10
 PEAKS = (("H200", 989), ("H100 PCIe", 756), ("H100", 989), ("A100", 312), ("L40S", 362), ("RTX 4090", 165))
 """Dense bfloat16 TFLOP/s by a part of the device's name, from the makers' data sheets; the first that fits counts."""
 
@@ -47,7 +60,9 @@ def run_gpu(out: Path | None, *, batch: int, repeats: int) -> dict[str, Any] | N
     for row in gpu_rows(batch=batch, repeats=repeats):
         rows.append(row)
         print(gpu_line(row), flush=True)
-    result = report(torch.cuda.get_device_name(), rows)
+    targets = resident_row(batch=batch, repeats=repeats)
+    print(resident_line(targets))
+    result = report(torch.cuda.get_device_name(), rows, targets=targets)
     save(out, result)
     return result
 
@@ -107,26 +122,92 @@ def gpu_row(
     model: Any, path: str, candidates: int | None, batch: int, repeats: int, call: Callable[[], Any]
 ) -> dict[str, Any]:
     """Median seconds of a pass, LLM tokens a second, TFLOP/s done, share of the device's peak, peak bytes."""
-    torch.cuda.reset_peak_memory_stats()
     with llm_tokens(model) as tokens:
-        work = flops(call)
-    times = [_gpu_seconds(call) for _ in range(repeats + 1)][1:]
-    taken, name = statistics.median(times), torch.cuda.get_device_name()
-    values = {
-        "architecture": model.name, "path": path, "candidates": candidates, "batch": batch, "repeats": repeats,
-        "ours_s": taken, "tokens_per_s": sum(tokens) / taken, "tflops_per_s": work / taken / 1e12,
-        "peak_bytes": torch.cuda.max_memory_allocated(),
-    }  # fmt: skip
-    peak = device_peak(name)
-    return values | ({"share_of_peak": values["tflops_per_s"] / peak} if peak else {})
+        measured = _measured(call, repeats, "cuda")
+    rate = {"tokens_per_s": sum(tokens) / (repeats + 2) / measured["ours_s"]}
+    head = {"architecture": model.name, "path": path, "candidates": candidates, "batch": batch, "repeats": repeats}
+    return head | rate | measured
 
 
-def _gpu_seconds(call: Callable[[], Any]) -> float:
+def resident_models(sizes: Mapping[str, Size], device: str, dtype: torch.dtype) -> dict[str, MLLM]:
+    """The paper's six models, random weights made on the device; a part that several have in common is there once."""
+    parts: dict[tuple[str, str], Tensor] = {}
+    models = {}
+    for name in TOWERS:
+        models[name] = build_bench_model(name, sizes[name], device=device, dtype=dtype)
+        for key, parameter in models[name].named_parameters():
+            parameter.data = parts.setdefault((part_of(name, key), key), parameter.data)
+    return models
+
+
+def resident_row(
+    *,
+    frames: int = FRAMES,
+    batch: int = 0,
+    repeats: int = 5,
+    sizes: Mapping[str, Size] = PUBLISHED_SHAPES,
+    device: str = "cuda",
+    dtype: torch.dtype = torch.bfloat16,
+) -> dict[str, Any]:
+    """The paper's six models, all resident, score the same frames against 10 candidates: what `gpu_row` measures.
+
+    batch 0: 50. once_bytes, apart_bytes: of all weights, shared parts once and a time for each model. tower_passes: in
+    one epoch, of as many batches as models ask for.
+    """
+    models = resident_models(sizes, device, dtype)
+    held = {p.data_ptr(): p.nbytes for model in models.values() for p in model.parameters()}
+    apart = sum(p.nbytes for model in models.values() for p in model.parameters())
+    if device == "cuda":
+        torch.cuda.empty_cache()  # of the parts that were there already
+    size, batch = sizes["minigpt4"], min(batch or 50, frames)
+    inputs = bench_inputs(frames, size)
+    towers = TowerFeatures()
+
+    @torch.inference_mode()
+    def epoch() -> None:
+        towers.asked = towers.hits = 0
+        for start in range(0, frames, batch):  # a batch through all models, so that its features need no room for long
+            images = F.pad(inputs.images[start : start + batch], [size.pad] * 4).to(device)
+            for model in models.values():
+                with towers.lent_to(model):
+                    model.score(images, inputs.questions[: len(images)], bench_names(CLASSES))
+            towers.clear()
+
+    row = {"models": len(models), "frames": frames, "batch": batch, "repeats": repeats, "candidates": CLASSES}
+    row |= {"once_bytes": sum(held.values()), "apart_bytes": apart} | _measured(epoch, repeats, device)
+    return row | {"tower_passes": towers.asked - towers.hits, "tower_asked": towers.asked}
+
+
+def resident_line(row: Mapping[str, Any]) -> str:
+    """`resident_row` as a line of text."""
+    once, apart, peak = (f"{row[key] / 2**30:.1f} GiB" for key in ("once_bytes", "apart_bytes", "peak_bytes"))
+    return (
+        f"{row['models']} models resident, {row['frames']} frames each: {row['ours_s']:.1f} s, "
+        f"{row['tflops_per_s']:.1f} TFLOP/s{_share(row)}; weights {once} ({apart} apart), peak {peak}; "
+        f"{row['tower_passes']} tower passes for {row['tower_asked']} asked"
+    )
+
+
+def _measured(call: Callable[[], Any], repeats: int, device: str) -> dict[str, Any]:
+    """Of a call that is made `repeats` + 2 times: {ours_s, tflops_per_s, peak_bytes} and share_of_peak where known."""
+    gpu = device == "cuda"
+    if gpu:
+        torch.cuda.reset_peak_memory_stats()
+    work = flops(call)
+    taken = statistics.median([_finished_seconds(call, gpu) for _ in range(repeats + 1)][1:])
+    rate, peak = work / taken / 1e12, device_peak(torch.cuda.get_device_name()) if gpu else None
+    measured = {"ours_s": taken, "tflops_per_s": rate, "peak_bytes": torch.cuda.max_memory_allocated() if gpu else 0}
+    return measured | ({"share_of_peak": rate / peak} if peak else {})
+
+
+def _finished_seconds(call: Callable[[], Any], gpu: bool) -> float:
+    finish = torch.cuda.synchronize if gpu else lambda: None
+
     def finished() -> None:
         call()
-        torch.cuda.synchronize()
+        finish()
 
-    torch.cuda.synchronize()
+    finish()
     return seconds(finished)
 
 
@@ -182,9 +263,12 @@ def device_peak(name: str) -> int | None:
 
 def gpu_line(row: dict[str, Any]) -> str:
     """One row as a line of text."""
-    share = f", {row['share_of_peak']:.0%} of peak" if "share_of_peak" in row else ""
     return (
         f"{row['architecture']:13} {row['path']:10} {row['candidates'] or '':>4}  {row['ours_s']:7.3f} s  "
-        f"{row['tokens_per_s']:9,.0f} tokens/s  {row['tflops_per_s']:6.1f} TFLOP/s{share}  "
+        f"{row['tokens_per_s']:9,.0f} tokens/s  {row['tflops_per_s']:6.1f} TFLOP/s{_share(row)}  "
         f"{row['peak_bytes'] / 2**30:5.1f} GiB"
     )
+
+
+def _share(row: Mapping[str, Any]) -> str:
+    return f", {row['share_of_peak']:.0%} of peak" if "share_of_peak" in row else ""

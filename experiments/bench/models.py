@@ -21,6 +21,10 @@ from model_zoo.weights.load import build_adapter
 from model_zoo.weights.structure import TYPES
 
 ARCHITECTURES = ("minigpt4", "instructblip", "blip2_t5", "blip2_opt", "vpgtrans", "bliva", "visualglm")
+TOWERS = {name: "eva" for name in ("minigpt4", "instructblip", "blip2_t5", "vpgtrans", "bliva")} | {"visualglm": "own"}
+"""The paper's six models and their towers."""
+VICUNA_V0 = dict.fromkeys(("minigpt4", "vpgtrans", "bliva"), "vicuna_v0")
+TOWER = ("connector.vision.embeddings.", "connector.vision.encoder.")
 QUESTION = "This is a photo of a"
 SPECIAL = 16  # ids below it are special tokens
 
@@ -176,6 +180,13 @@ def _redraw_(model: Any) -> MLLM:
         if name.endswith("Attention.q.weight"):  # T5 does not divide by the square root of the head's width
             weight.mul_(model.llm.config.d_kv**-0.5)
     return model
+
+
+def part_of(name: str, key: str) -> str:
+    """The part of the paper's models, published in one file, that a parameter of `name` belongs to."""
+    if key.startswith("llm."):
+        return f"llm_{VICUNA_V0.get(name, name)}"
+    return f"tower_{TOWERS[name]}" if key.startswith(TOWER) else name
 
 
 def build_bench_clip(size: Size = MEDIUM, *, seed: int = 0) -> Any:

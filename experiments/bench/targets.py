@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from datamodules.batch import Batch
-from experiments.bench.models import MEDIUM, Size, bench_inputs, bench_names, build_bench_model
+from experiments.bench.models import MEDIUM, TOWERS, Size, bench_inputs, bench_names, build_bench_model, part_of
 from experiments.bench.table import TIMES
 from experiments.bench.timing import paired, seconds, vision_layers
 from lightning_modules.evaluation import score_batches
@@ -25,11 +25,8 @@ from lightning_modules.tower_features import TowerFeatures
 from model_zoo.pool import read_weights, sharing
 from model_zoo.weights.safe import load_tensors
 
-TOWERS = {name: "eva" for name in ("minigpt4", "instructblip", "blip2_t5", "vpgtrans", "bliva")} | {"visualglm": "own"}
-VICUNA_V0 = dict.fromkeys(("minigpt4", "vpgtrans", "bliva"), "vicuna_v0")
 CLASSES = 10
 FIELDS = ("batch", "repeats", *TIMES, "apart_bytes", "once_bytes")
-TOWER = ("connector.vision.embeddings.", "connector.vision.encoder.")
 
 
 class Stored:
@@ -41,9 +38,7 @@ class Stored:
         self.loaded = False
         self.files: dict[Path, list[str]] = {}
         for key in self.parameters:
-            part = f"tower_{TOWERS[name]}" if key.startswith(TOWER) else name
-            part = f"llm_{VICUNA_V0.get(name, name)}" if key.startswith("llm.") else part
-            self.files.setdefault(folder / f"{part}.safetensors", []).append(key)
+            self.files.setdefault(folder / f"{part_of(name, key)}.safetensors", []).append(key)
         for path, keys in self.files.items():
             if not path.is_file():
                 save_file({key: self.parameters[key].detach() for key in keys}, path)

@@ -13,9 +13,9 @@ from omegaconf import DictConfig
 from datamodules.registry import load_datamodule
 from datamodules.whole_files.disk import cache_root
 from experiments.run.folder import RunFolder
+from experiments.run.kept_models import kept, load_kept
 from experiments.run.progress import Progress, show_progress
 from experiments.run.prompt_start import start_prompt
-from experiments.run.shared_source import load_source
 from experiments.tracking.loggers import build_loggers, shows_samples
 from experiments.tracking.run import PictureCallback
 from lightning_modules import feature_cache
@@ -138,7 +138,7 @@ def build_module(parts: RunParts, steps_per_epoch: int) -> TVPModule:
     epochs, steps = run_length(config, steps_per_epoch)
     return TVPModule(
         start_prompt(config, parts.datamodule),
-        lambda: [load_source(spec) for spec in parts.sources],
+        lambda: [load_kept(spec) for spec in parts.sources],
         lambda: _load_clip(config),
         clean_features=build_clean_features(parts),
         sources_reduction=method.sources,
@@ -151,8 +151,11 @@ def build_module(parts: RunParts, steps_per_epoch: int) -> TVPModule:
 
 
 def _load_clip(config: DictConfig) -> Any:
-    with sharing() as pool:
-        return pool.place_(load_clip(config.method.clip, weights=config.source.weights).requires_grad_(False))
+    def load() -> Any:
+        with sharing():
+            return load_clip(config.method.clip, weights=config.source.weights).requires_grad_(False)
+
+    return kept(("clip", config.method.clip, config.source.weights), load)
 
 
 def run_length(config: DictConfig, steps_per_epoch: int) -> tuple[int, int]:
@@ -183,6 +186,7 @@ def build_callback(parts: RunParts, folder: RunFolder) -> TransferCallback:
         residency=parts.residency,
         order=parts.order,
         beside=parts.beside,
+        load=load_kept if parts.residency == "keep" else None,
     )
     log = ResultLog(folder.results)
     more: dict[str, Any] = {"context": context, "scores_folder": folder.scores}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -80,7 +81,7 @@ def ensure_all(
     print(f"{len(cells) - len(todo)} of {len(cells)} runs in '{out}' are finished.", flush=True)
     out.mkdir(parents=True, exist_ok=True)
     if todo:
-        pool = ProcessPoolExecutor(min(jobs, len(todo)), mp_context=get_context("spawn"), initializer=_one_thread)
+        pool = ProcessPoolExecutor(min(jobs, len(todo)), mp_context=get_context("spawn"), initializer=_start_worker)
         with pool:
             running = {pool.submit(_ensure_logged, cell, out): cell for cell in todo}
             try:
@@ -108,16 +109,19 @@ def _failure(done: Future, *, collected: bool) -> str:
     return ""
 
 
-def _one_thread() -> None:
+def _start_worker() -> None:
     import torch
 
+    from experiments.run.kept_models import keep_models
+
     torch.set_num_threads(1)
+    process = ExitStack()
+    process.enter_context(keep_models())
+    atexit.register(process.close)
 
 
 def _ensure_logged(cell: NamedRun, out: Path) -> None:
-    from experiments.run.shared_source import keep_sources
-
-    with logged(out / f"{cell.name}.log"), keep_sources():
+    with logged(out / f"{cell.name}.log"):
         ensure_run(cell, out)
 
 

@@ -12,6 +12,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.run.build import RunParts
+from experiments.run.kept_models import kept_bytes, make_room
 from experiments.run.preflight import missing_with_hint
 from lightning_modules.evaluation import ModelSpec
 from model_zoo.hf.catalogue import named_entry
@@ -65,6 +66,9 @@ def check_memory(parts: RunParts, *, resumed: bool = False) -> Plan:
     """
     config, plan = parts.config, memory_plan(parts)
     parts.residency, parts.order, parts.beside = plan.residency, plan.order, plan.beside
+    stay, device = parts.models if plan.residency == "keep" else parts.sources, device_of(config)
+    make_room(stay, device, int(_needed(plan.device, config) / SPARE), free_room(device).free)
+    make_room(stay, "cpu", plan.host, free_ram().free)
     if config.train.memory_check == "off" or not any(map(_is_planned, parts.models)):
         if config.targets.residency == "auto" and parts.targets:
             print(_chosen(plan))
@@ -80,7 +84,7 @@ def check_memory(parts: RunParts, *, resumed: bool = False) -> Plan:
 
 def shortage(config: DictConfig, plan: Plan) -> str:
     """What does not fit, with numbers and what to change; empty when all fits or the system does not say."""
-    device, room, ram = device_of(config), free_room(device_of(config)), free_ram()
+    device, room, ram = device_of(config), _room(device_of(config)), _with_kept(free_ram(), "cpu")
     needed = _needed(plan.device, config)
     if room.free is not None and needed > room.free:
         ways = _ways_out(config, room.free)
@@ -128,11 +132,20 @@ def memory_plan(parts: RunParts) -> Plan:
     With targets.residency=auto every target stays loaded where that fits, else they are loaded one at a time in the
     order that reads least, each while the one before is scored where the two fit.
     """
-    asked, room = parts.config.targets.residency, free_room(device_of(parts.config))
+    asked, room = parts.config.targets.residency, _room(device_of(parts.config))
     whole = _plan(parts, "keep", room)
     fits = room.free is not None and _needed(whole.device, parts.config) <= SPARE * room.free
     chosen = asked if asked != "auto" else "keep" if fits or not parts.targets else "sequential"
     return whole if chosen == "keep" else _plan(parts, chosen, room, whole.device)
+
+
+def _room(device: str) -> Room:
+    return _with_kept(free_room(device), device)
+
+
+def _with_kept(room: Room, device: str) -> Room:
+    """What is free and what models take that an earlier run of this process left: they are taken over, or go."""
+    return room if room.free is None else room._replace(free=room.free + kept_bytes(device))
 
 
 def _plan(parts: RunParts, residency: str, room: Room, whole: int | None = None) -> Plan:

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from datamodules.whole_files.disk import is_full
-from experiments.run.shared_source import keep_sources, kept_source
+from experiments.run.kept_models import keep_models
 from experiments.sweep.cells import SweepCell, made_with, require_same
 from experiments.sweep.folder import SweepFolder
 from experiments.sweep.leases import Leases
@@ -43,19 +43,20 @@ def work(out: Path, plan: str, name: str, *, stop: Callable[[], bool] = lambda: 
     cells, made = folder.read_plan(plan)
     require_same(made, made_with())
     torch.set_num_threads(1)  # sums in one order whatever the machine; GPUs are not concerned
-    leases, done, source = Leases(folder.leases, name), 0, kept_source()
-    while not stop() and not (limit and done >= limit):
-        cell = take(folder, leases, cells, prefer=source)
-        if cell is None:
-            if folder.ended(cells):
-                break
-            time.sleep(POLL)
-            continue
-        try:
-            done += compute(folder, leases, cell)
-        finally:
-            leases.give_up()
-        source = cell.source
+    leases, done, source = Leases(folder.leases, name), 0, ""
+    with keep_models():
+        while not stop() and not (limit and done >= limit):
+            cell = take(folder, leases, cells, prefer=source)
+            if cell is None:
+                if folder.ended(cells):
+                    break
+                time.sleep(POLL)
+                continue
+            try:
+                done += compute(folder, leases, cell)
+            finally:
+                leases.give_up()
+            source = cell.source
     return done
 
 
@@ -85,7 +86,7 @@ def compute(folder: SweepFolder, leases: Leases, cell: SweepCell) -> bool:
     started, run = time.time(), folder.cells / cell.folder
     log = folder.logs / f"{cell.folder}.log"
     try:
-        with logged(log), keep_sources(), watching(leases.report):
+        with logged(log), watching(leases.report):
             ensure_run(NamedRun(cell.folder, cell.words), folder.cells)
             keep_samples(run, cell)
         state, entries = "finished", {}
