@@ -181,7 +181,7 @@ def language_of(config: Any) -> Language:
     kind, width, heads = config.model_type.split("_")[0], config.hidden_size, config.num_attention_heads
     mlp = next(getattr(config, name) for name in ("intermediate_size", "ffn_dim", "d_ff") if hasattr(config, name))
     inner = heads * (getattr(config, "head_dim", None) or width // heads)
-    more: dict[str, Any] = {"tied": bool(config.tie_word_embeddings)}
+    more: dict[str, Any] = {"tied": bool(getattr(config, "tie_word_embeddings", False))}
     more["keys"] = inner * (getattr(config, "num_key_value_heads", None) or heads) // heads
     if kind == "opt":
         more["positions"] = config.max_position_embeddings + 2
