@@ -100,8 +100,8 @@ class Prompt:
 
     kind: Literal["pad", "overlay", "full", "patch", "random_patch", "scaled", "lowrank"] | None = None
     """where the pixels are (null: the method's own: overlay for vp, else pad): pad around the picture; added to it as a
-    border (overlay), everywhere (full, or lowrank: a product of thin factors), as a patch in the corner (patch) or where
-    the picture itself says (random_patch); scaled: around it, and its size is learned too"""
+    border (overlay), everywhere (full, or lowrank: a product of thin factors), as a patch in the corner (patch) or
+    where the picture itself says (random_patch); scaled: around it, and its size is learned too"""
     frame: int = 224
     """pixels a side of what the models get to see"""
     pad: int = 30
@@ -113,8 +113,8 @@ class Prompt:
     learn them as sigmoids (sigmoid: pad and scaled only). null: image, sigmoid for scaled"""
     init: Literal["zero", "grey", "replicate", "normal"] | None = None
     """what the prompt starts from (null: the method's own; grey where sigmoids cannot be zero): black, grey (0.5),
-    replicate (the mean over train images of their edge pixels repeated) or noise; what is added to the picture from zero
-    or normal only"""
+    replicate (the mean over train images of their edge pixels repeated) or noise; what is added to the picture from
+    zero or normal only"""
     init_std: float = 0.27
     """standard deviation of init=normal, in pixel units (sigmoid: before the sigmoid)"""
     init_images: int = 256

@@ -51,8 +51,8 @@ KINDS = {
     "scaled": PromptKind(
         "unsigned",
         "A border around a picture shrunk to {scale:.3f} of the frame, both learned",
-        "With s = {scale!r} and F = {frame}, along rows and then along columns: pixel i becomes the mean of all pixels j "
-        "weighted by max(0, 1 - s |u - j|), where u = (i + 0.5 - F/2) / s + F/2 - 0.5, put into [0, F - 1]. c(i) = "
+        "With s = {scale!r} and F = {frame}, along rows and then along columns: pixel i becomes the mean of all pixels "
+        "j weighted by max(0, 1 - s |u - j|), where u = (i + 0.5 - F/2) / s + F/2 - 0.5, put into [0, F - 1]. c(i) = "
         "s F/2 - |i + 0.5 - F/2| + 0.5, put into [0, 1], is the share of row or column i that the picture covers. Give "
         "each pixel the product c of its row's and its column's share: c times the shrunk picture + (1 - c) times "
         "prompt.png.",
@@ -63,15 +63,15 @@ KINDS = {
 }
 
 BOUNDS = ("image", "unbounded", "sigmoid")
-"""How values are kept pixels: put back after each update, not at all, or as sigmoids (of pixels, never of additions)."""
+"""How values are kept in range: put back after each update, not at all, or as sigmoids, which additions cannot be."""
 
 
 def prompt_kind(name: str) -> PromptKind:
     """Raises ValueError for a kind this release does not know."""
     if name not in KINDS:
         raise ValueError(
-            f"Unknown prompt kind '{name}'. Available: {', '.join(sorted(KINDS))}. If a later release wrote it, read it "
-            "with that one."
+            f"Unknown prompt kind '{name}'. Available: {', '.join(sorted(KINDS))}. If a later release wrote it, "
+            "read it with that one."
         )
     return KINDS[name]
 

@@ -1,4 +1,4 @@
-"""Pixels learned as sigmoids, so that no update leaves a picture (ILM-VP, Chen et al. 2023; AutoVP, Tsao et al. 2024)."""
+"""Pixels learned as sigmoids, so that no update leaves [0, 1] (ILM-VP, Chen et al. 2023; AutoVP, Tsao et al. 2024)."""
 
 from __future__ import annotations
 

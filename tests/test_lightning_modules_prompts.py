@@ -5,8 +5,9 @@ import copy
 import pytest
 import torch
 
+from lightning_modules.artefact_png import border_mask
 from lightning_modules.controls import Control
-from lightning_modules.prompts import OverlayPrompt, PadPrompt, Prompt, border_mask, build_prompt
+from lightning_modules.prompts import OverlayPrompt, PadPrompt, Prompt, build_prompt
 
 KINDS = ("pad", "overlay")
 
