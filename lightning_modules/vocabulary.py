@@ -60,8 +60,8 @@ def check_init(how: str, kind: str, bounds: str = "image") -> None:
     if prompt_kind(kind).is_added and how in ("grey", "replicate"):
         raise ValueError(
             f"prompt.init={how} is a border by itself, and a prompt of kind {kind} is ADDED to pixels the image "
-            "already has there. Expected prompt.init=zero or normal, or a prompt that pads (prompt.kind=pad or scaled; the "
-            "methods evp and tvp do by themselves)."
+            "already has there. Expected prompt.init=zero or normal, or a prompt that pads (prompt.kind=pad or scaled; "
+            "the methods evp and tvp do by themselves)."
         )
     if bounds == "sigmoid" and how == "zero":
         raise ValueError(
