@@ -274,7 +274,7 @@ def test_a_scaled_prompt_starts_from_the_mean_images_edges_repeated():
 def test_a_low_rank_prompt_has_its_rank_in_every_colour_also_after_it_was_put_back_into_its_bounds():
     prompt = LowRankPrompt(20, 4, rank=2)
     prompt.init_("normal", std=3.0)
-    assert prompt.delta.abs().max() == pytest.approx(1.0, abs=1e-4)
+    assert prompt.delta.abs().max().item() == pytest.approx(1.0, abs=1e-4)
     for colour in prompt.delta.detach().double():
         assert torch.linalg.matrix_rank(colour, rtol=1e-5) == 2
     assert sum(parameter.numel() for parameter in prompt.parameters()) == 6 * 20 * 2
