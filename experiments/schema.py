@@ -44,6 +44,10 @@ class Targets:
     png: Literal["all", "source"] = "all"
     """which models also score, on test, the prompt read back from its 8-bit PNG: all, or the source only (about half
     the scoring of a sweep's cell; the PNG's column stays empty elsewhere)"""
+    label_mapping: bool = False
+    """also read all scores through a one-to-one map from classes to candidates, fitted for each model and input on the
+    validation rows it is scored on, again at every validation (metric top1_mapped beside top1; recognition only; test
+    then scores those validation rows too)"""
     curves: bool = True
     """score the held-out models at every validation too; false: on test only, which is what a sweep's cells are for"""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"

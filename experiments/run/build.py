@@ -179,6 +179,7 @@ def build_callback(parts: RunParts, folder: RunFolder) -> TransferCallback:
         pad=config.prompt.pad,
         sizes={"val": config.targets.n, "test": config.data.n_test},
         residency=parts.residency,
+        label_mapping=config.targets.label_mapping,
     )
     log = ResultLog(folder.results)
     more: dict[str, Any] = {"context": context, "scores_folder": folder.scores}
