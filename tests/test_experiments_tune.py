@@ -204,7 +204,7 @@ def test_every_start_of_the_schema_and_the_optimizer_s_own_rates_are_searched():
         (["prompt.kind=lowrank", "prompt.rank=2"], ("zero", "normal")),
         (["prompt.kind=scaled"], ("zero", "grey", "replicate", "normal")),  # the recipe says bounds=image
         (["prompt.kind=scaled", "prompt.bounds=null"], ("grey", "replicate", "normal")),
-        (["prompt.bounds=sigmoid"], ("grey", "replicate", "normal")),
+        (["prompt.kind=pad", "prompt.bounds=sigmoid"], ("grey", "replicate", "normal")),
     ],
 )
 def test_a_kind_of_prompt_given_as_a_word_is_tuned_over_the_starts_it_can_have(words, inits):
