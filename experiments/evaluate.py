@@ -64,6 +64,9 @@ class Options:
     """most tokens of a written answer"""
     beams: int = 0
     """beams of the search (0: the model's own number)"""
+    label_mapping: bool = False
+    """also read every score through a one-to-one map from classes to candidates, fitted on the model's own labelled
+    validation rows (metric top1_mapped beside top1; recognition only)"""
     out: Path | None = None
     """append rows to DIR/results.jsonl"""
 

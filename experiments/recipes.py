@@ -15,6 +15,7 @@ from datamodules.folder_scan import scan
 from datamodules.text_files import read_text
 from experiments.cli import list_options, unknown
 from experiments.schema import ADAM, GROUPS, OFFICIAL, PRESETS, Experiment
+from lightning_modules.prompt_kinds import check_bounds
 from lightning_modules.vocabulary import check_init
 
 FOLDER = Path(__file__).parent / "recipes"
@@ -144,7 +145,10 @@ def resolve(config: DictConfig) -> DictConfig:
         group, leaf = key.split(".")
         if OmegaConf.is_missing(config[group], leaf):
             raise ValueError(f"The recipe has no {key}. Add `{key}: ...` or give {key}=NAME.")
+    _resolve_kind(config)
     preset = PRESETS[config.method.name] | (ADAM if config.method.optimizer == "adam" else {})
+    if config.prompt.bounds == "sigmoid" and preset["init"] == "zero":
+        preset = preset | {"init": "grey"}  # where a sigmoid's own zero lies
     for key, value in preset.items():
         group = config.prompt if key == "init" else config.method
         if group[key] is None:
@@ -157,6 +161,18 @@ def resolve(config: DictConfig) -> DictConfig:
         config.monitor = "source"
     OmegaConf.set_readonly(config, True)
     return config
+
+
+def _resolve_kind(config: DictConfig) -> None:
+    """What null means for prompt.kind and prompt.bounds."""
+    prompt = config.prompt
+    if prompt.kind is None:
+        prompt.kind = "overlay" if config.method.name == "vp" else "pad"
+    if prompt.bounds is None:
+        prompt.bounds = "sigmoid" if prompt.kind == "scaled" else "image"
+    check_bounds(prompt.bounds, prompt.kind)
+    if not 1 <= prompt.rank <= prompt.frame:
+        raise ValueError(f"Got prompt.rank={prompt.rank}. Expected 1 <= prompt.rank <= prompt.frame={prompt.frame}.")
 
 
 def _expand_home(config: DictConfig) -> None:
@@ -191,7 +207,7 @@ def _check_method(config: DictConfig) -> None:
 def _check_update(config: DictConfig) -> None:
     """The start, and what an optimizer or a schedule would leave unread or could not mean."""
     method, prompt = config.method, config.prompt
-    check_init(prompt.init, "overlay" if method.name == "vp" else "pad")
+    check_init(prompt.init, prompt.kind, prompt.bounds)
     if prompt.init_images < 1:
         raise ValueError(f"Expected prompt.init_images >= 1, got {prompt.init_images}.")
     if method.optimizer == "adam" and method.momentum:
@@ -216,11 +232,11 @@ def _resolve_geometry(config: DictConfig) -> None:
     prompt = config.prompt
     if not 0 < 2 * prompt.pad < prompt.frame:
         raise ValueError(f"prompt.pad={prompt.pad} does not fit prompt.frame={prompt.frame}. Expected 2 * pad < frame.")
-    needed = prompt.frame if config.method.name == "vp" else prompt.frame - 2 * prompt.pad
+    needed = prompt.frame - 2 * prompt.pad if prompt.kind == "pad" else prompt.frame
     if config.data.image_size not in (None, needed):
         raise ValueError(
-            f"data.image_size={config.data.image_size} does not fit: method {config.method.name} with frame "
-            f"{prompt.frame} and pad {prompt.pad} needs {needed}. Leave it out."
+            f"data.image_size={config.data.image_size} does not fit: a prompt of kind {prompt.kind} with "
+            f"frame {prompt.frame} and pad {prompt.pad} needs {needed}. Leave it out."
         )
     config.data.image_size = needed
 

@@ -44,6 +44,10 @@ class Targets:
     png: Literal["all", "source"] = "all"
     """which models also score, on test, the prompt read back from its 8-bit PNG: all, or the source only (about half
     the scoring of a sweep's cell; the PNG's column stays empty elsewhere)"""
+    label_mapping: bool = False
+    """also read all scores through a one-to-one map from classes to candidates, fitted for each model and input on the
+    validation rows it is scored on, again at every validation (metric top1_mapped beside top1; recognition only; test
+    then scores those validation rows too)"""
     curves: bool = True
     """score the held-out models at every validation too; false: on test only, which is what a sweep's cells are for"""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -63,7 +67,7 @@ class Data:
     root: str = "data"
     """folder of the data sets"""
     image_size: int | None = None
-    """pixels a side (null: what the prompt needs: frame - 2 pad, or the whole frame for method vp)"""
+    """pixels a side (null: what the prompt needs: frame - 2 pad for prompt.kind=pad, else the whole frame)"""
     val: Literal["train", "official"] = "train"
     """hold validation rows out of train, or take the reference's: 5 % of the test rows"""
     official: bool = False
@@ -96,19 +100,27 @@ class Data:
 
 @dataclass
 class Prompt:
-    """prompt: what is learned. A frame of pixels around the shrunken picture, or over it (method vp)."""
+    """prompt: what is learned. Pixels around the shrunken picture, or added to it."""
 
+    kind: Literal["pad", "overlay", "full", "patch", "random_patch", "scaled", "lowrank"] | None = None
+    """where the pixels are (null: the method's own: overlay for vp, else pad): pad around the picture; added to it as a
+    border (overlay), everywhere (full, or lowrank: a product of thin factors), as a patch in the corner (patch) or
+    where the picture itself says (random_patch); scaled: around it, and its size is learned too"""
     frame: int = 224
     """pixels a side of what the models get to see"""
     pad: int = 30
-    """width of the border in pixels"""
-    bounds: Literal["image", "unbounded"] = "image"
-    """keep prompted pixels in [0, 1], or let them leave it as the reference does"""
+    """width of the border in pixels; side of the patch of patch and random_patch; where scaled starts"""
+    rank: int = 4
+    """lowrank: columns of each factor (other kinds have none)"""
+    bounds: Literal["image", "unbounded", "sigmoid"] | None = None
+    """keep prompted pixels in [0, 1] after each update (image), let them leave it as the reference does (unbounded), or
+    learn them as sigmoids (sigmoid: pad and scaled only). null: image, sigmoid for scaled"""
     init: Literal["zero", "grey", "replicate", "normal"] | None = None
-    """what the prompt starts from (null: the method's own): black, grey (0.5), replicate (the mean over train images of
-    their edge pixels repeated) or noise; an overlay (vp) from zero or normal only"""
+    """what the prompt starts from (null: the method's own; grey where sigmoids cannot be zero): black, grey (0.5),
+    replicate (the mean over train images of their edge pixels repeated) or noise; what is added to the picture from
+    zero or normal only"""
     init_std: float = 0.27
-    """standard deviation of init=normal, in pixel units"""
+    """standard deviation of init=normal, in pixel units (sigmoid: before the sigmoid)"""
     init_images: int = 256
     """init=replicate: how many train images are averaged at most, drawn by seed"""
 
@@ -118,7 +130,7 @@ class Method:
     """method: how it is learned. null: the method's own value."""
 
     name: Literal["tvp", "evp", "vp", "none"] = "tvp"
-    """tvp, evp (without FCA and TSE), vp (an overlay, SGD), or none (nothing is learned)"""
+    """losses and update rule: tvp, evp (without FCA and TSE), vp (SGD; an overlay), or none (nothing is learned)"""
     fca: float | None = None
     """weight of the loss FCA (feature consistency alignment)"""
     tse: float | None = None

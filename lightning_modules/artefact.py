@@ -1,7 +1,7 @@
 """The prompt artefact: a finished prompt as one folder that needs no code of ours to be understood.
 
     prompt.safetensors   `delta` (3, frame, frame) float32, exactly what was learned
-    prompt.png           the same border as an 8-bit RGB picture
+    prompt.png           the same as an 8-bit RGB picture
     manifest.json        what it is, how to put it on a picture, where it comes from, and the hashes of the other two
 
 Safetensors, PNG and JSON only: reading an artefact never executes anything.
@@ -21,7 +21,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from lightning_modules.artefact_png import (
-    PNG_ENCODINGS,
+    LEAST_SCALE,
     PromptTensors,
     check_geometry,
     decode_pixels,
@@ -30,6 +30,7 @@ from lightning_modules.artefact_png import (
     read_png,
 )
 from lightning_modules.atomic import replace_file, replace_folder, settled_folder
+from lightning_modules.prompt_kinds import prompt_kind
 
 FORMAT, FORMAT_VERSION = "tvp-prompt", 1
 FLOAT_FILE, PNG_FILE, MANIFEST_FILE = "prompt.safetensors", "prompt.png", "manifest.json"
@@ -40,6 +41,8 @@ MAX_FRAME = 4096
 # What save_artefact itself writes into the manifest; everything else is the caller's.
 OWN_ENTRIES = {"format", "format_version", "kind", "frame", "pad", "bounds", "image_size", "preprocessing"}
 OWN_ENTRIES |= {"png_encoding", "png_max_error", "png_clamped_fraction", "prompt", "prompt_png", "files"}
+KIND_ENTRIES = {"scaled": "scale", "lowrank": "rank"}
+"""Kind -> the one number more that its manifest holds."""
 
 
 def prompt_sha256(delta: Tensor) -> str:
@@ -67,16 +70,16 @@ def save_artefact(
         The absolute folder.
 
     Raises:
-        ValueError: delta is not finite, not zero inside the border or out of bounds; an entry is not JSON or is ours.
+        ValueError: delta is not finite, not zero outside its mask or out of bounds; an entry is not JSON or is ours.
         FileExistsError: the folder holds something else.
         OSError: full disk or no permission; what was there before is untouched.
     """
     delta = prompt.delta
     _check_delta(delta, prompt, where="This prompt")
-    pixels = encode_delta(delta, PNG_ENCODINGS[prompt.kind])
+    pixels = encode_delta(delta, prompt_kind(prompt.kind).encoding)
     files = {FLOAT_FILE: save({"delta": delta}, metadata={"format": "pt"}), PNG_FILE: png_bytes(pixels)}
     own = _own_entries(prompt, delta, decode_pixels(pixels, prompt), files)
-    clash = sorted(OWN_ENTRIES & manifest.keys())
+    clash = sorted({*OWN_ENTRIES, *KIND_ENTRIES.values()} & manifest.keys())
     if clash:
         raise ValueError(f"The manifest entries {', '.join(clash)} are written by save_artefact. Expected others.")
     whole = {**own, **manifest}
@@ -91,7 +94,7 @@ def update_manifest(folder: str | Path, entries: Mapping[str, Any]) -> dict[str,
         ValueError: an entry is not JSON, or is one that describes the files.
     """
     manifest = read_manifest(folder)
-    clash = sorted(OWN_ENTRIES & entries.keys())
+    clash = sorted({*OWN_ENTRIES, *KIND_ENTRIES.values()} & entries.keys())
     if clash:
         raise ValueError(f"The manifest entries {', '.join(clash)} describe the files. Save a new artefact instead.")
     manifest.update(entries)
@@ -123,7 +126,8 @@ def load_artefact(folder: str | Path, *, reading: str = "float") -> PromptTensor
 
     Args:
         reading: `float` reads prompt.safetensors, `png` the 8-bit picture. Only that file and the manifest are needed.
-            Inside their range the two differ by at most 0.5/255 (pad) or 1/255 (overlay, whose PNG spans [-1, 1]).
+            Inside their range the two differ by at most 0.5/255, or by 1/255 where the PNG spans [-1, 1] because values
+            are added to pixels.
 
     Raises:
         ValueError: unknown reading or format; damaged file (hash, shape, dtype, size, mode, values).
@@ -133,10 +137,11 @@ def load_artefact(folder: str | Path, *, reading: str = "float") -> PromptTensor
         raise ValueError(f"Unknown reading '{reading}'. Available: {', '.join(READINGS)}.")
     manifest = read_manifest(folder)
     kind, frame, pad, bounds = (manifest[key] for key in ("kind", "frame", "pad", "bounds"))
-    if kind not in PNG_ENCODINGS:
-        raise ValueError(f"Unknown prompt kind '{kind}'. Available: {', '.join(sorted(PNG_ENCODINGS))}.")
-    check_geometry(frame, pad, bounds)
-    prompt = PromptTensors(kind, frame, pad, bounds, torch.zeros(3, frame, frame))  # its pixels are read next
+    check_geometry(frame, pad, bounds, kind)
+    if bounds == "sigmoid":
+        raise ValueError(f"'{folder}/{MANIFEST_FILE}' has bounds sigmoid. Expected image: on disk they are pixels.")
+    numbers = _numbers(manifest, where=f"'{folder}/{MANIFEST_FILE}'")
+    prompt = PromptTensors(kind, frame, pad, bounds, torch.zeros(3, frame, frame), **numbers)  # its pixels come next
     name, where = READINGS[reading], f"'{folder}/{READINGS[reading]}'"
     data = _read(folder, name)
     delta = (_read_float if reading == "float" else read_png)(data, prompt, where=where)
@@ -148,9 +153,24 @@ def load_artefact(folder: str | Path, *, reading: str = "float") -> PromptTensor
     return prompt._replace(delta=delta)
 
 
+def _numbers(manifest: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+    """The further number of the manifest's kind, checked."""
+    name = KIND_ENTRIES.get(manifest["kind"])
+    if name is None:
+        return {}
+    number = manifest.get(name)
+    usable = {
+        "scale": isinstance(number, float) and LEAST_SCALE <= number <= 1,
+        "rank": isinstance(number, int) and number >= 1,
+    }
+    if not usable[name]:
+        raise ValueError(f"{where} has no usable {name}. Export it again.")
+    return {name: number}
+
+
 def _own_entries(prompt: PromptTensors, delta: Tensor, decoded: Tensor, files: Mapping[str, bytes]) -> dict[str, Any]:
-    border = delta[:, prompt.mask[0] > 0]
-    low = 0.0 if PNG_ENCODINGS[prompt.kind] == "unsigned" else -1.0
+    border, kind = delta[:, prompt.mask[0] > 0], prompt_kind(prompt.kind)
+    low = -1.0 if kind.is_added else 0.0
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -158,8 +178,9 @@ def _own_entries(prompt: PromptTensors, delta: Tensor, decoded: Tensor, files: M
         "frame": prompt.frame,
         "pad": prompt.pad,
         "bounds": prompt.bounds,
+        **prompt.numbers,
         "image_size": prompt.image_size,
-        "png_encoding": PNG_ENCODINGS[prompt.kind],
+        "png_encoding": kind.encoding,
         "png_clamped_fraction": ((border < low) | (border > 1)).float().mean().item(),
         "png_max_error": (decoded - delta).abs().max().item(),
         "preprocessing": _preprocessing(prompt),
@@ -172,10 +193,7 @@ def _own_entries(prompt: PromptTensors, delta: Tensor, decoded: Tensor, files: M
 def _preprocessing(prompt: PromptTensors) -> dict[str, Any]:
     """The contract of `lightning_modules.apply_prompt.apply_prompt`, for readers without this code."""
     size, frame, pad = prompt.image_size, prompt.frame, prompt.pad
-    put = {
-        "pad": f"Paste it at ({pad}, {pad}) on prompt.png.",
-        "overlay": f"Add (prompt.png - 127.5) / 127.5 on the outer {pad} pixels, clamp to [0, 1].",
-    }[prompt.kind]
+    put = prompt_kind(prompt.kind).put.format(frame=frame, pad=pad, **prompt.numbers)
     return {
         "words": f"Turn the picture upright (EXIF), convert to RGB, crop the centre square, resize to {size} x {size} "
         f"(bicubic, antialiased). {put} Give the {frame} x {frame} result to any model as if it were the photograph; "
@@ -185,19 +203,21 @@ def _preprocessing(prompt: PromptTensors) -> dict[str, Any]:
         "crop": "centre square",
         "resize": {"size": size, "filter": "bicubic", "antialias": True},
         "value_range": [0.0, 1.0],
-        "place": [pad, pad] if prompt.kind == "pad" else [0, 0],
-        "combine": "paste" if prompt.kind == "pad" else "add",
+        "place": {"pad": [pad, pad], "random_patch": "by the picture", "scaled": "centre"}.get(prompt.kind, [0, 0]),
+        "combine": {"pad": "paste", "scaled": "blend"}.get(prompt.kind, "add"),
         "clamp": prompt.bounds == "image",
         "normalise": "by each model, after the prompt is on",
     }
 
 
 def _check_delta(delta: Tensor, prompt: PromptTensors, *, where: str) -> None:
-    low = 0.0 if prompt.kind == "pad" else -1.0
+    low = -1.0 if prompt_kind(prompt.kind).is_added else 0.0
     if not torch.isfinite(delta).all():
         raise ValueError(f"{where} holds NaN or infinite values. Expected finite pixels; train or export it again.")
     if (delta * (1 - prompt.mask)).any():
-        raise ValueError(f"{where} is not zero inside its border of {prompt.pad} px. Expected prompt.project_() first.")
+        bordered = prompt.kind in ("pad", "overlay")
+        place = f"inside its border of {prompt.pad} px" if bordered else f"where kind {prompt.kind} holds nothing"
+        raise ValueError(f"{where} is not zero {place}. Expected prompt.project_() first.")
     if prompt.bounds == "image" and (delta.min() < low or delta.max() > 1):
         raise ValueError(f"{where} leaves [{low:g}, 1], but its bounds are `image`. Expected prompt.project_() first.")
 

@@ -40,7 +40,7 @@ def magnify(picture: Tensor | Image.Image, size: int, *, signed: bool = False) -
     """A frame or delta (3, H, W), or a PIL image, drawn size x size with its pixels kept sharp.
 
     Args:
-        signed: show [-1, 1] with 0 as grey, for the delta of an overlay prompt.
+        signed: show [-1, 1] with 0 as grey, for what is added to pixels.
     """
     if isinstance(picture, Tensor):
         picture = frame_to_pil(0.5 + picture / 2 if signed else picture)

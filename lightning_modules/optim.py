@@ -18,6 +18,8 @@ class NormalizedSGD(Optimizer):
     afterwards: keep delta full-frame and let `Prompt.project_()` zero the inside after the step (docs/method.md).
     So backward cannot stop at the border: the inner pixels' gradient is part of the norm. Little would be gained:
     attention mixes all patches; only the last product, the patch embedding's, could leave pixels out.
+    Where a group has several tensors each has its own norm, and their values move by the same root mean square: a step
+    is lr long for the largest tensor, lr * sqrt(its values / the largest's) for another (our choice).
 
     Args:
         params: parameters or groups.
@@ -38,19 +40,20 @@ class NormalizedSGD(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
+            most = max((param.numel() for param in group["params"]), default=1)
             for param in group["params"]:
                 if param.grad is not None:
-                    self._step_one(param, param.grad, group)
+                    self._step_one(param, param.grad, group, share=math.sqrt(param.numel() / most))
         return loss
 
-    def _step_one(self, param: Tensor, gradient: Tensor, group: dict) -> None:
+    def _step_one(self, param: Tensor, gradient: Tensor, group: dict, *, share: float) -> None:
         direction = gradient / (gradient.norm() + group["eps"])
         if group["momentum"]:
             state = self.state[param]
             velocity = state.get("velocity")
             direction = direction if velocity is None else velocity * group["momentum"] + direction
             state["velocity"] = direction.clone()
-        param.sub_(direction, alpha=group["lr"])
+        param.sub_(direction, alpha=group["lr"] * share)
 
 
 def cosine_factor(step: int, total: int, warmup: int = 0) -> float:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lightning_modules.prompt_kinds import prompt_kind
 from lightning_modules.vocabulary import INPUT_NAMES
 
 LIBRARY = "transferable-visual-prompting"
@@ -50,8 +51,10 @@ def _front(head: Mapping[str, Any]) -> str:
 
 
 def _about(manifest: Mapping[str, Any], sources: Sequence[str]) -> str:
-    kind = {"pad": "around a shrunk picture", "overlay": "added to a picture"}[manifest["kind"]]
-    text = f"A border of {manifest['pad']} pixels {kind} on a {manifest['frame']} x {manifest['frame']} frame"
+    numbers = {key: manifest.get(key) for key in ("pad", "frame", "scale", "rank")}
+    text = (
+        f"{prompt_kind(manifest['kind']).words.format(**numbers)} on a {manifest['frame']} x {manifest['frame']} frame"
+    )
     learned = [f"learned on {', '.join(sources)}"] if sources else []
     learned += [f"with {manifest['data']}"] if manifest.get("data") else []
     learned += [f"by {manifest['method']}"] if manifest.get("method") else []

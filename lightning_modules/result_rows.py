@@ -16,7 +16,8 @@ from lightning_modules.artefact import prompt_sha256
 from lightning_modules.code_version import code_version
 from lightning_modules.evaluation import ModelSpec
 from lightning_modules.features import drift_metrics
-from lightning_modules.metrics import Estimate, Scores, group_metrics, paired_gain, task_metrics
+from lightning_modules.label_mapping import MAPPED
+from lightning_modules.metrics import Estimate, Scores, estimate, group_metrics, paired_gain, task_metrics
 from lightning_modules.prompts import Prompt
 from lightning_modules.scorer import PromptScorer
 from lightning_modules.vocabulary import CONTROLS
@@ -52,6 +53,8 @@ def score_rows(
     }
     if "prompt" in groups and (split, spec.name) in scorer.drifts:
         groups["prompt"][""] |= drift_metrics(scorer.drifts[split, spec.name])
+    for name, record in scorer.mapped.get((split, spec.name), {}).items():
+        groups[name][""] |= {MAPPED: estimate("top1", record)}
     return _as_rows(scorer, spec, split, groups, records, prompts, context)
 
 

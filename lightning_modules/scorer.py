@@ -15,6 +15,7 @@ from lightning_modules.code_version import code_version, library_versions
 from lightning_modules.controls import Control, ControlStore, all_controls, templates_digest
 from lightning_modules.evaluation import ModelSpec, gather_scores, score_in_process, score_inputs
 from lightning_modules.features import DRIFT_ROWS, FeatureDrift
+from lightning_modules.label_mapping import fit_mapping, read_through, require_recognition, require_shared_candidates
 from lightning_modules.metrics import Scores, in_common, point, primary_metric
 from lightning_modules.prompts import Prompt
 from lightning_modules.ranks import GpuPool, from_rank_zero, is_rank_zero, other_gpus
@@ -46,8 +47,11 @@ class PromptScorer:
         beside: which models are read while another one is scored, see `ReadAhead`.
         device: where models run.
         load: (spec, device) -> the model, in place of `spec.load(device)`.
+        label_mapping: also read every record through a one-to-one map from classes to candidates, fitted on the same
+            input's validation record (`label_mapping.py`). Recognition only.
 
     Attributes:
+        mapped: (split, model) -> input -> the record as it reads through its map; empty without `label_mapping`.
         towers: features of batches that several models, or one model twice, would encode alike; not used by residency
             `process`. Whoever starts another round of prompts clears it, to have the memory back.
     """
@@ -66,15 +70,19 @@ class PromptScorer:
         beside: Collection[tuple[str, str]] = (),
         device: torch.device | str = "cpu",
         load: Callable[[ModelSpec, Any], Any] | None = None,
+        label_mapping: bool = False,
     ) -> None:
         if residency not in RESIDENCIES:
             raise ValueError(f"Unknown residency '{residency}'. Available: {', '.join(RESIDENCIES)}.")
         self.datamodule, self.store, self.sizes = datamodule, store, dict(sizes)
         self.controls = [control for control in all_controls(frame, pad) if control.name in controls]
-        self.residency, self.device = residency, device
+        if label_mapping:
+            require_recognition(datamodule.task)
+        self.residency, self.device, self.label_mapping = residency, device, label_mapping
         self.metric = primary_metric(datamodule.task)
         self.colours: dict[str, Control] = {}  # model -> its best constant border on validation
         self.drifts: dict[tuple[str, str], Scores] = {}  # (split, model) -> how far `prompt` moves its features
+        self.mapped: dict[tuple[str, str], dict[str, Scores]] = {}
         self.limits: dict[str, RowLimit] = {}  # model -> how many rows it takes at a time
         self.towers = TowerFeatures()
         self._order = {name: place for place, name in enumerate(order)}
@@ -105,7 +113,15 @@ class PromptScorer:
             self.colours[spec.name] = self._best_colour({c: known[c] for c in wanted if c.name == "constant"})
         chosen = {c.name: known[c] for c in wanted if c.name != "constant" or c == self.colours[spec.name]}
         # In the order of CONTROLS, whatever the store already had.
-        return {name: chosen[name] for name in CONTROLS if name in chosen} | {name: known[name] for name in prompts}
+        records = {name: chosen[name] for name in CONTROLS if name in chosen} | {name: known[name] for name in prompts}
+        if self.label_mapping and prompts:
+            require_shared_candidates(self.datamodule.rows(split), self.datamodule.name)
+            # The maps of these very prompts: the last validation may have been another one's.
+            fitted = records if split == "val" else self._score(spec, "val", prompts, resident)
+            self.mapped[split, spec.name] = {
+                name: read_through(record, fit_mapping(fitted[name])) for name, record in records.items()
+            }
+        return records
 
     def score_all(
         self, specs: Sequence[ModelSpec], split: str, prompts: Mapping[str, Prompt]

@@ -130,8 +130,7 @@ class TVPModule(L.LightningModule):
             loss = task + self.fca * fca + self.tse * tse
             self.manual_backward(loss * world)  # DDP averages over ranks: this makes it their sum
             logged += torch.stack([loss, task, fca, tse]).detach()
-        assert self.prompt.delta.grad is not None  # every loss is of the prompted frame
-        gradient = self.prompt.delta.grad.norm()
+        gradient = self.prompt.gradient_norm()  # every loss is of the prompted frame
         optimizer.step()
         self.prompt.project_()
         self._average()
@@ -143,8 +142,7 @@ class TVPModule(L.LightningModule):
     def _average(self) -> None:
         """Take the prompt after update k = `global_step` into the average: its share is 1 / min(k, N)."""
         if self.average is not None:
-            self.average.delta.lerp_(self.prompt.delta, 1 / min(max(self.global_step, 1), self.average_last))
-            self.average.project_()
+            self.average.lerp_(self.prompt, 1 / min(max(self.global_step, 1), self.average_last))
 
     def losses(self, batch: Any) -> Losses:
         """Sums of a micro-batch, nats and fca per source: ((S,), (S,), ()). Each frame is encoded once per source."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datamodules.splits import SPLITS as SPLITS
+from lightning_modules.prompt_kinds import prompt_kind
 
 CONTROL_NAMES = {
     "full": "full image",
@@ -54,10 +55,16 @@ INITS = ("zero", "normal", "grey", "replicate")
 """What a prompt can start from."""
 
 
-def check_init(how: str, kind: str) -> None:
-    """Raises ValueError for a start that a kind of prompt cannot have: an overlay's border is not a picture's."""
-    if kind == "overlay" and how in ("grey", "replicate"):
+def check_init(how: str, kind: str, bounds: str = "image") -> None:
+    """Raises ValueError for a start that a kind of prompt cannot have: what is added to pixels is no border itself."""
+    if prompt_kind(kind).is_added and how in ("grey", "replicate"):
         raise ValueError(
-            f"prompt.init={how} is a border by itself, and an overlay (method vp) is ADDED to pixels the image already "
-            "has there. Expected prompt.init=zero or normal, or a method that pads (evp, tvp)."
+            f"prompt.init={how} is a border by itself, and a prompt of kind {kind} is ADDED to pixels the image "
+            "already has there. Expected prompt.init=zero or normal, or a prompt that pads (prompt.kind=pad or scaled; "
+            "the methods evp and tvp do by themselves)."
+        )
+    if bounds == "sigmoid" and how == "zero":
+        raise ValueError(
+            "prompt.init=zero is black, which a sigmoid never reaches and where it has no gradient. Expected "
+            "prompt.init=grey, replicate or normal beside prompt.bounds=sigmoid."
         )

@@ -6,6 +6,7 @@ import pytest
 
 from datamodules.text_files import read_text
 from experiments.recipes import FOLDER, first_lines, list_recipes, load_experiment, read_yaml
+from lightning_modules.prompt_kinds import KINDS
 from model_zoo.hf.catalogue import HF_MODELS
 from model_zoo.memory.need import source_need
 
@@ -75,6 +76,40 @@ def test_every_named_model_of_the_hub_has_a_recipe_that_is_planned_without_weigh
     ):
         main([f"exp=cifar10_{name}", "out=run"])
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("source", ["fashion", "cifar10_minigpt4"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_prompt_has_a_recipe_that_is_built_and_planned_without_weights(
+    kind, source, tmp_path, monkeypatch, capsys
+):
+    from experiments.run.build import RunParts, build_module
+    from experiments.run.memory_plan import print_plan
+
+    monkeypatch.chdir(tmp_path)
+    names = {"pad": source, "overlay": "cifar10_minigpt4_vp" if source != "fashion" else "fashion_overlay"}
+    config = load(exp=names.get(kind, f"{source}_{kind}"))
+    prompt = build_module(RunParts(config), steps_per_epoch=10).prompt
+    assert (config.prompt.kind, prompt.kind, config.data.image_size) == (kind, kind, prompt.image_size)
+    assert (kind == "scaled") is (config.prompt.bounds == "sigmoid")
+    assert print_plan(config) == 0 and f"prompt {config.prompt.frame} px" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("method", ["none", "vp", "evp", "tvp"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_prompt_goes_with_every_method_and_null_is_the_method_s_own(kind, method):
+    config = load(f"method={method}", f"prompt.kind={kind}")
+    own = load(f"method={method}")
+    assert config.prompt.kind == kind and config.prompt.init == own.prompt.init and config.prompt.bounds == "image"
+    assert config.method == own.method and own.prompt.kind == ("overlay" if method == "vp" else "pad")
+    assert config.data.image_size == (48 if kind == "pad" else 64)
+
+
+def test_sigmoids_start_from_grey_and_are_what_a_scaled_prompt_has_by_itself():
+    for words in (["prompt.bounds=sigmoid"], ["prompt.kind=scaled", "prompt.bounds=null"]):
+        config = load(*words)
+        assert (config.prompt.bounds, config.prompt.init) == ("sigmoid", "grey")
+    assert load("prompt.bounds=null").prompt.bounds == "image"
 
 
 def test_the_fashion_recipe_needs_nothing_that_does_not_ship(tmp_path, monkeypatch):
@@ -183,6 +218,15 @@ def test_a_list_override_replaces_the_whole_list():
         (["data.image_size=50"], "needs 48"),
         (["targets.select=[embedded_llava]"], "targets.select and targets.heldout"),
         (["method=vp", "prompt.init=grey"], "prompt.init=grey is a border by itself"),
+        (["prompt.kind=ful"], "expected one of"),
+        (["prompt.kind=full", "prompt.init=grey"], "a prompt of kind full is ADDED"),
+        (
+            ["prompt.kind=full", "prompt.bounds=sigmoid"],
+            "Expected prompt.bounds=image or unbounded, or prompt.kind=pad",
+        ),
+        (["prompt.bounds=sigmoid", "prompt.init=zero"], "which a sigmoid never reaches"),
+        (["prompt.kind=patch", "data.image_size=48"], "a prompt of kind patch with frame 64 and pad 8 needs 64"),
+        (["prompt.kind=lowrank", "prompt.rank=0"], "Got prompt.rank=0. Expected 1 <= prompt.rank <= prompt.frame=64"),
         (["prompt.init=replicate", "prompt.init_images=0"], "Expected prompt.init_images >= 1"),
         (["method.optimizer=adam"], "at most 1, for example method.lr=0.01"),
         (["method.optimizer=adam", "method.lr=0.01", "method.momentum=0.9"], "Set method.momentum=0"),

@@ -198,6 +198,27 @@ def test_every_start_of_the_schema_and_the_optimizer_s_own_rates_are_searched():
 
 
 @pytest.mark.parametrize(
+    ("words", "inits"),
+    [
+        (["prompt.kind=full"], ("zero", "normal")),
+        (["prompt.kind=lowrank", "prompt.rank=2"], ("zero", "normal")),
+        (["prompt.kind=scaled"], ("zero", "grey", "replicate", "normal")),  # the recipe says bounds=image
+        (["prompt.kind=scaled", "prompt.bounds=null"], ("grey", "replicate", "normal")),
+        (["prompt.kind=pad", "prompt.bounds=sigmoid"], ("grey", "replicate", "normal")),
+    ],
+)
+def test_a_kind_of_prompt_given_as_a_word_is_tuned_over_the_starts_it_can_have(words, inits):
+    given = [tuple(word.split("=", 1)) for word in words]
+    base = trial_words("embedded", "emoji_recognition", given)
+    for method in METHODS:
+        study = build_study(base, "embedded_minigpt4", method, 0, ROWS)
+        assert set(study.space["init"].values) == set(inits)
+        runs = trial_runs(trial(study, {"method.lr": 0.1, "prompt.init": inits[0]}), base, (0,))
+        config = load_experiment(runs[0].words)
+        assert all(str(config.prompt[key.removeprefix("prompt.")]) == word for key, word in given if word != "null")
+
+
+@pytest.mark.parametrize(
     ("word", "said"),
     [
         ("targets.heldout=[embedded_llava]", "reads the source's validation data and nothing else"),

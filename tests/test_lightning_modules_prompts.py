@@ -5,8 +5,9 @@ import copy
 import pytest
 import torch
 
+from lightning_modules.artefact_png import border_mask
 from lightning_modules.controls import Control
-from lightning_modules.prompts import OverlayPrompt, PadPrompt, Prompt, border_mask, build_prompt
+from lightning_modules.prompts import OverlayPrompt, PadPrompt, Prompt, build_prompt
 
 KINDS = ("pad", "overlay")
 
@@ -92,7 +93,7 @@ def test_wrong_settings_say_what_is_available():
         PadPrompt(bounds="both")
     with pytest.raises(ValueError, match=r"does not fit a frame of 20 px"):
         PadPrompt(frame=20, pad=10)
-    with pytest.raises(ValueError, match=r"Unknown prompt kind 'frame'. Available: overlay, pad"):
+    with pytest.raises(ValueError, match=r"Unknown prompt kind 'frame'. Available: full, lowrank, overlay, pad,"):
         build_prompt("frame", frame=20, pad=4, bounds="image")
     with pytest.raises(ValueError, match=r"Unknown prompt init 'ones'. Available: zero, normal"):
         make(how="ones")

@@ -11,6 +11,7 @@ from support.toy_data import Toy
 import lightning_modules.evaluation as evaluation
 from lightning_modules.controls import ControlStore
 from lightning_modules.evaluation import ModelSpec
+from lightning_modules.label_mapping import fit_mapping, read_through
 from lightning_modules.prompts import PadPrompt
 from lightning_modules.records import FIELDS, ResultLog, read_rows
 from lightning_modules.result_rows import score_rows, summarise
@@ -125,6 +126,25 @@ def test_residencies_give_the_same_scores_and_load_as_they_say(tmp_path):
     assert all((records["keep"][k].scores == records["sequential"][k].scores).all() for k in records["keep"])
     with pytest.raises(ValueError, match=r"Unknown residency 'cloud'\. Available: sequential, keep, process"):
         make_scorer(tmp_path, residency="cloud")
+
+
+def test_label_maps_are_fitted_on_validation_with_the_same_prompt_and_stand_beside_the_plain_score(tmp_path):
+    spec, prompts = Spec("tiny_llava", "heldout"), {"prompt": make_prompt()}
+    scorer, plain = make_scorer(tmp_path, label_mapping=True), make_scorer(tmp_path)
+    expected = {split: plain.score(spec, split, prompts) for split in ("val", "test")}
+    for split in ("test", "val"):  # test first: nothing of an earlier validation is used
+        records = scorer.score(spec, split, prompts)
+        for name, record in records.items():
+            assert (record.scores == expected[split][name].scores).all()
+            wanted = read_through(record, fit_mapping(expected["val"][name]))
+            assert (scorer.mapped[split, "tiny_llava"][name].scores == wanted.scores).all()
+        rows = score_rows(scorer, spec, split, records, prompts, {})
+        values = {(row["input"], row["metric"]): row["value"] for row in rows}
+        mapped = scorer.mapped[split, "tiny_llava"]["prompt"]
+        assert values["prompt", "top1_mapped"] == mapped.correct.mean() and ("full", "top1_mapped") in values
+        assert values["prompt", "top1"] == records["prompt"].correct.mean()
+    assert not any(row["metric"] == "top1_mapped" for row in score_rows(plain, spec, "val", records, prompts, {}))
+    assert plain.mapped == {}
 
 
 @pytest.mark.slow

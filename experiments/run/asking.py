@@ -47,7 +47,7 @@ def show_answers(options: Any) -> None:
 
 
 def build_inputs(prompt: Prompt, photo: Any, *, fit: str) -> tuple[list[str], Tensor]:
-    """Names and frames (N, 3, frame, frame): full picture, black border (pad prompts), prompted."""
+    """Names and frames (N, 3, frame, frame): full picture, black border (of prompts that shrink it), prompted."""
 
     def fitted(size: int) -> Tensor:
         return pil_to_tensor(fit_picture(photo, size, fit=fit))[None]
@@ -55,8 +55,8 @@ def build_inputs(prompt: Prompt, photo: Any, *, fit: str) -> tuple[list[str], Te
     with torch.no_grad():
         small = fitted(prompt.image_size)
         inputs = {"full picture": fitted(prompt.frame), "black border": prompt.blank(small), "prompted": prompt(small)}
-    if prompt.image_size == prompt.frame:
-        del inputs["black border"]  # an overlay has no border of its own: it is the full picture
+    if prompt.lowest < 0:
+        del inputs["black border"]  # what is added to pixels has no border of its own: it is the full picture
     return list(inputs), torch.cat(list(inputs.values()))
 
 

@@ -187,6 +187,7 @@ def build_callback(parts: RunParts, folder: RunFolder) -> TransferCallback:
         order=parts.order,
         beside=parts.beside,
         load=load_kept if parts.residency == "keep" else None,
+        label_mapping=config.targets.label_mapping,
     )
     log = ResultLog(folder.results)
     more: dict[str, Any] = {"context": context, "scores_folder": folder.scores}

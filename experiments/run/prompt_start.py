@@ -15,8 +15,8 @@ from lightning_modules.prompts import Prompt, build_prompt
 def start_prompt(config: DictConfig, datamodule: Any) -> Prompt:
     """The prompt before the first update: a pure function of the configuration and, for `replicate`, the train rows."""
     geometry = config.prompt
-    kind = "overlay" if config.method.name == "vp" else "pad"
-    prompt = build_prompt(kind, frame=geometry.frame, pad=geometry.pad, bounds=geometry.bounds)
+    shape = {key: geometry[key] for key in ("frame", "pad", "bounds", "rank")}
+    prompt = build_prompt(geometry.kind, **shape)
     mean = mean_image(datamodule, geometry.init_images, config.seed) if geometry.init == "replicate" else None
     prompt.init_(geometry.init, std=geometry.init_std, seed=config.seed, mean_image=mean)
     return prompt

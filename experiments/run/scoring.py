@@ -51,7 +51,11 @@ def score_prompt(options: Any) -> None:
             options.out.mkdir(parents=True, exist_ok=True)
             ResultLog(options.out / "results.jsonl").append(rows)
     title = f"{options.prompt} on {scorer.datamodule.name} {split}, {scorer.metric} in %"
-    show_records(title, scorer.metric, records, {spec.name: spec.role for spec in specs})
+    roles = {spec.name: spec.role for spec in specs}
+    show_records(title, scorer.metric, records, roles)
+    if options.label_mapping:
+        mapped = {spec.name: scorer.mapped[split, spec.name] for spec in specs}
+        show_records("The same through label maps fitted on val (the model's own labels)", scorer.metric, mapped, roles)
     if answers:
         show_answers(scorer, split, answers, records)
 
@@ -85,6 +89,7 @@ def _scorer(options: Any, manifest: dict, prompt: Prompt, device: str) -> Prompt
     controls = tuple(name for name in options.controls if name != "none")
     shape: dict[str, Any] = {"frame": prompt.frame, "pad": prompt.pad}
     sizes = dict.fromkeys(("val", "test"), options.n or None)
+    shape["label_mapping"] = options.label_mapping
     return PromptScorer(datamodule, control_store(), **shape, sizes=sizes, controls=controls, device=device)
 
 

@@ -71,8 +71,8 @@ def _wandb_images(pictures: dict[str, Image.Image]) -> dict[str, Any]:
 
 
 def draw_prompt(prompt: Prompt) -> Image.Image:
-    """The border, or the whole overlay, magnified."""
-    return magnify(prompt.delta.detach().cpu(), SIZE, signed=prompt.kind == "overlay")
+    """The border, or whatever is added to pictures, magnified."""
+    return magnify(prompt.delta.detach().cpu(), SIZE, signed=prompt.lowest < 0)
 
 
 def draw_samples(transfer: Any, prompt: Prompt, split: str, what: str) -> Image.Image:

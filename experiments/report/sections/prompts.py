@@ -31,7 +31,7 @@ def prompts_section(material: Material) -> list[dict[str, Any]]:
 def _card(material: Material, cell: CellKey, prompt: Any, name: str) -> dict[str, Any]:
     delta, title = prompt.delta.detach().numpy(), f"{short(cell.source)}, {cell.data}"
     beside = [_thumbnail(run, read_prompt(run)) for run in _other_methods(material, cell)]
-    corner = as_picture(delta[:, :CORNER, :CORNER], prompt.kind == "overlay")
+    corner = as_picture(delta[:, :CORNER, :CORNER], prompt.lowest < 0)
     wave = "Log magnitude of the Fourier transform, low frequencies in the middle"
     return {
         "title": title,
@@ -57,7 +57,7 @@ def _thumbnail(run: Run, prompt: Any, *, main: bool = False) -> tuple[str, Pictu
     """(caption, picture); None without a prompt."""
     if prompt is None:
         return None
-    image = as_picture(prompt.delta.detach().numpy(), prompt.kind == "overlay")
+    image = as_picture(prompt.delta.detach().numpy(), prompt.lowest < 0)
     large = image.width > LARGE
     if large and not main:
         image = image.resize((LARGE, LARGE), Image.Resampling.LANCZOS)
@@ -93,7 +93,7 @@ def border_values(prompt: Any, delta: np.ndarray) -> np.ndarray:
 
 def _histogram(prompt: Any, delta: np.ndarray, name: str, title: str) -> str:
     values = border_values(prompt, delta)
-    low = 0.0 if prompt.kind == "pad" else -1.0
+    low = prompt.lowest
     limits = (min(low, float(values.min())), max(1.0, float(values.max())))
     return histogram(name, f"Values of the border's pixels of {title}, by colour", list(values), limits)
 
@@ -101,11 +101,13 @@ def _histogram(prompt: Any, delta: np.ndarray, name: str, title: str) -> str:
 def facts(prompt: Any, delta: np.ndarray) -> str:
     """Size, range, saturation and roughness of the border in one sentence."""
     values = border_values(prompt, delta)
-    low = 0.0 if prompt.kind == "pad" else -1.0
-    at_ends = float(((values <= low) | (values >= 1)).mean())
+    at_ends = float(((values <= prompt.lowest) | (values >= 1)).mean())
     steps = np.abs(np.diff(delta, axis=2))[:, : prompt.pad].mean()
+    what = (
+        f"border {prompt.pad} px" if prompt.kind in ("pad", "overlay") else f"{prompt.kind} prompt, pad {prompt.pad} px"
+    )
     return (
-        f"Frame {prompt.frame}, border {prompt.pad} px, bounds {prompt.bounds}; values {values.min():.2f} to "
+        f"Frame {prompt.frame}, {what}, bounds {prompt.bounds}; values {values.min():.2f} to "
         f"{values.max():.2f}, mean {values.mean():.2f}, {100 * at_ends:.0f} % of them at an end of the range; mean "
         f"step between neighbouring pixels {steps:.2f}."
     )
