@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from datamodules.splits import SPLITS as SPLITS
 
 CONTROL_NAMES = {
@@ -61,3 +63,16 @@ def check_init(how: str, kind: str) -> None:
             f"prompt.init={how} is a border by itself, and an overlay (method vp) is ADDED to pixels the image already "
             "has there. Expected prompt.init=zero or normal, or a method that pads (evp, tvp)."
         )
+
+
+THROUGH = ("8bit", "png", "jpeg", "resize")
+"""What prompted frames can go through while a prompt is learned; a PNG is 8 bits."""
+
+
+def check_through(ways: Sequence[str]) -> None:
+    """Raises ValueError for a word that is none of THROUGH, or one that comes twice."""
+    for way in ways:
+        if way not in THROUGH:
+            raise ValueError(f"Unknown '{way}' in method.through. Available: {', '.join(THROUGH)}.")
+    if len(set(ways)) < len(ways):
+        raise ValueError(f"method.through names one change twice: {', '.join(ways)}. Expected each at most once.")
