@@ -24,6 +24,8 @@ from lightning_modules.controls import ControlStore
 from lightning_modules.evaluation import ModelSpec
 from lightning_modules.feature_cache import FeatureCache
 from lightning_modules.features import CachedFeatures
+from lightning_modules.frame_changes import FrameChanges
+from lightning_modules.gradients import SPSA
 from lightning_modules.metrics import primary_metric
 from lightning_modules.records import ResultLog
 from lightning_modules.scorer import PromptScorer
@@ -42,6 +44,7 @@ from model_zoo.registry import load_clip, tile_options
 # Keys of `data` and `method` that the data set and the module take under the same names.
 DATA_KEYS = ("root", "image_size", "n_train", "workers", "split_seed", "val", "official", "augment")
 METHOD_KEYS = ("fca", "tse", "fca_relative", "optimizer", "lr", "momentum", "schedule", "warmup_steps")
+METHOD_KEYS += ("weight_noise", "sharpness")
 # Which only some data sets have: given where they are set, `half=false` too.
 OPTIONAL_DATA_KEYS = ("shots", "names", "corruption", "cache", "max_corrupt", "half", "task")
 
@@ -144,6 +147,9 @@ def build_module(parts: RunParts, steps_per_epoch: int) -> TVPModule:
         total_epochs=epochs,
         total_steps=steps,
         average_last=config.train.average_last,
+        frame_changes=FrameChanges(method.through, **method.diversity, seed=config.seed),
+        spsa=SPSA(method.spsa_c, method.spsa_directions) if method.gradient == "spsa" else None,
+        seed=config.seed,
         **{key: method[key] for key in METHOD_KEYS},
     )
 
