@@ -14,7 +14,7 @@ from lightning_modules.backoff import RowLimit, free_memory
 from lightning_modules.code_version import code_version, library_versions
 from lightning_modules.controls import Control, ControlStore, all_controls, templates_digest
 from lightning_modules.evaluation import ModelSpec, gather_scores, score_in_process, score_inputs
-from lightning_modules.features import FeatureDrift
+from lightning_modules.features import DRIFT_ROWS, FeatureDrift
 from lightning_modules.metrics import Scores, in_common, point, primary_metric
 from lightning_modules.prompts import Prompt
 from lightning_modules.ranks import GpuPool, from_rank_zero, is_rank_zero, other_gpus
@@ -149,6 +149,13 @@ class PromptScorer:
             self.drifts[split, spec.name] = self.drifts[split, spec.name].with_units(unit_of)
         records = in_common(cast(dict[Any, Scores], known | fresh))
         return {name: scores.with_units(unit_of) for name, scores in records.items()}
+
+    def measure_drift(self, spec: ModelSpec, split: str, prompt: Prompt) -> None:
+        """Put a model into `drifts` that is not scored on the split: its features are read, no label and no answer."""
+        drift = FeatureDrift(prompt)
+        inputs = {"drift": (drift.image_size, drift)}
+        record = gather_scores(self._run(spec, split, DRIFT_ROWS, inputs, None))["drift"]
+        self.drifts[split, spec.name] = record.with_units(self.datamodule.units(split))
 
     def _best_colour(self, known: Mapping[Control, Scores]) -> Control:
         return max(known, key=lambda control: self._value(known[control]))

@@ -32,6 +32,7 @@ from lightning_modules.scorer import PromptScorer
 from lightning_modules.trainer_callbacks import (
     AtomicCheckpointIO,
     KeepPrompts,
+    StopByDrift,
     ValidateLast,
     build_checkpoints,
     speed_callbacks,
@@ -189,6 +190,7 @@ def build_callback(parts: RunParts, folder: RunFolder) -> TransferCallback:
     log = ResultLog(folder.results)
     more: dict[str, Any] = {"context": context, "scores_folder": folder.scores}
     of_targets = {"png": config.targets.png, "curves": config.targets.curves}
+    of_targets["drift_of"] = config.train.stop_drift.mllm
     return TransferCallback(parts.sources, parts.targets, scorer, log, **more, **of_targets)
 
 
@@ -214,8 +216,11 @@ def build_trainer(parts: RunParts, folder: RunFolder, callback: TransferCallback
     loggers = build_loggers(config, folder.path)
     pictures = PictureCallback(callback, samples=shows_samples(config, loggers))
     shown = show_progress(config.log.progress)
+    stop = None
+    if train.stop_drift.mllm is not None:
+        by_steps.append(stop := StopByDrift(callback.scorer.drifts, **train.stop_drift))
     checkpoints = build_checkpoints(
-        folder.checkpoints, monitor=parts.monitor, every=train.checkpoint_every, validate_every=interval
+        folder.checkpoints, monitor=parts.monitor, every=train.checkpoint_every, validate_every=interval, stop=stop
     )
     return L.Trainer(
         accelerator=train.accelerator,
