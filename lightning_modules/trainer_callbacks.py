@@ -161,7 +161,7 @@ class StopByDrift(L.Callback):
         self._last = record
         drift = drift_metrics(record)["drift_relative"].value
         self.found = {"drift": drift, "step": trainer.global_step, "stopped": drift > self.limit}
-        if self.found["stopped"] and trainer.training:
+        if self.found["stopped"] and trainer.state.fn == "fit":
             trainer.should_stop = True
             print(self) if trainer.is_global_zero else None
 
