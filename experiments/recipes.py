@@ -20,7 +20,8 @@ from model_zoo.served.address import is_served
 
 FOLDER = Path(__file__).parent / "recipes"
 # Kept when `method=evp` is said of a tvp recipe (or the reverse): the same loop with parts switched.
-SHARED_BY_PAD_METHODS = ("lr", "momentum", "optimizer", "schedule", "warmup_steps", "sources", "clip") + (
+SHARED_BY_PAD_METHODS = (
+    *("lr", "momentum", "optimizer", "schedule", "warmup_steps", "sources", "clip"),
     *("through", "diversity", "weight_noise", "sharpness", "gradient", "spsa_c", "spsa_directions"),
 )
 
@@ -223,7 +224,8 @@ def _check_learning(config: DictConfig) -> None:
     check_through(method.through)
     if not 0 <= diversity.shift < config.prompt.frame / 2:
         raise ValueError(
-            f"Expected method.diversity.shift from 0 to half of prompt.frame={config.prompt.frame}, got {diversity.shift}."
+            f"Expected method.diversity.shift from 0 to half of prompt.frame={config.prompt.frame}, got "
+            f"{diversity.shift}."
         )
     bounded = {"diversity.scale": diversity.scale, "diversity.jitter": diversity.jitter}
     for key, value in (bounded | {"weight_noise": method.weight_noise}).items():
@@ -267,7 +269,9 @@ def _check_stop_drift(config: DictConfig) -> None:
     if not limit > 0:
         raise ValueError(f"Expected train.stop_drift.limit > 0, got {limit:g}.")
     if config.official:
-        raise ValueError("official=true exports the last prompt, as the reference does. Leave out train.stop_drift.mllm.")
+        raise ValueError(
+            "official=true exports the last prompt, as the reference does. Leave out train.stop_drift.mllm."
+        )
 
 
 def _resolve_geometry(config: DictConfig) -> None:

@@ -35,7 +35,7 @@ def round_8bit(frames: Tensor) -> Tensor:
 
 
 def jpeg(frames: Tensor, quality: int) -> Tensor:
-    """What Pillow's JPEG of this quality (colours at half resolution) keeps of frames (B, 3, S, S); straight-through."""
+    """What Pillow's JPEG of this quality (its colours are halved) keeps of frames (B, 3, S, S); straight-through."""
     pixels = (frames.detach().clamp(0, 1) * 255).round().to("cpu", torch.uint8).permute(0, 2, 3, 1).numpy()
     decoded = np.stack([_coded(picture, quality) for picture in pixels])
     return straight_through(frames, torch.from_numpy(decoded).permute(0, 3, 1, 2).to(frames) / 255)
@@ -128,4 +128,3 @@ class FrameChanges:
             up, down = torch.rand(2, 3, generator=draws, dtype=torch.float64).mul(2).sub(1).mul(self.jitter)
             frames = coloured(frames, 1 + up, down / 2)
         return frames
-

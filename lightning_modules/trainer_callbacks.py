@@ -132,7 +132,7 @@ class StopByDrift(L.Callback):
         limit: of the mean relative drift.
 
     Attributes:
-        found: the drift last measured (`drift`), after which update (`step`), and whether it ended training (`stopped`).
+        found: the drift last measured (`drift`), after which update (`step`), and if it ended training (`stopped`).
     """
 
     def __init__(self, drifts: Mapping[tuple[str, str], Scores], mllm: str, limit: float) -> None:
@@ -143,7 +143,11 @@ class StopByDrift(L.Callback):
     @property
     def record(self) -> dict[str, Any]:
         """What a run's record says of it."""
-        return {"mllm": self.mllm, "limit": self.limit, "read": "features of validation pictures, no labels"} | self.found
+        return {
+            "mllm": self.mllm,
+            "limit": self.limit,
+            "read": "features of validation pictures, no labels",
+        } | self.found
 
     def __str__(self) -> str:
         drift, step = self.found["drift"], self.found["step"]

@@ -47,6 +47,7 @@ def cache(tmp_path_factory):
 
 def smoke(out, *words):
     few = ("data.n_test=0", "targets.select=[]", "targets.heldout=[embedded_instructblip]", "targets.residency=keep")
+    few += ("targets.n=12", "method.tse=0")
     main(["exp=smoke", f"out={out}", *few, *words])
     return Path(out)
 
@@ -147,12 +148,13 @@ def test_a_run_with_everything_on_resumes_mid_epoch_to_the_uninterrupted_prompt(
     assert not torch.equal(delta_of(whole), delta_of(plain))
 
 
-@pytest.mark.parametrize("curves", ["true", "false"])
+@pytest.mark.parametrize("curves", [pytest.param("true", marks=pytest.mark.slow), "false"])
 def test_a_held_out_model_s_features_stop_training_without_a_label_of_it_and_the_run_says_so(
     cache, tmp_path, monkeypatch, capsys, curves
 ):
     """Four validations; the limit lies between the drifts of the second and the third."""
-    words = ("train.val_every_steps=2", f"targets.curves={curves}", "train.stop_drift.mllm=embedded_instructblip")
+    words = ("train.epochs=1", "train.val_every_steps=1", f"targets.curves={curves}")
+    words += ("train.stop_drift.mllm=embedded_instructblip",)
     from lightning_modules.trainer_callbacks import StopByDrift
 
     drifts = []
@@ -165,20 +167,22 @@ def test_a_held_out_model_s_features_stop_training_without_a_label_of_it_and_the
     with monkeypatch.context() as patched:
         patched.setattr(StopByDrift, "on_validation_end", watched)
         free = smoke(tmp_path / "free", *words, "train.stop_drift.limit=100")
-    assert len(drifts) == 4 and drifts[0] < drifts[1] < drifts[2]
+    assert len(drifts) == 4 and max(drifts[:2]) < drifts[2]
     record = read_status(free)["stop_drift"]
     assert record == {
         "mllm": "embedded_instructblip", "limit": 100, "read": "features of validation pictures, no labels",
-        "drift": drifts[3], "step": 8, "stopped": False,
+        "drift": drifts[3], "step": 4, "stopped": False,
     }  # fmt: skip
-    limit = f"train.stop_drift.limit={(drifts[1] + drifts[2]) / 2}"
+    limit = f"train.stop_drift.limit={(max(drifts[:2]) + drifts[2]) / 2}"
     capsys.readouterr()
     early = smoke(tmp_path / "early", *words, limit)
     record = read_status(early)["stop_drift"]
-    assert (record["step"], record["stopped"], record["drift"]) == (6, True, drifts[2])
-    assert "Early stop by features of embedded_instructblip on validation pictures (no labels)" in capsys.readouterr().out
+    assert (record["step"], record["stopped"], record["drift"]) == (3, True, drifts[2])
+    assert (
+        "Early stop by features of embedded_instructblip on validation pictures (no labels)" in capsys.readouterr().out
+    )
     rows = read_rows(early / "results.jsonl")
-    assert {row["step"] for row in rows} == {2, 4, 6} and read_manifest(early / "prompt")["steps"] in (2, 4)
+    assert {row["step"] for row in rows} == {1, 2, 3} and read_manifest(early / "prompt")["steps"] in (1, 2)
     assert ("embedded_instructblip" in {row["mllm"] for row in rows}) == (curves == "true")
     # Killed after the stop, it resumes to the end, not to further updates.
     if curves == "false":
@@ -192,11 +196,12 @@ def test_a_held_out_model_s_features_stop_training_without_a_label_of_it_and_the
 
 
 def test_a_limit_that_the_first_validation_exceeds_is_one_message(cache, tmp_path):
-    words = ("train.val_every_steps=2", "train.stop_drift.mllm=embedded_instructblip", "train.stop_drift.limit=1e-6")
-    with pytest.raises(ValueError, match=r"No prompt is within train.stop_drift.limit=1e-06: the first validation found"):
+    words = ("train.val_every_steps=1", "train.stop_drift.mllm=embedded_instructblip", "train.stop_drift.limit=1e-6")
+    with pytest.raises(ValueError, match=r"No prompt is within train.stop_drift.limit=1e-06: the first"):
         smoke(tmp_path / "run", *words)
 
 
+@pytest.mark.slow
 def test_the_table_says_whose_features_could_have_stopped_the_run(cache, tmp_path):
     words = ("train.epochs=1", "train.stop_drift.mllm=embedded_instructblip", "train.stop_drift.limit=100")
     out = smoke(tmp_path / "run", *words, "data.n_test=24")

@@ -141,7 +141,8 @@ def test_draws_of_diversity_reach_both_ends_and_never_leave_them():
     ramp = torch.linspace(0, 1, SIDE).expand(1, 3, SIDE, SIDE)
     moves = {round(float((FrameChanges(shift=2).at(s)(ramp) - ramp)[0, 0, 8, 12] * (SIDE - 1))) for s in range(60)}
     assert moves == {-2, -1, 0, 1, 2}
-    contrasts = [float(out[0, 0, 0, -1] - out[0, 0, 0, 0]) for s in range(60) for out in [FrameChanges(jitter=0.3).at(s)(ramp)]]
+    pictures = [FrameChanges(jitter=0.3).at(step)(ramp) for step in range(60)]
+    contrasts = [float(picture[0, 0, 0, -1] - picture[0, 0, 0, 0]) for picture in pictures]
     assert 0.7 <= min(contrasts) < 0.8 and 1.2 < max(contrasts) <= 1.3
 
 

@@ -208,7 +208,8 @@ def started(**options):
 def test_each_way_of_learning_is_another_update_and_zero_strength_is_none(name):
     batches = [make_batch(), make_batch(seed=1)]
     plain = fit(started(fca=0.3), batches)
-    assert torch.equal(fit(started(fca=0.3, frame_changes=FrameChanges(), weight_noise=0.0, sharpness=0.0), batches), plain)
+    off = {"frame_changes": FrameChanges(), "weight_noise": 0.0, "sharpness": 0.0}
+    assert torch.equal(fit(started(fca=0.3, **off), batches), plain)
     other = fit(started(fca=0.3, **LEARNING[name]()), batches)
     assert torch.isfinite(other).all() and not torch.allclose(other, plain, atol=1e-3)
     assert not other[:, PAD:-PAD, PAD:-PAD].any()
