@@ -175,7 +175,7 @@ class StopDrift:
     """train.stop_drift: an early stop by how far the prompt moves a third model's features; no label is read."""
 
     mllm: str | None = None
-    """one of the targets, held out or not: its features steer, which run.json and the table say (null: no early stop)"""
+    """one of the targets, held out or not: its features steer, which run.json and the table say (null: no such stop)"""
     limit: float = 0.5
     """the largest relative drift on validation pictures: the mean distance of visual tokens with and without the
     prompt, over the mean norm of those without; a prompt beyond it ends training and is not exported"""
