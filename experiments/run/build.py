@@ -44,8 +44,10 @@ from model_zoo.registry import load_clip, tile_options
 
 # Keys of `data` and `method` that the data set and the module take under the same names.
 DATA_KEYS = ("root", "image_size", "n_train", "workers", "split_seed", "val", "official", "augment")
-METHOD_KEYS = ("fca", "tse", "fca_relative", "optimizer", "lr", "momentum", "schedule", "warmup_steps")
-METHOD_KEYS += ("weight_noise", "sharpness")
+METHOD_KEYS = (
+    *("fca", "tse", "fca_relative", "optimizer", "lr", "momentum", "schedule", "warmup_steps"),
+    *("weight_noise", "sharpness"),
+)
 # Which only some data sets have: given where they are set, `half=false` too.
 OPTIONAL_DATA_KEYS = ("shots", "names", "corruption", "cache", "max_corrupt", "half", "task")
 
