@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -207,3 +209,16 @@ def test_the_table_says_whose_features_could_have_stopped_the_run(cache, tmp_pat
     out = smoke(tmp_path / "run", *words, "data.n_test=24")
     assert "features of embedded_instructblip on validation pictures (no labels)" in (out / "table.md").read_text()
     assert json.loads((out / "run.json").read_text())["stop_drift"]["stopped"] is False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [ALL_AT_ONCE, ("method.gradient=spsa", "method.through=[jpeg]")])
+def test_two_ranks_equal_one_rank_with_the_doubled_batch(cache, tmp_path, words):
+    few = ("targets.select=[]", "targets.heldout=[]", "data.n_test=0", "targets.n=12", "method.tse=0")
+    common = ("exp=smoke", "train.max_steps=3", "train.accelerator=cpu", *few, *words)
+    main([*common, f"out={tmp_path / 'one'}", "train.batch_size=8"])
+    two = (f"out={tmp_path / 'two'}", "train.batch_size=4", "train.devices=2", "train.strategy=ddp")
+    command = [sys.executable, "-m", "experiments.train", *common, *two]
+    done = subprocess.run(command, cwd=FOLDER.parent.parent, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert torch.allclose(delta_of(tmp_path / "two"), delta_of(tmp_path / "one"), atol=1e-4)
