@@ -16,11 +16,15 @@ from datamodules.text_files import read_text
 from experiments.cli import list_options, unknown
 from experiments.schema import ADAM, GROUPS, OFFICIAL, PRESETS, Experiment
 from lightning_modules.prompt_kinds import check_bounds
-from lightning_modules.vocabulary import check_init
+from lightning_modules.vocabulary import check_init, check_through
+from model_zoo.served.address import is_served
 
 FOLDER = Path(__file__).parent / "recipes"
 # Kept when `method=evp` is said of a tvp recipe (or the reverse): the same loop with parts switched.
-SHARED_BY_PAD_METHODS = ("lr", "momentum", "optimizer", "schedule", "warmup_steps", "sources", "clip")
+SHARED_BY_PAD_METHODS = (
+    *("lr", "momentum", "optimizer", "schedule", "warmup_steps", "sources", "clip"),
+    *("through", "diversity", "weight_noise", "sharpness", "gradient", "spsa_c", "spsa_directions"),
+)
 
 
 def list_recipes() -> dict[str, str]:
@@ -157,6 +161,7 @@ def resolve(config: DictConfig) -> DictConfig:
     _check_method(config)
     _resolve_geometry(config)
     _resolve_targets(config)
+    _check_stop_drift(config)
     if config.monitor is None:
         config.monitor = "source"
     OmegaConf.set_readonly(config, True)
@@ -191,6 +196,7 @@ def _check_method(config: DictConfig) -> None:
             "Use method=tvp with these weights, or leave them out."
         )
     _check_update(config)
+    _check_learning(config)
     for key in ("epochs", "batch_size", "eval_batch_size", "accumulate", "devices", "checkpoint_every", "val_every"):
         if config.train[key] < 1:
             raise ValueError(f"Expected train.{key} >= 1, got {config.train[key]}.")
@@ -225,6 +231,62 @@ def _check_update(config: DictConfig) -> None:
         raise ValueError(
             f"method.schedule=cosine_epoch changes lr once an epoch and has no warm-up, got method.warmup_steps="
             f"{method.warmup_steps}. Use method.schedule=cosine_step or constant, or method.warmup_steps=0."
+        )
+
+
+def _check_learning(config: DictConfig) -> None:
+    """How an update is made: strengths, and what cannot go together."""
+    method, diversity = config.method, config.method.diversity
+    check_through(method.through)
+    if not 0 <= diversity.shift < config.prompt.frame / 2:
+        raise ValueError(
+            f"Expected method.diversity.shift from 0 to half of prompt.frame={config.prompt.frame}, got "
+            f"{diversity.shift}."
+        )
+    bounded = {"diversity.scale": diversity.scale, "diversity.jitter": diversity.jitter}
+    for key, value in (bounded | {"weight_noise": method.weight_noise}).items():
+        if not 0 <= value < 1:
+            raise ValueError(f"Expected 0 <= method.{key} < 1, got {value:g}.")
+    if not 0 <= method.sharpness < float("inf"):
+        raise ValueError(f"Expected method.sharpness >= 0 (0: off), got {method.sharpness:g}.")
+    if not 0 < method.spsa_c <= 1 or method.spsa_directions < 1:
+        raise ValueError(
+            f"Expected 0 < method.spsa_c <= 1 and method.spsa_directions >= 1, got {method.spsa_c:g} and "
+            f"{method.spsa_directions}."
+        )
+    if method.gradient == "spsa" and method.sharpness:
+        raise ValueError(
+            f"method.gradient=spsa knows loss values only, and method.sharpness={method.sharpness:g} climbs along a "
+            "gradient. Set method.sharpness=0, or method.gradient=backprop."
+        )
+    if method.weight_noise and method.fca and config.train.feature_cache != "off":
+        raise ValueError(
+            f"train.feature_cache={config.train.feature_cache} keeps features of the plain weights, and FCA under "
+            f"method.weight_noise={method.weight_noise:g} compares those of noisy ones. Set train.feature_cache=off."
+        )
+    if method.weight_noise and config.train.compile:
+        raise ValueError(
+            "method.weight_noise puts other weights in place for every update, for which compiled layers are not made. "
+            "Set train.compile=false."
+        )
+
+
+def _check_stop_drift(config: DictConfig) -> None:
+    """The model whose features stop training must be a target that runs here."""
+    name, limit = config.train.stop_drift.mllm, config.train.stop_drift.limit
+    if name is None:
+        return
+    if name not in config.targets.names or is_served(name):
+        here = [target for target in config.targets.names if not is_served(target)]
+        raise ValueError(
+            f"train.stop_drift.mllm={name} must be a third model whose features can be read: one of the targets "
+            f"({', '.join(here) or 'there are none'}), not a source and not behind a server."
+        )
+    if not limit > 0:
+        raise ValueError(f"Expected train.stop_drift.limit > 0, got {limit:g}.")
+    if config.official:
+        raise ValueError(
+            "official=true exports the last prompt, as the reference does. Leave out train.stop_drift.mllm."
         )
 
 

@@ -126,6 +126,18 @@ class Prompt:
 
 
 @dataclass
+class Diversity:
+    """method.diversity: prompted and clean frames seen a little otherwise, drawn anew for every update."""
+
+    shift: int = 0
+    """most pixels a frame moves against a model's grid of patches, down and right (0: none)"""
+    scale: float = 0.0
+    """most a frame grows or shrinks, as a fraction of its side (0: not at all)"""
+    jitter: float = 0.0
+    """most the contrast of a channel changes, as a fraction, and its brightness by half of it (0: not at all)"""
+
+
+@dataclass
 class Method:
     """method: how it is learned. null: the method's own value."""
 
@@ -152,6 +164,33 @@ class Method:
     """how the task and FCA losses of several sources are joined"""
     clip: str = "ViT-B-32"
     """the CLIP that TSE compares with"""
+    through: list[str] = field(default_factory=list)
+    """what frames go through in training, in this order: 8bit (png is the same), jpeg (quality 75 to 95), resize (down
+    to as little as half and back); scores are of the plain frames"""
+    diversity: Diversity = field(default_factory=Diversity)
+    weight_noise: float = 0.0
+    """Gaussian noise on the weights of the source's tower and connector, new for every update, as a fraction of each
+    tensor's root mean square (0: none)"""
+    sharpness: float = 0.0
+    """radius, in pixel units over the whole prompt, within which an update's gradient is taken at the worst point
+    (SAM; twice the time; 0: at the prompt itself)"""
+    gradient: Literal["backprop", "spsa"] = "backprop"
+    """backpropagation, or spsa: estimated from loss values, 2 x spsa_directions of them an update"""
+    spsa_c: float = 0.02
+    """spsa: how far from the prompt losses are asked, for every pixel"""
+    spsa_directions: int = 5
+    """spsa: random directions an update averages over"""
+
+
+@dataclass
+class StopDrift:
+    """train.stop_drift: an early stop by how far the prompt moves a third model's features; no label is read."""
+
+    mllm: str | None = None
+    """one of the targets, held out or not: its features steer, which run.json and the table say (null: no such stop)"""
+    limit: float = 0.5
+    """the largest relative drift on validation pictures: the mean distance of visual tokens with and without the
+    prompt, over the mean norm of those without; a prompt beyond it ends training and is not exported"""
 
 
 @dataclass
@@ -202,6 +241,7 @@ class Train:
     pays where pictures repeat: several epochs or runs over square images, or without augmentation"""
     feature_cache_gib: float = 20.0
     """most GiB of the feature cache; what was used longest ago goes first"""
+    stop_drift: StopDrift = field(default_factory=StopDrift)
     memory_check: Literal["refuse", "warn", "off"] = "refuse"
     """what happens when the plan of a run does not fit in free memory, before anything is loaded"""
 

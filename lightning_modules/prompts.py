@@ -127,13 +127,6 @@ class Prompt(nn.Module, ABC):
     def _replicated(self, mean_image: Tensor) -> Tensor:
         return F.pad(mean_image[None], [self.pad] * 4, mode="replicate")[0]
 
-    def gradient_norm(self) -> Tensor:
-        """L2 norm of the gradient of all that is learned. Raises RuntimeError before the first backward pass."""
-        gradients = [parameter.grad for parameter in self.parameters()]
-        if any(gradient is None for gradient in gradients):
-            raise RuntimeError("The prompt has no gradient yet. Expected a backward pass through its frames first.")
-        return torch.cat([gradient.flatten() for gradient in gradients if gradient is not None]).norm()
-
     @torch.no_grad()
     def lerp_(self, other: Prompt, share: float) -> None:
         """Go `share` of the way to another prompt of the same kind, in what is learned, then project."""

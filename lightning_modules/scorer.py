@@ -204,6 +204,13 @@ class PromptScorer:
         records = in_common(cast(dict[Any, Scores], known | fresh))
         return {name: scores.with_units(unit_of) for name, scores in records.items()}
 
+    def measure_drift(self, spec: ModelSpec, split: str, prompt: Prompt) -> None:
+        """Put a model into `drifts` that is not scored on the split: its features are read, no label and no answer."""
+        drift = FeatureDrift(prompt)
+        inputs = {"drift": (drift.image_size, drift)}
+        record = gather_scores(self._run(spec, split, DRIFT_ROWS, inputs, None))["drift"]
+        self.drifts[split, spec.name] = record.with_units(self.datamodule.units(split))
+
     def _best_colour(self, known: Mapping[Control, Scores]) -> Control:
         return max(known, key=lambda control: self._value(known[control]))
 

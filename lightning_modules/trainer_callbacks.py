@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +14,8 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_modules.atomic import replace_file
+from lightning_modules.features import drift_metrics
+from lightning_modules.metrics import Scores
 
 LAST, PREVIOUS, BEST = "last.ckpt", "last.previous.ckpt", "best.ckpt"
 
@@ -121,7 +123,77 @@ class KeepPrompts(L.Callback):
             replace_file(self.folder / f"{trainer.global_step}.npy", buffer.getvalue(), sync=False)
 
 
-def build_checkpoints(folder: Path, *, monitor: str, every: int, validate_every: int | None) -> list[ModelCheckpoint]:
+class StopByDrift(L.Callback):
+    """Ends training at the first validation at which the prompt moves a third model's features beyond a limit.
+
+    Args:
+        drifts: (split, model) -> record of `features.FeatureDrift`, a new one at every whole validation.
+        mllm: whose. Its pictures of validation are read, none of their labels.
+        limit: of the mean relative drift.
+
+    Attributes:
+        found: the drift last measured (`drift`), after which update (`step`), and if it ended training (`stopped`).
+    """
+
+    def __init__(self, drifts: Mapping[tuple[str, str], Scores], mllm: str, limit: float) -> None:
+        self.drifts, self.mllm, self.limit = drifts, mllm, limit
+        self.found: dict[str, Any] = {"drift": None, "step": None, "stopped": False}
+        self._last: Scores | None = None
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What a run's record says of it."""
+        return {
+            "mllm": self.mllm,
+            "limit": self.limit,
+            "read": "features of validation pictures, no labels",
+        } | self.found
+
+    def __str__(self) -> str:
+        drift, step = self.found["drift"], self.found["step"]
+        said = "none was measured" if drift is None else f"{drift:.3f} after update {step}"
+        did = "ended training: that prompt was not exported" if self.found["stopped"] else "did not end training"
+        return (
+            f"Early stop by features of {self.mllm} on validation pictures (no labels): drift {said}, limit "
+            f"{self.limit:g}; it {did}."
+        )
+
+    def on_validation_end(self, trainer: L.Trainer, *_: Any) -> None:
+        record = self.drifts.get(("val", self.mllm))
+        if trainer.sanity_checking or record is None or record is self._last:  # a partial validation measures nothing
+            return
+        self._last = record
+        drift = drift_metrics(record)["drift_relative"].value
+        self.found = {"drift": drift, "step": trainer.global_step, "stopped": drift > self.limit}
+        if self.found["stopped"] and trainer.state.fn == "fit":
+            trainer.should_stop = True
+            print(self) if trainer.is_global_zero else None
+
+    def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
+        trainer.should_stop = trainer.should_stop or self.found["stopped"]  # a run that goes on stays stopped
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self.found)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.found = dict(state_dict)
+
+
+class BestWithin(ModelCheckpoint):
+    """Keeps the best prompt as ModelCheckpoint does, but never the one whose drift ended training."""
+
+    def __init__(self, stop: StopByDrift, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._stop = stop
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not self._stop.found["stopped"]:
+            super().on_validation_end(trainer, pl_module)
+
+
+def build_checkpoints(
+    folder: Path, *, monitor: str, every: int, validate_every: int | None, stop: StopByDrift | None = None
+) -> list[ModelCheckpoint]:
     """`best.ckpt` (largest `monitor`) and `last.ckpt`, with the one before; each is replaced whole or not at all.
 
     Args:
@@ -129,6 +201,7 @@ def build_checkpoints(folder: Path, *, monitor: str, every: int, validate_every:
         monitor: a logged key.
         every: updates between checkpoints inside an epoch.
         validate_every: updates between validations; None: they come at the ends of epochs.
+        stop: what may end training early, by a prompt that is not to be the best.
     """
     kept: dict[str, Any] = {
         "dirpath": folder,
@@ -136,8 +209,9 @@ def build_checkpoints(folder: Path, *, monitor: str, every: int, validate_every:
         "auto_insert_metric_name": False,
         "save_top_k": 1,
     }
+    best: dict[str, Any] = {"filename": "best", "monitor": monitor, "mode": "max", "save_on_train_epoch_end": False}
     return [
-        ModelCheckpoint(filename="best", monitor=monitor, mode="max", save_on_train_epoch_end=False, **kept),
+        BestWithin(stop, **best, **kept) if stop else ModelCheckpoint(**best, **kept),
         StepCheckpoint(
             filename="last",
             every_n_train_steps=every,

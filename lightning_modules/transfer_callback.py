@@ -37,6 +37,7 @@ class TransferCallback(L.Callback):
         scores_folder: per-sample scores of the last scoring of each split go here as npz.
         png: whether `all` models score `test_prompts`, or the sources (`source`) only.
         curves: whether held-out targets are scored at validations too, and not on test alone.
+        drift_of: a target whose features' drift is measured at every validation, scored there or not.
     """
 
     def __init__(
@@ -50,9 +51,11 @@ class TransferCallback(L.Callback):
         scores_folder: Path | None = None,
         png: str = "all",
         curves: bool = True,
+        drift_of: str | None = None,
     ) -> None:
         self.sources, self.targets, self.scorer, self.results = list(sources), list(targets), scorer, log
         self.context, self.scores_folder, self.png, self.curves = context, scores_folder, png, curves
+        self.drift_of = drift_of
         self.test_prompts: dict[str, Prompt] = {}  # further prompts scored on test, e.g. `png`
         self.latest: dict[str, dict[str, dict[str, Scores]]] = {}  # split -> mllm -> input -> record
         self.chosen: tuple[int, int] | None = None  # (epoch, step) of the prompt that is tested, where not the current
@@ -129,6 +132,9 @@ class TransferCallback(L.Callback):
                 context = self.context | {"epoch": epoch, "step": step}
                 self.results.append(score_rows(self.scorer, spec, split, records, prompts, context))
                 self._keep_scores(spec, split, records)
+        for spec in self.targets:
+            if split == "val" and spec.name == self.drift_of and spec not in targets:
+                self.scorer.measure_drift(spec, split, module.result)
         return logged | self._mean_select(split, logged)
 
     def _mean_select(self, split: str, logged: Mapping[str, float]) -> dict[str, float]:

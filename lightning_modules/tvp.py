@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple, cast
 
 import lightning as L
@@ -13,10 +14,14 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_modules.backoff import take_rows
+from lightning_modules.draws import step_generator
 from lightning_modules.features import encode_clean, fca_tokens
+from lightning_modules.frame_changes import FrameChanges
+from lightning_modules.gradients import SPSA, climbed, estimate_gradients_, total_norm
 from lightning_modules.losses import fca_distances, tse_losses
 from lightning_modules.optim import build_optimizer, build_schedule
 from lightning_modules.prompts import Prompt
+from lightning_modules.weight_noise import noisy_weights
 from model_zoo.pool import POOL
 
 
@@ -47,6 +52,11 @@ class TVPModule(L.LightningModule):
         total_epochs, total_steps: length of the schedules.
         average_last: N > 0 also keeps `average`, the mean of the first N prompts, then an exponential one that takes
             one part in N of each new prompt.
+        frame_changes: what happens to prompted and clean frames in training (default: nothing).
+        weight_noise: relative size of the noise on what the sources see with, new for every update; 0: none.
+        sharpness: radius of the sharpness-aware step; 0: none.
+        spsa: gradients from loss values alone; None: by backpropagation.
+        seed: of what is drawn for an update.
 
     Attributes:
         average: a frozen Prompt, or None; part of every checkpoint.
@@ -75,6 +85,11 @@ class TVPModule(L.LightningModule):
         total_epochs: int = 1,
         total_steps: int = 1,
         average_last: int = 0,
+        frame_changes: FrameChanges | None = None,
+        weight_noise: float = 0.0,
+        sharpness: float = 0.0,
+        spsa: SPSA | None = None,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -89,6 +104,8 @@ class TVPModule(L.LightningModule):
         self.sources_reduction, self.accumulate = sources_reduction, accumulate
         self.total_epochs, self.total_steps = total_epochs, total_steps
         self.average_last = average_last
+        self.frame_changes = frame_changes or FrameChanges()
+        self.weight_noise, self.sharpness, self.spsa, self.seed = weight_noise, sharpness, spsa, seed
         self.average: Prompt | None = copy.deepcopy(prompt).requires_grad_(False) if average_last else None
 
     @property
@@ -116,27 +133,63 @@ class TVPModule(L.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         optimizer: Any = self.optimizers()  # the one there is
-        world = self.trainer.world_size
-        tokens, samples = self._global_counts(batch)  # (sources,), ()
+        totals = self._global_counts(batch)
         optimizer.zero_grad()
-        logged = torch.zeros(4, device=self.device)
-        for part in split_batch(batch, self.accumulate):
-            losses = self.losses(part)
-            task, fca, tse = (
-                self._reduce(losses.nats / tokens),
-                self._reduce(losses.fca / samples),
-                losses.tse / samples,
-            )
-            loss = task + self.fca * fca + self.tse * tse
-            self.manual_backward(loss * world)  # DDP averages over ranks: this makes it their sum
-            logged += torch.stack([loss, task, fca, tse]).detach()
-        gradient = self.prompt.gradient_norm()  # every loss is of the prompted frame
+        with self._virtual_targets():
+            logged = self._estimate(batch, *totals) if self.spsa else self._backward(batch, *totals)
+            if self.sharpness:
+                with climbed(self.learned, self._free(), self.sharpness):
+                    optimizer.zero_grad()
+                    self._backward(batch, *totals)
+        gradient = total_norm([parameter.grad for parameter in self.learned if parameter.grad is not None])
         optimizer.step()
         self.prompt.project_()
         self._average()
         if self.schedule != "cosine_epoch":
             cast(LambdaLR, self.lr_schedulers()).step()
-        self._log_step(self.trainer.strategy.reduce(logged, reduce_op="sum"), gradient, optimizer, int(samples))
+        self._log_step(self.trainer.strategy.reduce(logged, reduce_op="sum"), gradient, optimizer, int(totals[1]))
+
+    @property
+    def learned(self) -> list[nn.Parameter]:
+        return list(self.prompt.parameters())
+
+    def _free(self) -> list[Tensor]:
+        """1 where a parameter of the prompt has something to learn: of pixels only those under the mask."""
+        mask = self.prompt.mask
+        return [mask if p.shape[-2:] == mask.shape[-2:] else torch.ones_like(p) for p in self.learned]
+
+    def _backward(self, batch: Any, tokens: Tensor, samples: Tensor) -> Tensor:
+        """Add the gradient of the global batch's loss; return this rank's share of (loss, task, fca, tse)."""
+        logged = torch.zeros(4, device=self.device)
+        for part in split_batch(batch, self.accumulate):
+            values = self._values(part, tokens, samples)
+            self.manual_backward(values[0] * self.trainer.world_size)  # DDP averages over ranks: this makes it a sum
+            logged += torch.stack(values).detach()
+        return logged
+
+    def _estimate(self, batch: Any, tokens: Tensor, samples: Tensor) -> Tensor:
+        """`_backward` without backward: every rank estimates the same gradient from the global batch's losses."""
+
+        def losses() -> Tensor:
+            parts = [torch.stack(self._values(p, tokens, samples)) for p in split_batch(batch, self.accumulate)]
+            return self.trainer.strategy.reduce(torch.stack(parts).sum(0), reduce_op="sum")
+
+        directions = step_generator(self.seed, self.global_step, "spsa")
+        seen = estimate_gradients_(self.learned, self._free(), losses, cast(SPSA, self.spsa), directions)
+        return seen / self.trainer.world_size
+
+    def _values(self, part: Any, tokens: Tensor, samples: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Loss, task, FCA and TSE of a micro-batch, as shares of the global batch's."""
+        losses = self.losses(part)
+        task, fca, tse = self._reduce(losses.nats / tokens), self._reduce(losses.fca / samples), losses.tse / samples
+        return task + self.fca * fca + self.tse * tse, task, fca, tse
+
+    def _virtual_targets(self) -> Any:
+        """The sources with other weights for this update, where `weight_noise` asks for them."""
+        if not self.weight_noise:
+            return nullcontext()
+        draws = step_generator(self.seed, self.global_step, "weights", self.device)
+        return noisy_weights(self.sources, self.weight_noise, draws)
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -146,8 +199,10 @@ class TVPModule(L.LightningModule):
 
     def losses(self, batch: Any) -> Losses:
         """Sums of a micro-batch, nats and fca per source: ((S,), (S,), ()). Each frame is encoded once per source."""
-        frames = self.prompt(batch.images)
+        change = self.frame_changes.at(self.global_step)
+        frames = change(self.prompt(batch.images))
         clean = self.prompt.blank(batch.images)
+        clean = change(clean) if self.fca else clean  # FCA compares frames that differ by the prompt alone
         nats, drift = [], []
         for source, encode in zip(self.sources, self.clean_features or [encode_clean] * len(self.sources), strict=True):
             visual = source.encode_image(frames, batch.questions)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from datamodules.splits import SPLITS as SPLITS
 from lightning_modules.prompt_kinds import prompt_kind
 
@@ -68,3 +70,16 @@ def check_init(how: str, kind: str, bounds: str = "image") -> None:
             "prompt.init=zero is black, which a sigmoid never reaches and where it has no gradient. Expected "
             "prompt.init=grey, replicate or normal beside prompt.bounds=sigmoid."
         )
+
+
+THROUGH = ("8bit", "png", "jpeg", "resize")
+"""What prompted frames can go through while a prompt is learned; a PNG is 8 bits."""
+
+
+def check_through(ways: Sequence[str]) -> None:
+    """Raises ValueError for a word that is none of THROUGH, or one that comes twice."""
+    for way in ways:
+        if way not in THROUGH:
+            raise ValueError(f"Unknown '{way}' in method.through. Available: {', '.join(THROUGH)}.")
+    if len(set(ways)) < len(ways):
+        raise ValueError(f"method.through names one change twice: {', '.join(ways)}. Expected each at most once.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -98,6 +98,10 @@ class MLLM(nn.Module, ABC):
     def tower_parts(self) -> list[nn.Module]:
         """The modules that `run_tower` runs; models with equal ones share its results. Empty: nothing is shared."""
         return []
+
+    def language_parts(self) -> list[nn.Module]:
+        """The language model and its head; all other weights belong to what sees a picture."""
+        return [cast(nn.Module, self.llm)]
 
     @property
     def tower_outputs(self) -> int:

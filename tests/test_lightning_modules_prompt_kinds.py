@@ -89,8 +89,6 @@ def test_a_normalised_step_moves_whatever_is_learned_and_stays_in_bounds(kind, b
     target = images.mean(0) if prompt.image_size == 20 else torch.full((3, 20, 20), 0.4)
     loss = (prompt(images) - target).square().sum()
     loss.backward()
-    norm = torch.cat([parameter.grad.flatten() for parameter in prompt.parameters()]).norm()
-    assert torch.equal(prompt.gradient_norm(), norm)
     optimizer.step()
     prompt.project_()
     for parameter, old in zip(prompt.parameters(), before, strict=True):
@@ -110,11 +108,6 @@ def test_a_scalar_moves_as_far_as_a_pixel_does_and_one_tensor_moves_as_it_always
     alone.grad = field.grad.clone()
     NormalizedSGD([alone], lr=2.0).step()
     assert torch.equal(alone, field)
-
-
-def test_a_prompt_without_a_backward_pass_says_so():
-    with pytest.raises(RuntimeError, match=r"no gradient yet. Expected a backward pass"):
-        make("lowrank").gradient_norm()
 
 
 # What may change

@@ -10,6 +10,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from datamodules.batch import Batch
+from lightning_modules.frame_changes import FrameChanges
+from lightning_modules.gradients import SPSA
 from lightning_modules.losses import fca_loss, tse_losses
 from lightning_modules.prompts import PadPrompt
 from lightning_modules.tvp import TVPModule, split_batch
@@ -182,3 +184,132 @@ def test_validation_is_of_the_average():
     frames = module.average(batch.images)
     nats, tokens = module.sources[0].answer_loss(frames, batch.questions, batch.answers)
     torch.testing.assert_close(logged[0], nats.sum() / tokens.sum())
+
+
+# ---- how the gradient is made ----------------------------------------------------------------------------------------
+LEARNING = {
+    "through": lambda: {"frame_changes": FrameChanges(["resize", "jpeg"], seed=3)},
+    "diversity": lambda: {"frame_changes": FrameChanges(shift=2, scale=0.2, jitter=0.2, seed=3)},
+    "weight_noise": lambda: {"weight_noise": 0.1},
+    "sharpness": lambda: {"sharpness": 0.5},
+    "spsa": lambda: {"spsa": SPSA(0.05, 2)},
+    "spsa under noise": lambda: {"spsa": SPSA(0.05, 2), "weight_noise": 0.1},
+}
+
+
+def started(**options):
+    """A module whose prompt is not zero, so that every pixel may move."""
+    module = make_module(**options)
+    module.prompt.init_("normal", std=0.3, seed=5)
+    return module
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_each_way_of_learning_is_another_update_and_zero_strength_is_none(name):
+    batches = [make_batch(), make_batch(seed=1)]
+    plain = fit(started(fca=0.3), batches)
+    off = {"frame_changes": FrameChanges(), "weight_noise": 0.0, "sharpness": 0.0}
+    assert torch.equal(fit(started(fca=0.3, **off), batches), plain)
+    other = fit(started(fca=0.3, **LEARNING[name]()), batches)
+    assert torch.isfinite(other).all() and not torch.allclose(other, plain, atol=1e-3)
+    assert not other[:, PAD:-PAD, PAD:-PAD].any()
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_each_way_of_learning_is_the_same_whatever_the_split_into_micro_batches(name):
+    batches = [make_batch(), make_batch(seed=1)]
+    whole = fit(started(fca=0.3, tse=0.02, **LEARNING[name]()), batches)
+    parts = fit(started(fca=0.3, tse=0.02, accumulate=3, **LEARNING[name]()), batches)
+    torch.testing.assert_close(parts, whole, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_a_resumed_run_of_each_way_of_learning_is_the_uninterrupted_one(name, tmp_path):
+    batches = [make_batch(seed=s) for s in range(2)]
+
+    def trained(epochs, resumed=None):
+        module = started(fca=0.3, total_epochs=2, **LEARNING[name]())
+        trainer = L.Trainer(
+            max_epochs=epochs, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu",
+            enable_model_summary=False, limit_val_batches=0, default_root_dir=tmp_path,
+        )  # fmt: skip
+        with torch.random.fork_rng():
+            torch.manual_seed(epochs)  # nothing may be drawn from the global generator
+            trainer.fit(module, DataLoader(batches, batch_size=None), ckpt_path=resumed, weights_only=bool(resumed))
+        trainer.save_checkpoint(tmp_path / f"{epochs}.ckpt")
+        return module.prompt.delta.detach().clone()
+
+    whole = trained(2)
+    half = trained(1)
+    assert not torch.equal(half, whole) and torch.equal(trained(2, tmp_path / "1.ckpt"), whole)
+
+
+@pytest.mark.parametrize("changes", [FrameChanges(["jpeg", "8bit"]), FrameChanges(["resize"], shift=2, scale=0.2)])
+def test_fca_compares_frames_that_differ_by_the_prompt_alone(changes):
+    """From a zero prompt a codec's loss is no drift, and gives no gradient of its own."""
+    module = make_module(fca=5.0, frame_changes=changes)
+    module.configure_model()
+    assert module.losses(make_batch()).fca.sum() == 0
+    without = make_module(frame_changes=changes)
+    assert torch.equal(fit(module, [make_batch()]), fit(without, [make_batch()]))
+
+
+def test_a_sharpness_aware_update_is_the_plain_one_s_gradient_taken_uphill():
+    batch, rho = make_batch(), 0.7
+    source, clean = tiny_mllm("minigpt4"), nn.functional.pad(batch.images, [PAD] * 4)
+
+    def gradient(delta):
+        delta = delta.clone().requires_grad_()
+        nats, tokens = source.answer_loss(clean + delta, batch.questions, batch.answers)
+        return torch.autograd.grad(nats.sum() / tokens.sum(), delta)[0]
+
+    module = started(sharpness=rho)
+    start, mask = module.prompt.delta.detach().clone(), module.prompt.mask
+    uphill = gradient(start) * mask
+    g = gradient(start + rho * uphill / uphill.norm())
+    torch.testing.assert_close(fit(module, [batch]), start - 3.0 * mask * g / g.norm(), atol=1e-4, rtol=0)
+
+
+def test_spsa_takes_no_gradient_of_any_model_and_lowers_the_loss_where_there_are_directions_enough(monkeypatch):
+    batch, seen = make_batch(), []
+    module = started(spsa=SPSA(0.02, 60), lr=1.0)
+    module.configure_model()
+    loss = type(module.sources[0]).answer_loss
+
+    def watched(self, *args, **kwargs):
+        seen.append(torch.is_grad_enabled())
+        return loss(self, *args, **kwargs)
+
+    def value():
+        with torch.no_grad():
+            return module.losses(batch).nats.sum().item()
+
+    before = value()
+    monkeypatch.setattr(type(module.sources[0]), "answer_loss", watched)
+    monkeypatch.setattr(module, "manual_backward", lambda *_: pytest.fail("backward ran"))
+    fit(module, [batch])
+    assert seen == [False] * 120
+    assert value() < before - 0.01
+
+
+@pytest.mark.parametrize("options", [{"weight_noise": 0.1}, {"weight_noise": 0.1, "fca": 0.3, "sharpness": 0.5}])
+def test_shared_weights_are_the_same_objects_and_bits_after_a_fit_with_noise_and_after_one_that_fails(options):
+    module = make_module(("minigpt4", "blip2"), **options)
+    module.configure_model()
+    before = [(id(p), p.data_ptr(), p._version, p.clone()) for p in module.sources.parameters()]
+    fit(module, [make_batch(), make_batch(seed=1)])
+    monkeyed = make_batch(seed=2)._replace(answers=["cat"] * 3)  # one answer too few: the step raises
+    with pytest.raises((ValueError, RuntimeError)):
+        fit(module, [monkeyed])
+    after = [(id(p), p.data_ptr(), p._version, p) for p in module.sources.parameters()]
+    assert all(a[:3] == b[:3] and torch.equal(a[3], b[3]) for a, b in zip(before, after, strict=True))
+
+
+def test_validation_sees_plain_frames_and_plain_weights():
+    batch, logged = make_batch(), []
+    for options in ({}, {"frame_changes": FrameChanges(["jpeg"], jitter=0.3), "weight_noise": 0.3}):
+        module = started(**options)
+        module.configure_model()
+        module.log = lambda name, value, **_: logged.append(value)
+        module.validation_step(batch, 0)
+    assert torch.equal(*logged)

@@ -24,12 +24,15 @@ from lightning_modules.controls import ControlStore
 from lightning_modules.evaluation import ModelSpec
 from lightning_modules.feature_cache import FeatureCache
 from lightning_modules.features import CachedFeatures
+from lightning_modules.frame_changes import FrameChanges
+from lightning_modules.gradients import SPSA
 from lightning_modules.metrics import primary_metric
 from lightning_modules.records import ResultLog
 from lightning_modules.scorer import PromptScorer
 from lightning_modules.trainer_callbacks import (
     AtomicCheckpointIO,
     KeepPrompts,
+    StopByDrift,
     ValidateLast,
     build_checkpoints,
     speed_callbacks,
@@ -41,7 +44,10 @@ from model_zoo.registry import load_clip, tile_options
 
 # Keys of `data` and `method` that the data set and the module take under the same names.
 DATA_KEYS = ("root", "image_size", "n_train", "workers", "split_seed", "val", "official", "augment")
-METHOD_KEYS = ("fca", "tse", "fca_relative", "optimizer", "lr", "momentum", "schedule", "warmup_steps")
+METHOD_KEYS = (
+    *("fca", "tse", "fca_relative", "optimizer", "lr", "momentum", "schedule", "warmup_steps"),
+    *("weight_noise", "sharpness"),
+)
 # Which only some data sets have: given where they are set, `half=false` too.
 OPTIONAL_DATA_KEYS = ("shots", "names", "corruption", "cache", "max_corrupt", "half", "task")
 
@@ -146,6 +152,9 @@ def build_module(parts: RunParts, steps_per_epoch: int) -> TVPModule:
         total_epochs=epochs,
         total_steps=steps,
         average_last=config.train.average_last,
+        frame_changes=FrameChanges(method.through, **method.diversity, seed=config.seed),
+        spsa=SPSA(method.spsa_c, method.spsa_directions) if method.gradient == "spsa" else None,
+        seed=config.seed,
         **{key: method[key] for key in METHOD_KEYS},
     )
 
@@ -192,6 +201,7 @@ def build_callback(parts: RunParts, folder: RunFolder) -> TransferCallback:
     log = ResultLog(folder.results)
     more: dict[str, Any] = {"context": context, "scores_folder": folder.scores}
     of_targets = {"png": config.targets.png, "curves": config.targets.curves}
+    of_targets["drift_of"] = config.train.stop_drift.mllm
     return TransferCallback(parts.sources, parts.targets, scorer, log, **more, **of_targets)
 
 
@@ -217,8 +227,11 @@ def build_trainer(parts: RunParts, folder: RunFolder, callback: TransferCallback
     loggers = build_loggers(config, folder.path)
     pictures = PictureCallback(callback, samples=shows_samples(config, loggers))
     shown = show_progress(config.log.progress)
+    stop = None
+    if train.stop_drift.mllm is not None:
+        by_steps.append(stop := StopByDrift(callback.scorer.drifts, **train.stop_drift))
     checkpoints = build_checkpoints(
-        folder.checkpoints, monitor=parts.monitor, every=train.checkpoint_every, validate_every=interval
+        folder.checkpoints, monitor=parts.monitor, every=train.checkpoint_every, validate_every=interval, stop=stop
     )
     return L.Trainer(
         accelerator=train.accelerator,

@@ -22,7 +22,7 @@ from model_zoo.memory.free import Room, free_ram, free_room
 from model_zoo.memory.loading import plan_loading
 from model_zoo.memory.need import CUDA_CONTEXT, FRAGMENTATION, Need, overhead, source_need, target_need
 from model_zoo.memory.parts import Part, parts_of, total
-from model_zoo.memory.sizes import PUBLISHED_SIZES, USUAL, Sizes, sizes_of
+from model_zoo.memory.sizes import BYTES, PUBLISHED_SIZES, USUAL, Sizes, sizes_of
 from model_zoo.registry import canonical, dry_load, get_entry, is_hub_model, missing_clip, missing_files
 
 ASSUMED = (
@@ -159,7 +159,8 @@ def _plan(parts: RunParts, residency: str, room: Room, whole: int | None = None)
     everything = total(chain(*own, *others)) + clip
     alone = total(chain(*own)) + clip
     resident = everything if residency == "keep" else alone
-    training = _training([need for _, need in sources], resident, config, device)
+    noisy = sum(_noisy_copy(spec, config) for spec in parts.sources)
+    training = _training([need for _, need in sources], resident + noisy, config, device)
     # What a target brings along beside the sources, while it is the only one that is loaded.
     news = [0 if residency == "keep" else total(chain(*own, more)) + clip - alone for more in others]
     if residency == "process":
@@ -254,12 +255,19 @@ def _needed(device: int, config: DictConfig) -> int:
 
 def _training(needs: Sequence[Need], resident: int, config: DictConfig, device: str) -> int:
     """Peak of a training step beside the resident weights: all sources' graphs live until backward."""
-    kept = 0 if config.method.name == "none" else sum(need.kept for need in needs) + max(need.work for need in needs)
+    kept = 0 if config.method.gradient == "spsa" else sum(need.kept for need in needs)
+    kept = 0 if config.method.name == "none" else kept + max(need.work for need in needs)
     return resident + kept + overhead(resident + kept, device)
 
 
 def _parts(spec: ModelSpec, config: DictConfig) -> list[Part]:
     return parts_of(spec.name, spec.weights, _sizes(spec, config), spec.dtype, spec.quant)
+
+
+def _noisy_copy(spec: ModelSpec, config: DictConfig) -> int:
+    """Bytes of the weights that stand in for the tower's and connector's while noise is on them."""
+    sizes = _sizes(spec, config) if config.method.weight_noise else None
+    return 0 if sizes is None else sizes.connector * BYTES[spec.dtype]
 
 
 def _own_scoring(parts: RunParts, device: str) -> Need:
@@ -330,6 +338,8 @@ def _line(spec: Any, need: Need, config: DictConfig) -> str:
         head += f", {tiles} tile{'s' * (tiles != 'one')}: {sizes.visual} visual tokens"
     if spec.role != "source":
         return f"{head}, {gib(need.work)} to score {config.train.eval_batch_size} images"
+    if config.method.gradient == "spsa":
+        return f"{head}, no gradient kept (spsa), {gib(need.work)} short-lived"
     how = ", checkpointed" if spec.checkpointing else ""
     gradient = f"{gib(need.kept)} kept for the gradient of {config.train.batch_size} images{how}"
     return f"{head}, {gradient}, {gib(need.work)} short-lived"

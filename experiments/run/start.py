@@ -26,7 +26,7 @@ from experiments.tracking.loggers import public_config, shows_samples
 from experiments.tracking.run import log_results
 from lightning_modules.artefact import update_manifest
 from lightning_modules.prompts import Prompt
-from lightning_modules.trainer_callbacks import BEST, newest_checkpoint, read_checkpoint
+from lightning_modules.trainer_callbacks import BEST, StopByDrift, newest_checkpoint, read_checkpoint
 
 LICENCE = "the prompt inherits the terms of the data it was learned on; see the data set's entry in docs/data.md"
 
@@ -129,7 +129,9 @@ def execute(parts: RunParts, folder: RunFolder) -> None:
             samples = shows_samples(config, trainer.loggers)
             log_results(trainer, callback, folder.path, samples=samples, config=public_config(config))
             kernels = torch.backends.cpu.get_cpu_capability()
-            folder.write_status("finished", device=str(module.device), cpu_kernels=kernels)
+            stop = drift_stop(trainer)
+            early = {"stop_drift": stop.record} if stop else {}
+            folder.write_status("finished", **early, device=str(module.device), cpu_kernels=kernels)
         for logger in trainer.loggers:
             logger.finalize("success")
 
@@ -139,7 +141,7 @@ def score_on_test(parts: RunParts, trainer: L.Trainer, module: Any, callback: An
     callback.test_prompts = {"png": Prompt.load(folder.prompt, reading="png").to(module.device)}
     trainer.test(module, datamodule=parts.datamodule, verbose=False)
     if trainer.is_global_zero:
-        scores = write_summary(parts.config, folder, callback, module.result)
+        scores = write_summary(parts.config, folder, callback, module.result, note=str(drift_stop(trainer) or ""))
         update_manifest(folder.prompt, {"scores": scores})
 
 
@@ -158,6 +160,11 @@ def train(config: DictConfig, trainer: L.Trainer, module: Any, datamodule: Any, 
     last = newest_checkpoint(folder.checkpoints)
     trainer.fit(module, datamodule=datamodule, ckpt_path=last, weights_only=None if last is None else True)
     path = folder.checkpoints / BEST
+    if (stop := drift_stop(trainer)) and stop.found["stopped"] and not path.is_file():
+        raise ValueError(
+            f"No prompt is within train.stop_drift.limit={stop.limit:g}: the first validation found a drift of "
+            f"{stop.found['drift']:.3f}. Raise the limit, lower method.lr, or validate earlier (train.val_every_steps)."
+        )
     if not path.is_file():  # train.max_steps ended before the first validation
         trainer.validate(module, datamodule=datamodule, verbose=False)
     if config.official or not path.is_file():
@@ -165,6 +172,11 @@ def train(config: DictConfig, trainer: L.Trainer, module: Any, datamodule: Any, 
     best = read_checkpoint(path)
     module.load_state_dict(best["state_dict"], strict=False)  # prompt and average only: frozen models are never saved
     return best["epoch"], best["global_step"]
+
+
+def drift_stop(trainer: L.Trainer) -> StopByDrift | None:
+    """The early stop of the run, if its recipe has one."""
+    return next((found for found in cast(Any, trainer).callbacks if isinstance(found, StopByDrift)), None)
 
 
 def export(parts: RunParts, module: Any, folder: RunFolder, *, steps: int) -> None:

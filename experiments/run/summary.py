@@ -70,8 +70,11 @@ def model_rows(
     return rows
 
 
-def write_summary(config: DictConfig, folder: RunFolder, callback: Any, prompt: Prompt) -> dict:
-    """Print and save the table, draw the pictures, return the scores for the artefact's manifest."""
+def write_summary(config: DictConfig, folder: RunFolder, callback: Any, prompt: Prompt, *, note: str = "") -> dict:
+    """Print and save the table, draw the pictures, return the scores for the artefact's manifest.
+
+    note: a line that belongs below the table.
+    """
     records, metric = callback.latest["test"], callback.scorer.metric
     roles = {spec.name: spec.role for spec in callback.models}
     title = (
@@ -82,6 +85,9 @@ def write_summary(config: DictConfig, folder: RunFolder, callback: Any, prompt: 
     print(headline)
     table = f"{headline}\n\n" + show_records(title, metric, records, roles, offset_records(callback))
     table += "\n" + left_out_text(callback.scorer.datamodule, ("train", "val", "test"))
+    if note:
+        print(note)
+        table += f"{note}\n"
     comparison = comparison_text(config)
     print(comparison)
     replace_file(folder.path / "table.md", f"{table}\n{comparison}\n".encode())

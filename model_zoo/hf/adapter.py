@@ -101,6 +101,9 @@ class HuggingFaceMLLM(MLLM):
         """The language model without its head."""
         return self.doors.llm
 
+    def language_parts(self) -> list[Any]:
+        return [self.llm, self.model.get_output_embeddings()]
+
     @property
     def recurrent(self) -> bool:
         """Whether a layer's state is a sum over the past: then a trie cannot stand in one row."""
