@@ -188,8 +188,7 @@ class PromptScorer:
         inputs |= {control: (control.image_size, control) for control in todo}
         # Measured in the same visit: loading the model again would cost more than the two passes.
         if "prompt" in prompts and not is_served(spec.name):
-            rows = self.datamodule.subset(split, n)[: DRIFT_ROWS * distributed_rank()[1]]
-            drift = FeatureDrift(prompts["prompt"], {row.id for row in rows})
+            drift = self._drift(prompts["prompt"], split, n)
             inputs["drift"] = (drift.image_size, drift)
         fresh = gather_scores(self._run(spec, split, n, inputs, resident)) if inputs else {}
         if "drift" in fresh:
@@ -206,10 +205,18 @@ class PromptScorer:
 
     def measure_drift(self, spec: ModelSpec, split: str, prompt: Prompt) -> None:
         """Put a model into `drifts` that is not scored on the split: its features are read, no label and no answer."""
-        drift = FeatureDrift(prompt)
+        drift = self._drift(prompt, split, DRIFT_ROWS)
         inputs = {"drift": (drift.image_size, drift)}
-        record = gather_scores(self._run(spec, split, DRIFT_ROWS, inputs, None))["drift"]
+        try:
+            record = gather_scores(self._run(spec, split, DRIFT_ROWS, inputs, None))["drift"]
+        finally:
+            self._models.let_go()
         self.drifts[split, spec.name] = record.with_units(self.datamodule.units(split))
+
+    def _drift(self, prompt: Prompt, split: str, n: int | None) -> FeatureDrift:
+        """What measures a prompt's drift on the first rows of a sub-sample, as many on every rank."""
+        rows = self.datamodule.subset(split, n)[: DRIFT_ROWS * distributed_rank()[1]]
+        return FeatureDrift(prompt, {row.id for row in rows})
 
     def _best_colour(self, known: Mapping[Control, Scores]) -> Control:
         return max(known, key=lambda control: self._value(known[control]))
