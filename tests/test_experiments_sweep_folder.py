@@ -21,7 +21,9 @@ def folder(tmp_path):
 
 def test_a_folder_is_made_once_and_opened_again(tmp_path, folder):
     assert SweepFolder(tmp_path / "out").name == "s"
-    assert SweepFolder(tmp_path / "out", create="other").name == "s"
+    assert SweepFolder(tmp_path / "out", create="s").name == "s"
+    with pytest.raises(ValueError, match=r"holds the sweep 's', .* Choose another out=DIR"):
+        SweepFolder(tmp_path / "out", create="other")
 
 
 def test_a_start_that_was_killed_half_way_is_no_stranger(tmp_path):

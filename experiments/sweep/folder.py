@@ -46,7 +46,7 @@ class SweepFolder:
     """OUT of a sweep.
 
     Raises:
-        FileExistsError: the folder holds something else. ValueError: a sweep of another format version.
+        FileExistsError: the folder holds something else. ValueError: a sweep of another format version, or another sweep.
         OSError: not writable.
     """
 
@@ -59,6 +59,11 @@ class SweepFolder:
         if not (self.path / MARKER).is_file():
             self._create(create)
         self._check_marker()
+        if create not in (None, self.name):
+            raise ValueError(
+                f"'{self.path}' holds the sweep '{self.name}', whose matrix that of '{create}' would replace. Choose "
+                "another out=DIR."
+            )
 
     def _create(self, name: str | None) -> None:
         if name is None:
