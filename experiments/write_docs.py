@@ -102,7 +102,9 @@ def own_table(sweep: str) -> str:
     pairs = [pair for pair in statistics_of(sweep)["pairs"] if pair["role"] == "source" and pair["method"] != "none"]
     of = {(pair["method"], pair["source"]): with_interval(pair["gains"]["full"]) for pair in pairs}
     methods = method_order(method for method, _ in of)
-    rows = [[source, *(of[method, source] for method in methods)] for source in dict.fromkeys(p["source"] for p in pairs)]
+    rows = [
+        [source, *(of[method, source] for method in methods)] for source in dict.fromkeys(p["source"] for p in pairs)
+    ]
     return markdown(["the source", *(method.upper() for method in methods)], rows).strip()
 
 

@@ -337,7 +337,10 @@ def test_six_resident_models_hold_eva_and_vicuna_once():
 def test_an_epoch_over_six_resident_models_is_measured_with_a_tower_pass_for_several():
     row = resident_row(frames=5, batch=2, repeats=1, sizes=SIZES, device="cpu", dtype=torch.float32)
     assert (row["models"], row["frames"], row["batch"], row["candidates"]) == (6, 5, 2, 10)
-    assert (row["tower_passes"], row["tower_asked"]) == (2 * 3, 6 * 3)  # EVA and a tower of its own; what BLIVA reads beside is known after the first round
+    assert (row["tower_passes"], row["tower_asked"]) == (
+        2 * 3,
+        6 * 3,
+    )  # EVA and a tower of its own; what BLIVA reads beside is known after the first round
     assert row["once_bytes"] < row["apart_bytes"] and row["ours_s"] > 0 and row["tflops_per_s"] > 0
     told = resident_line(row | {"share_of_peak": 0.4})
     assert "6 models resident, 5 frames each" in told and "40% of peak" in told and "6 tower passes for 18" in told

@@ -46,7 +46,7 @@ class SweepFolder:
     """OUT of a sweep.
 
     Raises:
-        FileExistsError: the folder holds something else. ValueError: a sweep of another format version, or another sweep.
+        FileExistsError: the folder holds something else. ValueError: another sweep, or one of another format version.
         OSError: not writable.
     """
 
