@@ -3,23 +3,68 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
+import tempfile
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from datamodules.whole_files.disk import cache_root
 from lightning_modules.feature_cache import GIB
 from model_zoo.base import MLLM
 
 
 class Kept(NamedTuple):
-    """What a tower returned for one batch, on the CPU, and the last visit that read it."""
+    """What a tower returned for one batch, on the CPU, its bytes, and the last visit that read it."""
 
     features: tuple[Tensor, ...]
+    size: int
     visit: int
+
+
+class Room:
+    """Entries of at most `limit` bytes in all, `used` of them taken, the least recently used first."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.used = limit, 0
+        self._kept: OrderedDict[str, Kept] = OrderedDict()
+
+    def read(self, key: str, visit: int) -> tuple[Tensor, ...]:
+        """An entry's features; none where there is no entry."""
+        known = self._kept.get(key)
+        if known is None:
+            return ()
+        self._kept[key] = known._replace(visit=visit)
+        self._kept.move_to_end(key)
+        return known.features
+
+    def fits(self, size: int, visit: int) -> bool:
+        """Whether there is room, made by entries that only earlier visits have read."""
+        while self._kept and self.used + size > self.limit:
+            oldest = next(iter(self._kept))
+            if self._kept[oldest].visit == visit:
+                return False
+            self.drop(oldest)
+        return self.used + size <= self.limit
+
+    def keep(self, key: str, kept: Kept) -> None:
+        self._kept[key] = kept
+        self.used += kept.size
+
+    def drop(self, key: str) -> None:
+        if key in self._kept:
+            self.used -= self._kept.pop(key).size
+
+    def clear(self) -> None:
+        self._kept.clear()
+        self.used = 0
 
 
 class TowerFeatures:
@@ -27,7 +72,8 @@ class TowerFeatures:
 
     A key holds the digest of the tower's weights and that of the pixels themselves: another prompt, row, size,
     normalisation, order or batch size is another entry, and what is handed out is what the tower would return, to the
-    bit. Features stay in main memory, so that they never take a GPU's room from a model.
+    bit. Features stay in main memory, so that they never take a GPU's room from a model, and what finds no room there
+    in files that are mapped into memory and have no name: they go with this process, however it ends.
 
     As many outputs of a tower are kept as any model that shares it was seen to read: from the second round on, no frame
     is encoded again for an output that the first model leaves out.
@@ -37,23 +83,24 @@ class TowerFeatures:
     would always be the one the next model asks for first.
 
     Args:
-        limit: most bytes kept; 0 keeps nothing.
+        limit: most bytes kept in memory; 0 keeps nothing at all.
+        disk: most bytes kept in files beside, and half of what is free there; 0: none.
 
     Attributes:
+        memory, disk: the two budgets.
         asked, hits: batches, and how many of them needed no tower.
-        used: bytes kept now.
     """
 
-    def __init__(self, limit: int = GIB) -> None:
-        self.limit, self.used, self.asked, self.hits = limit, 0, 0, 0
-        self._kept: OrderedDict[str, Kept] = OrderedDict()
+    def __init__(self, limit: int = GIB, disk: int = 20 * GIB) -> None:
+        self.memory, self.disk = Room(limit), Room(disk)
+        self.asked, self.hits = 0, 0
         self._outputs: dict[str, int] = {}  # tower -> how many of its outputs are read
         self._visit = 0
 
     @contextmanager
     def lent_to(self, mllm: Any) -> Iterator[None]:
         """Inside, `mllm` asks here before it runs its tower; one that names no tower is left as it is."""
-        if not self.limit or not isinstance(mllm, MLLM) or not mllm.tower_parts():
+        if not self.memory.limit or not isinstance(mllm, MLLM) or not mllm.tower_parts():
             yield
             return
         before, mllm.tower_memory = mllm.tower_memory, self
@@ -67,34 +114,52 @@ class TowerFeatures:
         """Return what `mllm` reads of `mllm.run_tower(pixels)`, computed or kept. Raises what that raises."""
         key, tower = _key(mllm, pixels), _tower_name(mllm)
         self._outputs[tower] = max(self._outputs.get(tower, 0), mllm.tower_outputs)
-        known = self._kept.get(key)
+        known = self.memory.read(key, self._visit) or self.disk.read(key, self._visit)
         self.asked += 1
-        if known is not None and len(known.features) >= mllm.tower_outputs:
+        if len(known) >= mllm.tower_outputs:
             self.hits += 1
-            self._kept[key] = known._replace(visit=self._visit)
-            self._kept.move_to_end(key)
-            return tuple(features.to(pixels.device) for features in known.features[: mllm.tower_outputs])
+            return tuple(features.to(pixels.device) for features in known[: mllm.tower_outputs])
         fresh = mllm.run_tower(pixels)
         self._keep(key, fresh[: self._outputs[tower]])
         return fresh[: mllm.tower_outputs]
 
     def clear(self) -> None:
         """Let go of every entry."""
-        self._kept.clear()
-        self.used = 0
+        self.memory.clear()
+        self.disk.clear()
 
     def _keep(self, key: str, features: tuple[Tensor, ...]) -> None:
-        old = self._kept.pop(key, None)  # of a model that reads less of the same tower
-        self.used -= _size(old.features) if old else 0
-        size = _size(features)
-        while self._kept and self.used + size > self.limit:
-            oldest = next(iter(self._kept))
-            if self._kept[oldest].visit == self._visit:
-                return
-            self.used -= _size(self._kept.pop(oldest).features)
-        if self.used + size <= self.limit:
-            self._kept[key] = Kept(tuple(part.cpu() for part in features), self._visit)
-            self.used += size
+        size = sum(part.numel() * part.element_size() for part in features)
+        for room in (self.memory, self.disk):
+            room.drop(key)  # of a model that reads less of the same tower
+        if self.memory.fits(size, self._visit):
+            self.memory.keep(key, Kept(tuple(part.cpu() for part in features), size, self._visit))
+        elif self.disk.fits(size, self._visit):
+            self._keep_in_files(key, features, size)
+
+    def _keep_in_files(self, key: str, features: tuple[Tensor, ...], size: int) -> None:
+        folder = cache_root() / "towers"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if self.disk.used + size > (self.disk.used + shutil.disk_usage(folder).free) / 2:
+                raise OSError("more than half of what is free there would be taken.")
+            kept = Kept(tuple(_mapped(part, folder) for part in features), size, self._visit)
+        except OSError as error:
+            self.disk.limit = 0
+            warnings.warn(
+                f"No more features of towers are kept below '{folder}': {error} They are encoded again.", stacklevel=2
+            )
+            return
+        self.disk.keep(key, kept)
+
+
+def _mapped(part: Tensor, folder: Path) -> Tensor:
+    """The same numbers, as they lie in memory, in a file without a name. Raises OSError where there is no room."""
+    extent = 1 + sum((n - 1) * step for n, step in zip(part.shape, part.stride(), strict=True))
+    with tempfile.NamedTemporaryFile(dir=folder) as file:  # its bytes stay until the mapping goes
+        os.posix_fallocate(file.fileno(), 0, extent * part.element_size())  # else a full disk is a signal, not an error
+        flat = torch.from_file(file.name, shared=True, size=extent, dtype=part.dtype)
+    return flat.as_strided(part.shape, part.stride()).copy_(part)
 
 
 def _key(mllm: MLLM, pixels: Tensor) -> str:
@@ -127,7 +192,3 @@ def tower_digest(parts: Sequence[nn.Module]) -> str:
 
 def _bytes(tensor: Tensor) -> memoryview:
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
-
-
-def _size(features: tuple[Tensor, ...]) -> int:
-    return sum(part.numel() * part.element_size() for part in features)

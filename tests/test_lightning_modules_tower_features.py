@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,12 +11,13 @@ import torch
 from support.tiny_models import QUESTIONS, tiny_images, tiny_mllm
 from support.toy_data import Toy
 
+from lightning_modules import tower_features
 from lightning_modules.controls import ControlStore
 from lightning_modules.evaluation import ModelSpec
 from lightning_modules.prompts import PadPrompt
 from lightning_modules.records import ResultLog
 from lightning_modules.scorer import PromptScorer
-from lightning_modules.tower_features import TowerFeatures, tower_digest
+from lightning_modules.tower_features import TowerFeatures, _mapped, tower_digest
 from lightning_modules.transfer_callback import TransferCallback
 from model_zoo.registry import load_mllm
 
@@ -55,7 +57,7 @@ def make_scorer(folder, limit=2**30, **options):
     data = Toy(image_size=FRAME - 2 * PAD, count=ROWS)
     sizes = {"val": None, "test": None}
     scorer = PromptScorer(data, ControlStore(folder), **{"frame": FRAME, "pad": PAD, "sizes": sizes, **options})
-    scorer.towers.limit = limit
+    scorer.towers.memory.limit, scorer.towers.disk.limit = limit, 0
     return scorer
 
 
@@ -146,16 +148,55 @@ def test_the_budget_is_kept_and_what_the_present_visit_reads_stays():
         with torch.no_grad(), towers.lent_to(models[name]):
             for images in batches:
                 models[name].encode_image(images, QUESTIONS)
-                assert towers.used <= towers.limit
+                assert towers.memory.used <= towers.memory.limit
         return towers.hits - before
 
     visit("minigpt4")
-    size = towers.used // 6
+    size = towers.memory.used // 6
     towers.clear()
-    towers.limit = 4 * size
+    towers.memory.limit, towers.disk.limit = 4 * size, 0
     assert [visit("minigpt4"), visit("vpgtrans")] == [0, 4]  # a plain least-recently-used memory would have none
     batches = [tiny_images(seed=seed) for seed in range(6, 9)]
     assert [visit("minigpt4"), visit("vpgtrans")] == [0, 3]  # older visits make room
+
+
+def test_what_finds_no_room_in_memory_lies_in_files_that_leave_nothing_behind(tmp_path, monkeypatch, passes):
+    monkeypatch.setenv("TVP_CACHE", str(tmp_path / "cache"))
+    models = sharing_models(("minigpt4", "vpgtrans"))
+    off = scores_of(make_scorer(tmp_path / "off", limit=0), models)
+    scorer = make_scorer(tmp_path / "on", limit=1)
+    scorer.towers.disk.limit = 2**30
+    passes.clear()
+    assert same(scores_of(scorer, models), off) and len(passes) == len(set(passes)) > 4 * ROWS
+    assert scorer.towers.memory.used == 0 < scorer.towers.disk.used
+    assert list((tmp_path / "cache" / "towers").iterdir()) == []  # the files have no names
+    scorer.towers.clear()
+    assert scorer.towers.disk.used == 0
+
+
+def test_a_mapped_tensor_has_the_bits_and_the_layout_of_the_first(tmp_path):
+    for part in (torch.randn(2, 5, 3), torch.randn(2, 3, 5).mT, torch.randn(2, 6, 3)[:, 1:], torch.ones(4).bfloat16()):
+        mapped = _mapped(part, tmp_path)
+        assert torch.equal(mapped, part) and mapped.stride() == part.stride() and mapped.dtype == part.dtype
+
+
+def test_a_disk_without_room_is_said_once_and_costs_nothing_but_time(tmp_path, monkeypatch):
+    monkeypatch.setenv("TVP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(tower_features.os, "posix_fallocate", full_disk)
+    models = sharing_models(("minigpt4", "vpgtrans"))
+    scorer = make_scorer(tmp_path / "on", limit=1)
+    scorer.towers.disk.limit = 2**30
+    with pytest.warns(UserWarning, match=r"No more features of towers .*No space left") as said:
+        found = scores_of(scorer, models)
+    assert len(said) == 1 and same(found, scores_of(make_scorer(tmp_path / "off", limit=0), models))
+    with pytest.warns(UserWarning, match="half of what is free"):
+        scorer.towers.disk.limit = 2**30
+        monkeypatch.setattr(tower_features.shutil, "disk_usage", lambda folder: SimpleNamespace(free=0))
+        scores_of(scorer, models, value=0.7)
+
+
+def full_disk(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_the_sources_loss_on_a_split_serves_the_scores_and_nothing_is_kept_afterwards(tmp_path, passes):
@@ -178,7 +219,7 @@ def test_the_sources_loss_on_a_split_serves_the_scores_and_nothing_is_kept_after
             models["minigpt4"].answer_loss(prompt(batch.images), batch.questions, batch.answers)
     callback.on_test_epoch_end(trainer, module)
     assert len(passes) == 2 * ROWS  # the prompt's and the black border's frames
-    assert scorer.towers.used == 0 and models["minigpt4"].tower_memory is None
+    assert scorer.towers.memory.used == 0 and models["minigpt4"].tower_memory is None
 
 
 def test_shipped_models_on_one_pretrained_tower_name_it_alike_and_others_do_not():
