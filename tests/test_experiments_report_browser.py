@@ -70,7 +70,15 @@ def shown(request, chromium, page):
     emulate(chromium, width, scheme)
     chromium.get_log("browser"), chromium.get_log("performance")
     chromium.get(page.as_uri())
+    wait_for_page(chromium)
     return chromium, width, scheme
+
+
+def wait_for_page(driver):
+    """On a busy machine `get` was seen to return while the end of the page was still being read."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(driver, 60).until(lambda d: d.execute_script("return document.readyState") == "complete")
 
 
 def emulate(driver, width, scheme, media=""):
