@@ -150,7 +150,8 @@ def test_a_run_with_everything_on_resumes_mid_epoch_to_the_uninterrupted_prompt(
     assert not torch.equal(delta_of(whole), delta_of(plain))
 
 
-@pytest.mark.parametrize("curves", [pytest.param("true", marks=pytest.mark.slow), "false"])
+@pytest.mark.slow
+@pytest.mark.parametrize("curves", ["true", "false"])
 def test_a_held_out_model_s_features_stop_training_without_a_label_of_it_and_the_run_says_so(
     cache, tmp_path, monkeypatch, capsys, curves
 ):
@@ -197,6 +198,7 @@ def test_a_held_out_model_s_features_stop_training_without_a_label_of_it_and_the
         assert read_status(tmp_path / "cut")["stop_drift"] == record
 
 
+@pytest.mark.slow
 def test_a_limit_that_the_first_validation_exceeds_is_one_message(cache, tmp_path):
     words = ("train.val_every_steps=1", "train.stop_drift.mllm=embedded_instructblip", "train.stop_drift.limit=1e-6")
     with pytest.raises(ValueError, match=r"No prompt is within train.stop_drift.limit=1e-06: the first"):

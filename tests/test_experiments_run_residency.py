@@ -259,6 +259,7 @@ def auto(runs):
     return runs("targets.residency=auto")
 
 
+@pytest.mark.slow
 def test_a_run_reads_every_weight_file_once(auto) -> None:
     _, reads, status = auto
     names = ("embedded_minigpt4", "embedded_instructblip", "embedded_blip2")
@@ -269,6 +270,7 @@ def test_a_run_reads_every_weight_file_once(auto) -> None:
     assert 0 < record["weights"] < record["weights_apart"] and record["all_resident"] < record["free"]
 
 
+@pytest.mark.slow
 def test_a_run_leaves_no_weights_behind(auto) -> None:
     gc.collect()
     assert POOL.bytes == 0

@@ -38,7 +38,10 @@ def python_blocks(path: Path) -> list[str]:
 
 
 # ---- generated parts -------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(("name", "mark"), GENERATED)
+@pytest.mark.parametrize(
+    ("name", "mark"),
+    [pytest.param(*part, marks=[pytest.mark.slow] * (part[0] == "docs/models.md")) for part in GENERATED],
+)
 def test_generated_parts_are_up_to_date(name: str, mark: str) -> None:
     text = (ROOT / name).read_text()
     assert replace(text, mark, SECTIONS[name, mark]()) == text, "run: python -m experiments.write_docs"

@@ -116,6 +116,7 @@ def test_pairs_are_of_models_that_follow_each_other_now(tmp_path):
     assert Watched.loads == [(ORDER[0], False, []), (ORDER[2], True, [])]
 
 
+@pytest.mark.slow
 def test_records_are_the_same_bits_in_any_residency_and_come_in_the_order_of_the_targets(tmp_path):
     ways = {
         "plain": {},

@@ -39,7 +39,12 @@ def test_list_names_every_model(capsys: pytest.CaptureFixture) -> None:
     assert all(name in shown for name in REGISTRY)
 
 
-@pytest.mark.parametrize("name", [name for name in REGISTRY if name in PUBLISHED])
+LISTED = [name for name in REGISTRY if name in PUBLISHED]
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in ("minigpt4", "blip2"))) for name in LISTED]
+)
 def test_list_of_one_model_says_what_is_missing_and_where_it_is_published(name, tmp_path, capsys) -> None:
     assert main(["list", name, f"weights={tmp_path}", "batch=4"]) == 0
     shown = capsys.readouterr().out

@@ -200,6 +200,7 @@ def test_only_equal_bits_are_one() -> None:
 
 
 # ---- what nothing holds ---------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_after_five_loads_and_unloads_nothing_is_left() -> None:
     names = (*ON_VIT, "embedded_llava", "web_visualglm", "lite0_llava", "lite0_minigpt4")
     gc.collect()
