@@ -20,7 +20,8 @@ PAGES = [README, *sorted(DOCS.glob("*.md"))]
 PLACES = ("model_zoo", "datamodules", "lightning_modules", "experiments", "tests", "docs")
 SOURCES = [path for place in PLACES for path in (ROOT / place).rglob("*") if path.suffix in (".py", ".yaml", ".md")]
 SOURCES += [README, ROOT / "CHANGELOG.md", ROOT / "Makefile", ROOT / "pyproject.toml"]
-GENERATED = [pytest.param(*key, id="-".join(key)) for key in SECTIONS]
+SLOW = ("docs/models.md",)  # memory of every model is measured
+GENERATED = [pytest.param(*key, id="-".join(key), marks=[pytest.mark.slow] * (key[0] in SLOW)) for key in SECTIONS]
 
 
 def page_id(path: Path) -> str:
@@ -38,10 +39,7 @@ def python_blocks(path: Path) -> list[str]:
 
 
 # ---- generated parts -------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(
-    ("name", "mark"),
-    [pytest.param(*part, marks=[pytest.mark.slow] * (part[0] == "docs/models.md")) for part in GENERATED],
-)
+@pytest.mark.parametrize(("name", "mark"), GENERATED)
 def test_generated_parts_are_up_to_date(name: str, mark: str) -> None:
     text = (ROOT / name).read_text()
     assert replace(text, mark, SECTIONS[name, mark]()) == text, "run: python -m experiments.write_docs"
