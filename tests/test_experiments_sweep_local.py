@@ -78,6 +78,7 @@ def test_a_worker_that_dies_is_replaced_and_loses_nothing_else(sweep):
     assert state(folder, cells) == ["finished"] * 4 and (folder.path / f"died-{cells[1].label}").exists()
 
 
+@pytest.mark.slow
 def test_a_cell_that_kills_worker_after_worker_is_given_up(sweep):
     folder, cells, plan = sweep("deadly", "ok", "ok")
     run(folder, plan, jobs="1")

@@ -406,6 +406,7 @@ def test_ctrl_c_keeps_results_and_says_how_to_go_on(run, cache, tmp_path):
     assert read_status(out)["state"] == "interrupted" and read_rows(out / "results.jsonl")
 
 
+@pytest.mark.slow
 def test_two_ranks_equal_one_rank_with_the_doubled_batch(cache, tmp_path):
     common = ["exp=smoke", "train.max_steps=5", "train.epochs=5", "train.accelerator=cpu", "targets.heldout=[]"]
     common += ["data.n_train=40", "data.n_test=11", "targets.n=13"]
