@@ -226,7 +226,7 @@ def test_methods_without_training_or_on_the_full_image_run_too(cache, tmp_path):
 
 @pytest.mark.slow
 def test_a_run_can_score_its_png_on_the_source_alone_and_says_so(cache, tmp_path):
-    out = smoke(tmp_path / "none", "method=none", "targets.png=source")
+    out = smoke(tmp_path / "none", "method=none", "targets.png=source", "targets.label_mapping=true")
     rows = [row for row in read_rows(out / "results.jsonl") if row["split"] == "test"]
     assert {row["mllm"] for row in rows if row["input"] == "png"} == {"embedded_minigpt4"}
     assert {row["mllm"] for row in rows if row["input"] == "prompt"} == {*MODELS}
@@ -235,6 +235,10 @@ def test_a_run_can_score_its_png_on_the_source_alone_and_says_so(cache, tmp_path
     place = next(line for line in table if line.startswith("| model | n |")).split(" | ").index("from PNG")
     lines = {name: next(line for line in table if line.startswith(f"| {name} (")) for name in MODELS}
     assert [name for name, line in lines.items() if line.split(" | ")[place] == "-"] == [*MODELS][1:]
+    (mapped,) = [place for place, line in enumerate(table) if "through label maps (top1_mapped)" in line]
+    value = {row["mllm"]: row["value"] for row in rows if (row["input"], row["metric"]) == ("full", "top1_mapped")}
+    shown = {line.split(" ")[1]: line.split(" | ")[2] for line in table[mapped:] if line.startswith("| embedded_")}
+    assert shown == {name: f"{100 * value[name]:.1f}" for name in MODELS}
     assert "png: source" in (out / "config.yaml").read_text()
 
 

@@ -12,7 +12,7 @@ from datamodules.registry import load_datamodule
 from experiments.cli import markdown
 from experiments.run.build import control_store
 from experiments.run.preflight import report_left_out
-from experiments.run.summary import show_records
+from experiments.run.summary import show_mapped, show_records
 from lightning_modules.answer_scoring import Answers, answer_metrics, generate_inputs
 from lightning_modules.artefact import read_manifest
 from lightning_modules.atomic import replace_file
@@ -53,9 +53,7 @@ def score_prompt(options: Any) -> None:
     title = f"{options.prompt} on {scorer.datamodule.name} {split}, {scorer.metric} in %"
     roles = {spec.name: spec.role for spec in specs}
     show_records(title, scorer.metric, records, roles)
-    if options.label_mapping:
-        mapped = {spec.name: scorer.mapped[split, spec.name] for spec in specs}
-        show_records("The same through label maps fitted on val (the model's own labels)", scorer.metric, mapped, roles)
+    show_mapped(scorer, split, roles)
     if answers:
         show_answers(scorer, split, answers, records)
 

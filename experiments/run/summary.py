@@ -18,6 +18,7 @@ from experiments.run.offsets import offset_record, one_list
 from experiments.run.preflight import left_out_text
 from experiments.tracking.run import draw_prompt, draw_samples
 from lightning_modules.atomic import replace_file
+from lightning_modules.label_mapping import MAPPED
 from lightning_modules.metrics import Estimate, Scores, estimate, paired_gain
 from lightning_modules.prompts import Prompt
 from lightning_modules.vocabulary import CONTROLS, INPUT_NAMES, METHODS
@@ -84,6 +85,7 @@ def write_summary(config: DictConfig, folder: RunFolder, callback: Any, prompt: 
     headline = headline_text(metric, records, roles)
     print(headline)
     table = f"{headline}\n\n" + show_records(title, metric, records, roles, offset_records(callback))
+    table += show_mapped(callback.scorer, "test", roles)
     table += "\n" + left_out_text(callback.scorer.datamodule, ("train", "val", "test"))
     if note:
         print(note)
@@ -161,6 +163,15 @@ def show_records(
     return f"# {title}\n\n{markdown(header, rows)}\n{difference}\n"
 
 
+def show_mapped(scorer: Any, split: str, roles: Mapping[str, str]) -> str:
+    """`show_records` of the scores read through label maps (`targets.label_mapping`); empty where none was fitted."""
+    mapped = {name: scorer.mapped[split, name] for name in roles if (split, name) in scorer.mapped}
+    if not mapped:
+        return ""
+    title = f"The same through label maps ({MAPPED}), fitted on validation labels of the very model they are shown for"
+    return "\n" + show_records(title, scorer.metric, mapped, roles)
+
+
 def group_rows(metric: str, records: Mapping[str, Mapping[str, Scores]]) -> list[list[str]]:
     """One row per model and sub-test (POPE's random, popular, adversarial), where there are several: every score."""
     rows = []
@@ -216,7 +227,7 @@ def comparison_text(config: DictConfig) -> str:
     whose = {"source": "own source", "targets": "other models"}
     source, seeds = found["pairs"][0]["source"], found["methods"][0]["seeds"]
     where = f"{source}, {config.data.name}, {seeds} seeds"
-    title = f"Committed comparison (`make table EXP={world}` makes it): {where}, gain in points"
+    title = f"Committed comparison of recipe '{world}' (`make table EXP={world}` makes it): {where}, gain in points"
     header = ["method", *(f"{whose[over]}: over {INPUT_NAMES[control]}" for over, control in sides)]
     return f"{title}:\n\n{markdown(header, rows)}"
 
