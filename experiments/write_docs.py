@@ -32,7 +32,9 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PROMPT, PICTURE, SCENE = DOCS / "prompt", DOCS / "frame.png", DOCS / "scene.png"
 RESULTS = Path(__file__).parent / "results"
-KEPT = ("matrix.csv", "statistics.json", "report.html", "report.md")
+KEPT = ("matrix.csv", "statistics.json", "report.md")
+PAGE, PAGES = "report.html", ("fashion",)
+"""Megabytes that repeat the tables: kept of the sweeps that docs send a reader to."""
 
 
 @dataclass
@@ -44,8 +46,8 @@ class Options:
     """
 
     sweep: Path | None = None
-    """first copy what a finished sweep leaves there (matrix.csv, statistics.json, report.html, report.md) to
-    experiments/results/sweep_NAME, which the results are made from"""
+    """first copy what a finished sweep leaves there (matrix.csv, statistics.json, report.md, of `fashion` report.html
+    too) to experiments/results/sweep_NAME, which the results are made from"""
     prompt: Path | None = None
     """first copy that prompt artefact of exp=embedded to docs/prompt and draw README's picture with it"""
 
@@ -124,15 +126,20 @@ def keep(out: Path) -> None:
     Raises:
         ValueError: cells are missing or failed.
     """
+    from experiments.report.markdown import PAGE_LINE
     from experiments.sweep.folder import SweepFolder
 
     statistics = json.loads((out / "statistics.json").read_text())
     if statistics["missing"]:
         raise ValueError(f"{len(statistics['missing'])} cells of '{out}' have no result. Finish the sweep first.")
-    folder = RESULTS / f"sweep_{SweepFolder(out).name}"
+    name = SweepFolder(out).name
+    folder = RESULTS / f"sweep_{name}"
     folder.mkdir(parents=True, exist_ok=True)
-    for name in KEPT:
-        replace_file(folder / name, (out / name).read_bytes())
+    for kept in (*KEPT, *([PAGE] * (name in PAGES))):
+        replace_file(folder / kept, (out / kept).read_bytes())
+    if name not in PAGES:
+        report = (folder / "report.md").read_text()
+        replace_file(folder / "report.md", report.replace(f"{PAGE_LINE}\n\n", "").encode())
     for cell in statistics["cells"]:
         del cell["inputs"], cell["gains"]
     replace_file(folder / "statistics.json", json.dumps(statistics, separators=(",", ":")).encode() + b"\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,7 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from experiments import write_docs
 from experiments.recipes import list_recipes
+from experiments.report.markdown import PAGE_LINE
+from experiments.sweep.folder import SweepFolder
 from experiments.write_docs import DOCS, ROOT, SCENE, SECTIONS, picture_samples, replace
 from model_zoo.registry import list_mllms
 from model_zoo.weights.catalogue import PUBLISHED
@@ -124,3 +128,22 @@ def test_readme_puts_the_prompt_on_a_picture(tmp_path: Path, monkeypatch: pytest
 def test_the_python_api_runs_as_written(block: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     exec(block, {})
+
+
+# ---- results that are kept -------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("name", "page"), [("fashion", True), ("other", False)])
+def test_a_sweep_is_kept_without_what_its_tables_repeat(tmp_path, monkeypatch, name: str, page: bool) -> None:
+    monkeypatch.setattr(write_docs, "RESULTS", tmp_path / "results")
+    out = SweepFolder(tmp_path / "out", create=name).path
+    cell = {"source": "a", "inputs": {"full": 1}, "gains": {"full": 2}}
+    (out / "statistics.json").write_text(json.dumps({"missing": [], "cells": [cell]}))
+    for file, text in (("matrix.csv", "source\n"), ("report.html", "<p>"), ("report.md", f"# A\n\n{PAGE_LINE}\n\nB\n")):
+        (out / file).write_text(text)
+    write_docs.keep(out)
+    kept = {path.name: path.read_text() for path in (tmp_path / "results" / f"sweep_{name}").iterdir()}
+    assert set(kept) == {"matrix.csv", "statistics.json", "report.md", *(["report.html"] * page)}
+    assert json.loads(kept["statistics.json"])["cells"] == [{"source": "a"}]
+    assert (PAGE_LINE in kept["report.md"]) == page and kept["report.md"].endswith("B\n")
+    (out / "statistics.json").write_text(json.dumps({"missing": [cell], "cells": []}))
+    with pytest.raises(ValueError, match=r"1 cells of .* have no result. Finish the sweep first"):
+        write_docs.keep(out)

@@ -9,6 +9,8 @@ from experiments.report.sections.examples import regression_table
 from experiments.report.sections.headroom import headroom_section
 from experiments.report.verdict import about, verdicts
 
+PAGE_LINE = "Curves, pictures and the matrix with intervals: [report.html](report.html)."
+
 
 def markdown_table(table: TextTable) -> str:
     """The table with its caption below, or a line that says there is nothing."""
@@ -56,7 +58,7 @@ def report_markdown(material: Material) -> str:
     ]
     parts = [f"# Transfer report: {material.name}", *([material.label] if material.label else []), about(statistics)]
     parts += ["\n".join(f"* {text}" for text in verdicts(statistics))]
-    parts += ["Curves, pictures and the matrix with intervals: [report.html](report.html)."]
+    parts += [PAGE_LINE]
     parts += [f"## {title}\n\n{markdown_table(content).strip()}" for title, content in named]
     for part in headroom_section(material.folder):
         parts += [f"## Headroom before training: {part['data']}", "\n".join(f"* {text}" for text in part["verdict"])]
