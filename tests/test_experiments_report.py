@@ -24,6 +24,7 @@ from experiments.report.settings import common, without_path
 from experiments.report.verdict import EMBEDDED, about, verdicts
 from experiments.statistics import write_statistics
 from lightning_modules.metrics import Scores
+from model_zoo.registry import REGISTRY
 
 FAILED = [f"embedded_llava-emoji_recognition-vp-s{seed}" for seed in range(3)]
 
@@ -300,6 +301,16 @@ def test_a_difference_counts_only_when_it_survives_the_correction(statistics):
     }
     said = [verdicts(statistics | {"differences": [entry | {"p_holm": p}]})[-1] for p in (0.01, 0.2)]
     assert said[0].endswith("TVP transfers better.") and "does not survive" in said[1]
+
+
+@pytest.mark.parametrize("name", [name for name, entry in REGISTRY.items() if entry.embedded])
+def test_every_model_that_ships_is_said_to_be_a_tiny_one_of_ours(name):
+    def said(source, target):
+        cell = {"source": source, "target": target, "data": "d", "method": "tvp", "seed": 0, "n": 5}
+        return about({"cells": [cell], "missing": []})
+
+    assert said(f"minigpt4+{name}", "blip2").endswith(EMBEDDED) and said("blip2", name).endswith(EMBEDDED)
+    assert f"{name.split('_')[0].rstrip('012')}" in EMBEDDED and EMBEDDED not in said("minigpt4", "blip2")
 
 
 def test_the_readme_section_has_controls_scores_gains_differences_and_alarms(statistics):

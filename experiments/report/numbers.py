@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from lightning_modules.vocabulary import METHODS
+from lightning_modules.vocabulary import METHODS, members
+from model_zoo.registry import REGISTRY
 
 
 class TextTable(NamedTuple):
@@ -57,9 +58,8 @@ def main_method(statistics: Mapping) -> str:
 
 def is_embedded(statistics: Mapping) -> bool:
     """Any model that ships with the package, and of which numbers say nothing about published ones?"""
-    return any(
-        cell[key].startswith(("embedded_", "lite")) for cell in statistics["cells"] for key in ("source", "target")
-    )
+    names = {name for cell in statistics["cells"] for name in (*members(cell["source"]), cell["target"])}
+    return any(name in REGISTRY and REGISTRY[name].embedded for name in names)
 
 
 def interval_kind(entries: Iterable[Mapping]) -> str:

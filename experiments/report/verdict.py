@@ -17,9 +17,9 @@ from experiments.report.numbers import (
 from lightning_modules.vocabulary import CONTROL_NAMES
 
 EMBEDDED = (
-    "The models named embedded_* and lite* are tiny ones of a few million parameters that this project trained itself "
-    "on rendered scenes (lite*: connectors and LLMs on towers of ImageNet). They show whether the method and the "
-    "code work; their numbers say nothing about the published models."
+    "The models named embedded_*, web_* and lite* are tiny ones of at most a few million parameters that this project "
+    "trained itself on rendered scenes (lite*: connectors and LLMs on towers of ImageNet). They show whether the "
+    "method and the code work; their numbers say nothing about the published models."
 )
 
 
