@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from datamodules.rows import Row, RowTables, expect, image_sha256, rows_fingerpr
 from datamodules.sampling import EpochBatchSampler, TrainLoader, distributed_rank
 from datamodules.transforms import draw_augmentation, prepare_image
 from datamodules.unreadable_images import allowed_images
+from datamodules.wording import Wording
 
 __all__ = ["TASKS", "Batch", "ImageTextDataModule", "Row", "collate"]
 
@@ -43,6 +44,7 @@ class ImageTextDataModule(RowTables, lightning.LightningDataModule, ABC):
     "train" (held out of train; the default) or "official" (the reference's 5 % of the TEST split with replacement; the
     default when `official`). augment: flip and random crop in training. max_corrupt: how many images of a split that
     cannot be read (a number, or a fraction of them) are left out with their rows; 0: the first one stops the run.
+    question, eval_question, caption, caption_names: other words than the set's own, see `Wording`.
     """
 
     name: str = ""
@@ -66,6 +68,10 @@ class ImageTextDataModule(RowTables, lightning.LightningDataModule, ABC):
         official: bool = False,
         augment: bool = True,
         max_corrupt: int | float = 0,
+        question: str | None = None,
+        eval_question: str | None = None,
+        caption: str | None = None,
+        caption_names: Sequence[str] = (),
     ) -> None:
         super().__init__()
         val = val or ("official" if official else "train")
@@ -80,11 +86,15 @@ class ImageTextDataModule(RowTables, lightning.LightningDataModule, ABC):
         self.val, self.official, self.augment = val, official, augment
         allowed_images(max_corrupt, 0)
         self.max_corrupt = max_corrupt
+        self.wording = Wording(question, eval_question, caption, tuple(caption_names))
         self.n_val: int | None = None
         self.n_test: int | None = None
         self.epoch, self.start_batch = 0, 0
         self._fingerprints: dict[tuple, str] = {}
         self._sampler: EpochBatchSampler | None = None
+
+    def reword(self, split: str, rows: list[Row]) -> list[Row]:
+        return self.wording.apply(rows, split, self.candidates, f"{self.name} '{split}'")
 
     # ---- images ---------------------------------------------------------------------------------------------------
     def original(self, split: str, position: int) -> Tensor:

@@ -26,25 +26,17 @@ CAPTION = "this is a photo of a {}"
 class Recognition(ImageTextDataModule):
     """Questions, captions and answers (docs/method.md#data-sets), corrupted evaluation pictures, a cache of decoded.
 
-    question, caption: `{}` in the caption is the class. corruption: "fog:3" puts a common corruption (name:severity,
-    see corruptions.py) on every original of val and test, fixed by (split_seed, id); train stays clean, and `name`
-    says it. cache: keep decoded and resized pictures on disk (see decoded_cache.py); off by default, since
-    it writes gigabytes. It holds evaluation pictures, and training pictures where a crop has no room (`square`).
+    corruption: "fog:3" puts a common corruption (name:severity, see corruptions.py) on every original of val and test,
+    fixed by (split_seed, id); train stays clean, and `name` says it. cache: keep decoded and resized pictures on disk
+    (see decoded_cache.py); off by default, since it writes gigabytes. It holds evaluation pictures, and training
+    pictures where a crop has no room (`square`).
     """
 
     task = "recognition"
 
-    def __init__(
-        self,
-        *,
-        question: str = QUESTION,
-        caption: str = CAPTION,
-        corruption: str | None = None,
-        cache: bool = False,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *, corruption: str | None = None, cache: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.question, self.caption, self.cache = question, caption, cache
+        self.cache = cache
         self.corruption = None if corruption is None else parse_corruption(corruption)
         if self.corruption is not None:
             self.name = "_".join(map(str, (type(self).name, *self.corruption)))
@@ -58,7 +50,7 @@ class Recognition(ImageTextDataModule):
         names = self.candidates
         assert names is not None  # a recognition set is its classes
         return [
-            Row(row_id, label, self.question, names[label], self.caption.format(names[label]))
+            Row(row_id, label, QUESTION, names[label], CAPTION.format(names[label]))
             for row_id, label in zip(ids, labels, strict=True)
         ]
 

@@ -171,6 +171,10 @@ class RowTables(ABC):
         path = self.image_path(split, index)
         return None if path is None else os.path.realpath(path)
 
+    def reword(self, split: str, rows: list[Row]) -> list[Row]:
+        """The rows in other words than the data set's own."""
+        return rows
+
     def missing(self) -> list[str]:
         """One line per missing file: what it is, where to put it, where it is published."""
         return []
@@ -254,7 +258,7 @@ class RowTables(ABC):
             test = self._whole_table("test")  # the reference's draw, whatever is left out of test
             return test.take(official_sample([row.label for row in test.rows]))
         self.setup()
-        rows = self.build_rows(split)
+        rows = self.reword(split, self.build_rows(split))
         check_rows(rows, self.candidates, f"{self.name} '{split}'")
         self._check_ids(split, rows)
         table = SplitTable(rows, [(split, i) for i in range(len(rows))])

@@ -54,6 +54,8 @@ class Options:
     """recognition: the words the classes are called by: clean, raw, clip, ..."""
     corruption: str = ""
     """recognition: corruption of the pictures and its severity, e.g. fog:3"""
+    through: tuple[str, ...] = ()
+    """what every frame goes through before it is scored: 8bit, jpeg:QUALITY, resize:FACTOR (of the side, and back)"""
     max_corrupt: int | float = 0
     """images that cannot be read and may be left out: a number, or a fraction below 1"""
     scoring: Literal["likelihood", "generate"] = "likelihood"

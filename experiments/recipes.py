@@ -16,7 +16,7 @@ from datamodules.text_files import read_text
 from experiments.cli import list_options, unknown
 from experiments.schema import ADAM, GROUPS, OFFICIAL, PRESETS, Experiment
 from lightning_modules.prompt_kinds import check_bounds
-from lightning_modules.vocabulary import check_init, check_through
+from lightning_modules.vocabulary import CONTROLS, check_init, check_through, read_sent
 from model_zoo.served.address import is_served
 
 FOLDER = Path(__file__).parent / "recipes"
@@ -149,6 +149,7 @@ def resolve(config: DictConfig) -> DictConfig:
         group, leaf = key.split(".")
         if OmegaConf.is_missing(config[group], leaf):
             raise ValueError(f"The recipe has no {key}. Add `{key}: ...` or give {key}=NAME.")
+    _take_artefact(config)
     _resolve_kind(config)
     preset = PRESETS[config.method.name] | (ADAM if config.method.optimizer == "adam" else {})
     if config.prompt.bounds == "sigmoid" and preset["init"] == "zero":
@@ -162,10 +163,33 @@ def resolve(config: DictConfig) -> DictConfig:
     _resolve_geometry(config)
     _resolve_targets(config)
     _check_stop_drift(config)
+    read_sent(config.targets.through)
+    for name in config.targets.controls:
+        if name not in CONTROLS:
+            raise ValueError(f"Unknown '{name}' in targets.controls. Available: {', '.join(CONTROLS)}.")
     if config.monitor is None:
         config.monitor = "source"
     OmegaConf.set_readonly(config, True)
     return config
+
+
+def _take_artefact(config: DictConfig) -> None:
+    """A finished prompt that the run starts from says where its pixels are and what bounds them."""
+    if config.prompt.artefact is None:
+        return
+    from lightning_modules.artefact import read_manifest  # brings torch, which --help does without
+
+    config.prompt.artefact = os.path.expanduser(config.prompt.artefact)
+    manifest = read_manifest(config.prompt.artefact)
+    for key in ("kind", "frame", "pad", "bounds", "rank"):
+        if key in manifest:
+            config.prompt[key] = manifest[key]
+    kind, bounds = manifest["kind"], manifest["bounds"]
+    if config.method.name != "none" and (kind in ("scaled", "lowrank") or bounds == "sigmoid"):
+        raise ValueError(
+            f"'{config.prompt.artefact}' is a prompt of kind {kind} and bounds {bounds}: its file holds "
+            "pixels, not the numbers they are learned as. Expected method=none beside it, or another prompt."
+        )
 
 
 def _resolve_kind(config: DictConfig) -> None:

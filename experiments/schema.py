@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from experiments.cli import MISSING
+from lightning_modules.vocabulary import CONTROLS
 
 
 @dataclass
@@ -41,9 +42,14 @@ class Targets:
     fits in memory, else sequential. Weights that models share are loaded once"""
     n: int | None = None
     """size of the fixed validation sub-sample every model is scored on (null: all of it)"""
+    controls: list[str] = field(default_factory=lambda: list(CONTROLS))
+    """which inputs that learned nothing are scored beside the prompt; the best constant border is most of the work"""
     png: Literal["all", "source"] = "all"
     """which models also score, on test, the prompt read back from its 8-bit PNG: all, or the source only (about half
     the scoring of a sweep's cell; the PNG's column stays empty elsewhere)"""
+    through: list[str] = field(default_factory=list)
+    """what every frame goes through before a model scores it, controls too, in this order: 8bit (png), jpeg:QUALITY
+    (1 to 100), resize:FACTOR (of the side, and back)"""
     label_mapping: bool = False
     """also read all scores through a one-to-one map from classes to candidates, fitted for each model and input on the
     validation rows it is scored on, again at every validation (metric top1_mapped beside top1; recognition only; test
@@ -80,6 +86,14 @@ class Data:
     """so many train rows of every class, instead of n_train"""
     names: str | None = None
     """recognition: the words the classes are called by: clean, raw, clip, ... (null: clean)"""
+    question: str | None = None
+    """another question than the data set's, where all its rows ask one (a text, even an empty one)"""
+    eval_question: str | None = None
+    """the same for the validation and test rows alone"""
+    caption: str | None = None
+    """recognition: the text TSE compares with; {} is the class (null: this is a photo of a {})"""
+    caption_names: list[str] = field(default_factory=list)
+    """recognition: what captions call the classes, in their order (empty: the answers)"""
     corruption: str | None = None
     """recognition: corruption of the evaluation pictures and its severity, e.g. fog:3"""
     cache: bool = False
@@ -123,6 +137,9 @@ class Prompt:
     """standard deviation of init=normal, in pixel units (sigmoid: before the sigmoid)"""
     init_images: int = 256
     """init=replicate: how many train images are averaged at most, drawn by seed"""
+    artefact: str | None = None
+    """start from this finished prompt (its folder), whose kind, frame, pad and bounds are taken over; with method=none
+    it is scored as it is"""
 
 
 @dataclass

@@ -14,10 +14,11 @@ from omegaconf import DictConfig
 from datamodules.writable import note_unwritable_caches, require_writable
 from experiments.cli import parse_options, run_command
 from experiments.run.folder import plain_config
-from experiments.sweep.cells import SweepCell, build_cells, resolved
+from experiments.sweep.cells import SweepCell, resolved
 from experiments.sweep.display import Display, clock
 from experiments.sweep.engines import SweepStopped, load_engine
 from experiments.sweep.folder import SweepFolder
+from experiments.sweep.prompts import sweep_cells
 from experiments.sweep.recipe import list_sweeps, load_sweep
 
 
@@ -115,7 +116,7 @@ def _identified(own: Options, others: list[tuple[str, str]]) -> tuple[DictConfig
     from experiments.sweep.identity import identified
 
     sweep = load_sweep(own.sweep, others)
-    cells, missing = identified(build_cells(sweep))
+    cells, missing = identified(sweep_cells(sweep))
     if missing:
         raise FileNotFoundError("\n".join([*missing, "See docs/models.md and docs/data.md. Nothing was started."]))
     return sweep, cells

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from lightning_modules.draws import step_generator, uniform, whole
-from lightning_modules.vocabulary import check_through
+from lightning_modules.vocabulary import check_through, read_sent
 from model_zoo.base import resize_square
 
 JPEG_QUALITY = (75, 95)
@@ -59,6 +59,28 @@ def _through(way: str, frames: Tensor, generator: torch.Generator) -> Tensor:
     if way == "resize":
         return resize_and_back(frames, round(uniform(generator, *RESIZED) * frames.shape[-1]))
     return round_8bit(frames)
+
+
+class Sent(torch.nn.Module):
+    """Frames as they arrive at a model that is scored: what makes them, then what they go through on the way.
+
+    make: images (B, 3, S, S) to frames; a module moves and copies with this one. ways: of `vocabulary.read_sent`.
+    """
+
+    def __init__(self, make: Callable[[Tensor], Tensor], ways: Sequence[str]) -> None:
+        super().__init__()
+        self.make, self.ways = make, read_sent(ways)
+
+    def forward(self, images: Tensor) -> Tensor:
+        frames = self.make(images)
+        for way, number in self.ways:
+            if way == "jpeg":
+                frames = jpeg(frames, int(number))
+            elif way == "resize":
+                frames = resize_and_back(frames, max(1, round(number * frames.shape[-1])))
+            else:
+                frames = round_8bit(frames)
+        return frames
 
 
 # ---- diversity: the same frame as another model might see it ---------------------------------------------------------

@@ -15,13 +15,14 @@ from lightning_modules.code_version import code_version, library_versions
 from lightning_modules.controls import Control, ControlStore, all_controls, templates_digest
 from lightning_modules.evaluation import ModelSpec, gather_scores, score_in_process, score_inputs
 from lightning_modules.features import DRIFT_ROWS, FeatureDrift
+from lightning_modules.frame_changes import Sent
 from lightning_modules.label_mapping import fit_mapping, read_through, require_recognition, require_shared_candidates
 from lightning_modules.metrics import Scores, in_common, point, primary_metric
 from lightning_modules.prompts import Prompt
 from lightning_modules.ranks import GpuPool, from_rank_zero, is_rank_zero, other_gpus
 from lightning_modules.read_ahead import ReadAhead
 from lightning_modules.tower_features import TowerFeatures
-from lightning_modules.vocabulary import CONTROLS
+from lightning_modules.vocabulary import CONTROLS, read_sent
 from model_zoo.registry import is_served
 
 RESIDENCIES = ("sequential", "keep", "process")
@@ -47,6 +48,8 @@ class PromptScorer:
         beside: which models are read while another one is scored, see `ReadAhead`.
         device: where models run.
         load: (spec, device) -> the model, in place of `spec.load(device)`.
+        through: what every frame goes through before a model scores it (`frame_changes.Sent`), controls too; drifts
+            are measured without.
         label_mapping: also read every record through a one-to-one map from classes to candidates, fitted on the same
             input's validation record (`label_mapping.py`). Recognition only.
 
@@ -71,6 +74,7 @@ class PromptScorer:
         device: torch.device | str = "cpu",
         load: Callable[[ModelSpec, Any], Any] | None = None,
         label_mapping: bool = False,
+        through: Sequence[str] = (),
     ) -> None:
         if residency not in RESIDENCIES:
             raise ValueError(f"Unknown residency '{residency}'. Available: {', '.join(RESIDENCIES)}.")
@@ -79,6 +83,8 @@ class PromptScorer:
         if label_mapping:
             require_recognition(datamodule.task)
         self.residency, self.device, self.label_mapping = residency, device, label_mapping
+        read_sent(through)
+        self.through = list(through)
         self.metric = primary_metric(datamodule.task)
         self.colours: dict[str, Control] = {}  # model -> its best constant border on validation
         self.drifts: dict[tuple[str, str], Scores] = {}  # (split, model) -> how far `prompt` moves its features
@@ -186,6 +192,7 @@ class PromptScorer:
         # Prompts change with every epoch and are never stored.
         inputs: dict[Any, Any] = {name: (prompt.image_size, prompt) for name, prompt in prompts.items()}
         inputs |= {control: (control.image_size, control) for control in todo}
+        inputs = {name: (size, self._sent(make)) for name, (size, make) in inputs.items()}
         # Measured in the same visit: loading the model again would cost more than the two passes.
         if "prompt" in prompts and not is_served(spec.name):
             drift = self._drift(prompts["prompt"], split, n)
@@ -234,7 +241,7 @@ class PromptScorer:
             "templates": templates_digest(),
             "code": code_version(),
             "libraries": library_versions(),
-        }
+        } | ({"through": self.through} if self.through else {})
 
     def _run(self, spec: ModelSpec, split: str, n: int | None, inputs: dict, resident: Any) -> dict[Any, Scores]:
         limit = self.limits.setdefault(f"{spec.name} {spec.precision}", RowLimit())
@@ -259,7 +266,10 @@ class PromptScorer:
         """Input name -> (image size, function to frames): prompts, and controls with the colour already chosen."""
         known: dict[str, Any] = {control.name: control for control in self.controls if control.name != "constant"}
         known |= {"constant": self.colours.get(spec.name)} | dict(prompts)
-        return {name: (known[name].image_size, known[name]) for name in names}
+        return {name: (known[name].image_size, self._sent(known[name])) for name in names}
+
+    def _sent(self, make: Callable) -> Callable:
+        return Sent(make, self.through) if self.through else make
 
     def release(self) -> None:
         """Let go of models kept loaded."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from datamodules.splits import SPLITS as SPLITS
@@ -83,3 +84,31 @@ def check_through(ways: Sequence[str]) -> None:
             raise ValueError(f"Unknown '{way}' in method.through. Available: {', '.join(THROUGH)}.")
     if len(set(ways)) < len(ways):
         raise ValueError(f"method.through names one change twice: {', '.join(ways)}. Expected each at most once.")
+
+
+def read_sent(ways: Sequence[str]) -> list[tuple[str, float]]:
+    """`8bit`, `jpeg:75`, `resize:0.5` as (way, number), what frames go through before they are scored.
+
+    Raises:
+        ValueError: an unknown way, or a number that is missing, not asked for or out of range.
+    """
+    found = []
+    for word in ways:
+        way, colon, text = word.partition(":")
+        number = _number(text) if colon else None
+        whole = way == "jpeg" and number is not None and number == int(number) and 1 <= number <= 100
+        if not (whole or (way == "resize" and number is not None and 0 < number <= 4)) and word not in ("8bit", "png"):
+            raise ValueError(
+                f"Cannot read '{word}' of targets.through. Expected 8bit, png, jpeg:QUALITY from 1 to 100, or "
+                "resize:FACTOR of the side, up to 4; for example [resize:0.5,jpeg:75]."
+            )
+        found.append((way, number or 0.0))
+    return found
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None

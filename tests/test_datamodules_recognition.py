@@ -314,6 +314,29 @@ def test_an_option_that_a_set_has_not_is_named(written):
 
 
 # ---- CIFAR-10-C -----------------------------------------------------------------------------------------------------
+def test_other_words_take_the_place_of_the_set_s_own_in_the_splits_they_are_for(written):
+    plain = load("cifar10", written("cifar10"))
+    names = [f"thing {i}" for i in range(10)]
+    worded = load(
+        "cifar10", written("cifar10"), question="", eval_question="What?", caption="<{}>", caption_names=names
+    )
+    for split, question in (("train", ""), ("val", "What?"), ("test", "What?")):
+        for row, own in zip(worded.rows(split), plain.rows(split), strict=True):
+            assert (row.question, row.caption) == (question, f"<thing {row.label}>")
+            assert row._replace(question=own.question, caption=own.caption) == own
+    assert plain.fingerprint("test") != worded.fingerprint("test")
+    only = load("cifar10", written("cifar10"), question="Which?")
+    assert {row.question for split in SPLITS for row in only.rows(split)} == {"Which?"}
+    assert [row.caption for row in only.rows("test")] == [row.caption for row in plain.rows("test")]
+    with pytest.raises(ValueError, match=r"has 10 classes; got data.caption=None and 1 data.caption_names"):
+        load("cifar10", written("cifar10"), caption_names=["one"]).rows("test")
+
+
+def test_one_question_for_rows_that_ask_their_own_is_refused():
+    with pytest.raises(ValueError, match=r"different questions.*Expected a data set with one question for all rows"):
+        load_datamodule("emoji_presence", question="Is it there?").rows("val")
+
+
 def test_cifar10c_is_cifar10_with_another_test(written):
     kwargs = written("cifar10c")
     plain = load("cifar10", {key: value for key, value in kwargs.items() if key != "corruption"})

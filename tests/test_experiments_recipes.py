@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from datamodules.text_files import read_text
 from experiments.recipes import FOLDER, first_lines, list_recipes, load_experiment, read_yaml
@@ -233,12 +234,36 @@ def test_a_list_override_replaces_the_whole_list():
         (["method.warmup_steps=5"], "cosine_epoch changes lr once an epoch and has no warm-up"),
         (["train.average_last=-1"], "Expected train.average_last >= 0"),
         (["train.keep_prompts=[0]"], "Expected updates >= 1 in train.keep_prompts"),
+        (["targets.through=[jpeg:101]"], "Cannot read 'jpeg:101' of targets.through"),
+        (["targets.controls=[grey]"], "Unknown 'grey' in targets.controls. Available: full, black"),
     ],
 )
 def test_a_wrong_word_gets_one_message_that_names_it(words, message):
     with pytest.raises(ValueError) as error:
         load(*words)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_finished_prompt_brings_its_geometry_and_pixels_that_cannot_be_learned_on_are_refused(tmp_path):
+    from experiments.run.prompt_start import start_prompt
+    from lightning_modules.prompts import Prompt, build_prompt
+
+    made = build_prompt("pad", frame=32, pad=5, bounds="unbounded")
+    made.init_("normal", seed=1)
+    made.save(tmp_path / "pad", {})
+    config = load(f"prompt.artefact={tmp_path / 'pad'}")
+    assert (config.prompt.frame, config.prompt.pad, config.prompt.bounds, config.data.image_size) == (
+        *(32, 5, "unbounded"),
+        22,
+    )
+    start = start_prompt(config, None)
+    assert torch.equal(start.delta, Prompt.load(tmp_path / "pad").delta) and start.delta.requires_grad
+    build_prompt("lowrank", frame=64, pad=8, bounds="image").save(tmp_path / "low", {})
+    assert load(f"prompt.artefact={tmp_path / 'low'}", "method=none").prompt.kind == "lowrank"
+    with pytest.raises(ValueError, match=r"of kind lowrank and bounds image: its file holds pixels"):
+        load(f"prompt.artefact={tmp_path / 'low'}")
+    with pytest.raises(FileNotFoundError):
+        load(f"prompt.artefact={tmp_path / 'nothing'}")
 
 
 def test_a_resolved_configuration_cannot_be_changed():

@@ -13,7 +13,7 @@ from experiments.sweep import cells as module
 from experiments.sweep import identity
 from experiments.sweep.cells import SweepCell, build_cells, cell_words, resolved
 from experiments.sweep.identity import Fingerprints, cell_id
-from experiments.sweep.recipe import FOLDER, all_targets, list_sweeps, load_sweep
+from experiments.sweep.recipe import FOLDER, all_targets, data_label, list_sweeps, load_sweep
 from lightning_modules import code_version
 from lightning_modules.vocabulary import members
 
@@ -49,12 +49,13 @@ def test_every_sweep_recipe_makes_valid_runs(name):
     unlearned = len(sweep.methods) - len(learned)
     assert len(cells) == len(sweep.data) * (unlearned + len(sweep.sources) * len(learned) * len(sweep.seeds))
     assert len({cell.label for cell in cells}) == len(cells)
+    named = {data_label(data): data.name for data in sweep.data}
     shown = {(cell.data, cell.method): cell for cell in cells} | {cell.source: cell for cell in cells}
     for cell in shown.values():
         config = resolved(cell)
         own = members(cell.source)
         targets = [name for name in all_targets(sweep) if name not in own]
-        assert (config.source.name, config.data.name, config.seed) == (own[0], cell.data, cell.seed)
+        assert (config.source.name, config.data.name, config.seed) == (own[0], named[cell.data], cell.seed)
         assert [source.name for source in config.sources] == (own if len(own) > 1 else [])
         select = [name for name in sweep.select if name not in own]
         assert sorted(config.targets.names) == sorted(targets) and config.targets.select == select

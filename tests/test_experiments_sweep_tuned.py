@@ -78,6 +78,32 @@ def test_a_recipe_names_its_tunings_beside_itself_and_rows_of_their_own(tmp_path
     assert found["as_it_was"].lr == 4.0 and found["evp2"].lr == found["evp"].lr == 8.0
 
 
+def test_a_data_set_may_come_several_times_and_take_over_another_one_s_tuning(tmp_path, monkeypatch):
+    tuning(tmp_path / "t.json", embedded_minigpt4__evp=7.0)
+    data = [
+        {"name": "emoji_recognition", "label": "plain"},
+        {"name": "emoji_recognition", "label": "told little", "words": {"data.question": "?"}},
+        {"name": "emoji_counting", "tuned": "emoji_recognition"},
+    ]
+    recipe = {"sweep": "mine", "exp": "smoke", "tuned": "t.json", "sources": ["embedded_minigpt4"], "data": data,
+              "methods": [{"name": "evp"}]}  # fmt: skip
+
+    def load(**changes):
+        (tmp_path / "mine.yaml").write_text("# x\n" + OmegaConf.to_yaml(OmegaConf.create(recipe | changes)))
+        return load_sweep("mine")
+
+    monkeypatch.setattr(sweep_recipe, "FOLDER", tmp_path)
+    cells = {cell.data: cell for cell in build_cells(load())}
+    configs = {label: resolved(cell) for label, cell in cells.items()}
+    assert list(cells) == ["plain", "told little", "emoji_counting"]
+    assert cells["told little"].label == "embedded_minigpt4-told_little-evp-s0"
+    assert [config.data.question for config in configs.values()] == [None, "?", None]
+    assert {config.method.lr for config in configs.values()} == {7.0}
+    assert [c.data for c in build_cells(load_sweep("mine", [("data", "told little")]))] == ["told little"]
+    with pytest.raises(ValueError, match=r"data has plain twice. Expected each once; a data set may have a `label`"):
+        load(data=[data[0], data[0]])
+
+
 def test_a_learned_cell_without_tuned_words_is_refused_before_anything_runs(tmp_path):
     some = {key: lr for key, lr in ALL.items() if key != "embedded_llava__tvp"}
     given = [("tuned", str(tuning(tmp_path / "t.json", **some)))]

@@ -12,6 +12,7 @@ from PIL import Image
 from lightning_modules.draws import step_generator, uniform, whole
 from lightning_modules.frame_changes import (
     FrameChanges,
+    Sent,
     coloured,
     jpeg,
     resize_and_back,
@@ -159,3 +160,20 @@ def test_draws_of_diversity_reach_both_ends_and_never_leave_them():
 def test_nonsense_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         FrameChanges(**options)
+
+
+def test_frames_that_are_scored_go_through_what_is_asked_in_order_and_through_nothing_else():
+    given = frames()
+    assert torch.equal(Sent(lambda x: x, [])(given), given)
+    assert torch.equal(Sent(lambda x: x, ["8bit"])(given), round_8bit(given))
+    both = Sent(lambda x: x, ["resize:0.5", "jpeg:40"])(given)
+    assert torch.equal(both, jpeg(resize_and_back(given, SIDE // 2), 40))
+    assert not torch.equal(both, resize_and_back(jpeg(given, 40), SIDE // 2))
+
+
+@pytest.mark.parametrize(
+    "word", ["jpg:75", "jpeg", "jpeg:0", "jpeg:75.5", "resize", "resize:0", "resize:nan", "8bit:3"]
+)
+def test_a_way_that_cannot_be_read_is_refused_with_examples(word):
+    with pytest.raises(ValueError, match=rf"Cannot read '{word}' of targets.through.*\[resize:0.5,jpeg:75\]"):
+        Sent(lambda x: x, [word])

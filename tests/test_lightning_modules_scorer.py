@@ -90,6 +90,17 @@ def test_a_zero_prompt_scores_bit_for_bit_as_the_black_border(tmp_path):
         assert not (records["full"].scores == records["black"].scores).all()
 
 
+def test_what_frames_go_through_reaches_prompts_and_controls_alike_and_is_stored_apart(tmp_path):
+    spec, prompts = Spec("tiny_minigpt4", "source"), {"prompt": make_prompt(0.0)}
+    plain = make_scorer(tmp_path).score(spec, "val", prompts)
+    sent = make_scorer(tmp_path, through=["resize:0.25"]).score(spec, "val", prompts)
+    assert (sent["prompt"].scores == sent["black"].scores).all()  # a zero prompt is the black border, on any way
+    for name in ("full", "black", "prompt"):
+        assert not (sent[name].scores == plain[name].scores).all()
+    again = make_scorer(tmp_path).score(spec, "val", prompts)
+    assert all((again[name].scores == plain[name].scores).all() for name in plain)
+
+
 def test_the_constant_border_on_test_is_the_best_of_validation(tmp_path):
     spec, scorer = Spec("tiny_llava", "heldout"), make_scorer(tmp_path)
     records = scorer.score(spec, "test", {"prompt": make_prompt()})

@@ -50,6 +50,7 @@ METHOD_KEYS = (
 )
 # Which only some data sets have: given where they are set, `half=false` too.
 OPTIONAL_DATA_KEYS = ("shots", "names", "corruption", "cache", "max_corrupt", "half", "task")
+TEXT_KEYS = ("question", "eval_question", "caption", "caption_names")  # an empty text is one too
 
 
 def build_datamodule(config: DictConfig) -> Any:
@@ -62,6 +63,7 @@ def build_datamodule(config: DictConfig) -> Any:
         seed=config.seed,
         **{key: data[key] for key in DATA_KEYS},
         **{key: data[key] for key in OPTIONAL_DATA_KEYS if data[key] or (key == "half" and data[key] is False)},
+        **{key: data[key] for key in TEXT_KEYS if data[key] is not None and data[key] != []},
     )
     datamodule.n_val, datamodule.n_test = config.targets.n, data.n_test
     return datamodule
@@ -197,6 +199,8 @@ def build_callback(parts: RunParts, folder: RunFolder) -> TransferCallback:
         beside=parts.beside,
         load=load_kept if parts.residency == "keep" else None,
         label_mapping=config.targets.label_mapping,
+        through=config.targets.through,
+        controls=tuple(config.targets.controls),
     )
     log = ResultLog(folder.results)
     more: dict[str, Any] = {"context": context, "scores_folder": folder.scores}

@@ -13,8 +13,12 @@ from lightning_modules.prompts import Prompt, build_prompt
 
 
 def start_prompt(config: DictConfig, datamodule: Any) -> Prompt:
-    """The prompt before the first update: a pure function of the configuration and, for `replicate`, the train rows."""
+    """The prompt before the first update: a finished one that the configuration names; or else made of it and, for
+    `replicate`, of the train rows."""
     geometry = config.prompt
+    if geometry.artefact is not None:
+        prompt = Prompt.load(geometry.artefact)
+        return prompt if config.method.name == "none" else prompt.requires_grad_(True).train()
     shape = {key: geometry[key] for key in ("frame", "pad", "bounds", "rank")}
     prompt = build_prompt(geometry.kind, **shape)
     mean = mean_image(datamodule, geometry.init_images, config.seed) if geometry.init == "replicate" else None
@@ -24,7 +28,7 @@ def start_prompt(config: DictConfig, datamodule: Any) -> Prompt:
 
 def start_record(config: DictConfig, datamodule: Any) -> dict[str, Any]:
     """The manifest's `start`: what it was, with what it was made from, and the sha256 that results name prompts by."""
-    init = config.prompt.init
+    init = "artefact" if config.prompt.artefact is not None else config.prompt.init
     made_from: dict[str, Any] = {"std": config.prompt.init_std} if init == "normal" else {}
     if init == "replicate":
         made_from = {"images": len(drawn_rows(datamodule.n("train"), config.prompt.init_images, config.seed))}

@@ -87,7 +87,7 @@ def _scorer(options: Any, manifest: dict, prompt: Prompt, device: str) -> Prompt
     controls = tuple(name for name in options.controls if name != "none")
     shape: dict[str, Any] = {"frame": prompt.frame, "pad": prompt.pad}
     sizes = dict.fromkeys(("val", "test"), options.n or None)
-    shape["label_mapping"] = options.label_mapping
+    shape |= {"label_mapping": options.label_mapping, "through": options.through}
     return PromptScorer(datamodule, control_store(), **shape, sizes=sizes, controls=controls, device=device)
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig
 
 from experiments.recipes import as_yaml, load_experiment
-from experiments.sweep.recipe import all_targets, tuned_method
+from experiments.sweep.recipe import all_targets, data_label, tuned_data, tuned_method
 from lightning_modules.code_version import SOURCES, code_version, library_versions
 from lightning_modules.vocabulary import file_part, members
 
@@ -75,9 +75,9 @@ def build_cells(sweep: DictConfig) -> list[SweepCell]:
     for source, data, method, seed in product(sweep.sources, sweep.data, sweep.methods, sweep.seeds):
         if (method.base or method.name) == "none" and (source, seed) != (sweep.sources[0], sweep.seeds[0]):
             continue
-        label = f"{file_part(source)}-{data.name}-{method.name}-s{seed}"
+        label = f"{file_part(source)}-{file_part(data_label(data))}-{method.name}-s{seed}".replace(" ", "_")
         words = cell_words(sweep, source, data, method, seed)
-        cells.append(SweepCell(label, source, data.name, method.name, seed, tuple(words)))
+        cells.append(SweepCell(label, source, data_label(data), method.name, seed, tuple(words)))
     return cells
 
 
@@ -106,11 +106,12 @@ def cell_words(sweep: DictConfig, source: str, data: Any, method: Any, seed: int
         "targets.heldout": held,
         "log.progress": False,
         "log.group": sweep.sweep,
-        "log.tags": [sweep.sweep, source, data.name, method.name],
+        "log.tags": [sweep.sweep, source, data_label(data), method.name],
     }
-    more = (sweep.words, sweep.source_words.get(source, {}), method.words, data.words)
-    tuned = sweep.tuned_words.get(data.name, {}).get(source, {}).get(tuned_method(method), {})
-    for words in (*more, data.methods.get(method.name, {}), tuned):
+    tuned = sweep.tuned_words.get(tuned_data(data), {}).get(source, {}).get(tuned_method(method), {})
+    shared = (sweep.words, sweep.source_words.get(source, {}))
+    of_method = data.methods.get(method.name, {})
+    for words in (*shared, data.words) if sweep.prompts else (*shared, method.words, data.words, of_method, tuned):
         own |= dict(words)
     return [(key, as_yaml(value)) for key, value in own.items()]
 

@@ -13,6 +13,7 @@ from experiments.run.build import RunParts, build_datamodule, used_splits
 from experiments.run.folder import plain_config
 from experiments.run.preflight import missing_things
 from experiments.sweep.cells import SweepCell, made_with, resolved
+from lightning_modules.artefact import read_manifest
 from model_zoo.registry import clip_fingerprint
 
 # Words that change where and how fast a cell is computed, never what comes out. Weights and data are in by fingerprint.
@@ -57,6 +58,8 @@ def settled(config: DictConfig) -> dict[str, Any]:
         (plain[group] if group else plain).pop(leaf)
     for source in plain["sources"]:
         source.pop("weights")
+    if config.prompt.artefact is not None:  # by what it is, wherever it lies
+        plain["prompt"]["artefact"] = read_manifest(config.prompt.artefact)["prompt"]
     return plain
 
 
@@ -99,5 +102,5 @@ class Fingerprints:
 
 def _data_key(config: DictConfig) -> str:
     """What decides which rows and pictures are read, and where from; their size in pixels does not."""
-    data = {key: value for key, value in config.data.items() if key not in OF_NO_ROW}
+    data = {key: value for key, value in plain_config(config.data).items() if key not in OF_NO_ROW}
     return json.dumps([data, config.targets.n], sort_keys=True)

@@ -16,10 +16,11 @@ from rich.table import Table
 
 from experiments.run.build import RunParts, build_datamodule, run_length, validation_interval
 from experiments.run.memory_plan import memory_plan, planned_sizes, resident_lines
-from experiments.sweep.cells import SweepCell, build_cells, resolved
+from experiments.sweep.cells import SweepCell, resolved
 from experiments.sweep.display import clock
 from experiments.sweep.folder import MARKER, States, SweepFolder
 from experiments.sweep.identity import identified
+from experiments.sweep.prompts import sweep_cells
 from experiments.sweep.slots import local_slots
 from lightning_modules.vocabulary import SPLITS
 from model_zoo.memory.sizes import USUAL
@@ -34,7 +35,7 @@ HOW = {
 
 def print_plan(sweep: DictConfig, own: dict[str, Any]) -> int:
     """One line for each source, data set and method: its seeds by state, predicted time of one and memory."""
-    cells, missing = identified(build_cells(sweep))
+    cells, missing = identified(sweep_cells(sweep))
     states = SweepFolder(own["out"]).states() if (Path(own["out"]) / MARKER).is_file() else States()
     table = Table(title=f"{sweep.sweep}: {len(cells)} cells", title_justify="left")
     for column in ("source", "data", "method", "cells", "one cell takes", "peak memory"):

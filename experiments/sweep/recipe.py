@@ -25,11 +25,17 @@ LISTS = ("sources", "targets", "select", "data", "methods", "seeds")
 class SweepData:
     """One data set of a sweep.
 
-    name: the data set. exp: the run recipe its cells start from (null: the sweep's). words: `key: value` for its cells.
-    methods: method -> `key: value`, what was tuned for this data set.
+    name: the data set. label: what the matrix calls it (null: its name), so that one data set can come several times
+    in other words. exp: the run recipe its cells start from (null: the sweep's). words: `key: value` for its cells.
+    methods: method -> `key: value`, what was tuned for this data set. tuned: the data set whose tuned words it takes
+    over (null: its own). learned_on: with the sweep's `prompts`, what their sweep calls the data they were learned on
+    (null: the only one it has).
     """
 
     name: str = MISSING
+    label: str | None = None
+    tuned: str | None = None
+    learned_on: str | None = None
     exp: str | None = None
     words: dict[str, Any] = field(default_factory=dict)
     methods: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -60,6 +66,8 @@ class Sweep:
     tuned: files of `python -m experiments.tune`, one a data set, beside this recipe's: their words for each source,
     data set and method come last; an ensemble that was not tuned takes over those of its first member.
     tuned_words: data set -> source -> method -> `key: value`, which they fill.
+    prompts: a finished sweep, by its folder or its recipe's name, whose prompts are scored instead of learning any:
+    those of the same source, method and seed. Words of methods and tunings are then not read.
     primary: the two methods whose difference on targets the sweep is made to test, before all other comparisons.
     """
 
@@ -77,6 +85,17 @@ class Sweep:
     tuned: list[str] = field(default_factory=list)
     tuned_words: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     primary: list[str] = field(default_factory=list)
+    prompts: str = ""
+
+
+def data_label(data: Any) -> str:
+    """What the matrix calls a data set of a sweep."""
+    return data.label or data.name
+
+
+def tuned_data(data: Any) -> str:
+    """The data set whose tuned words a data set of a sweep takes over."""
+    return data.tuned or data.name
 
 
 def list_sweeps() -> dict[str, str]:
@@ -109,6 +128,8 @@ def load_sweep(name: str, overrides: Sequence[tuple[str, str]] = ()) -> DictConf
         words = [word for word in value.split(",") if word]
         if key == "tuned":
             sweep.tuned, tunings = words, [Path(word).expanduser() for word in words]
+        elif key == "prompts":
+            sweep.prompts = value
         elif key in LISTS:
             _narrow(sweep, key, words)
         else:
@@ -148,11 +169,11 @@ def _take_over(sweep: DictConfig, tunings: Sequence[Path]) -> None:
             if members(source)[0] in of_source:
                 of_source.setdefault(source, of_source[members(source)[0]])
     for data, source, method in product(sweep.data, sweep.sources, sweep.methods):
-        name = tuned_method(method)
-        if name and name not in found.get(data.name, {}).get(source, {}):
+        name, of = tuned_method(method), tuned_data(data)
+        if name and name not in found.get(of, {}).get(source, {}):
             raise ValueError(
-                f"tuned has no words for {name} of {source} on {data.name}. Tune it: `python -m experiments.tune "
-                f"exp={data.exp or sweep.exp} data={data.name} sources={source}`; or say that {method.name} is not "
+                f"tuned has no words for {name} of {source} on {of}. Tune it: `python -m experiments.tune "
+                f"exp={data.exp or sweep.exp} data={of} sources={source}`; or say that {method.name} is not "
                 "tuned: `tuned: ''` in that method of the recipe."
             )
     sweep.tuned_words = found
@@ -176,7 +197,7 @@ def _narrow(sweep: DictConfig, key: str, names: list[str]) -> None:
     if key in ("sources", "targets", "select"):
         sweep[key] = names
         return
-    known = {entry.name: entry for entry in sweep[key]}
+    known = {data_label(entry) if key == "data" else entry.name: entry for entry in sweep[key]}
     for name in names:
         if name not in known:
             raise ValueError(f"The sweep has no {key} '{name}'.{suggest(name, list(known))} It has {', '.join(known)}.")
@@ -197,6 +218,13 @@ def _check(sweep: DictConfig) -> None:
         twice = [name for name in sweep[key] if list(sweep[key]).count(name) > 1]
         if twice:
             raise ValueError(f"{key} names {twice[0]} twice. Expected each once.")
+    for key, names in (
+        ("data", [data_label(data) for data in sweep.data]),
+        ("methods", [method.name for method in sweep.methods]),
+    ):
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise ValueError(f"{key} has {twice[0]} twice. Expected each once; a data set may have a `label`.")
     targets = all_targets(sweep)
     strangers = [name for name in sweep.select if name not in targets]
     if strangers:
