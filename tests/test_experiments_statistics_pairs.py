@@ -72,6 +72,22 @@ def test_what_is_shared_splits_the_targets(made):
     assert made["pairs"][0]["shared"] == shared(made["pairs"][0]["source"], made["pairs"][0]["target"])
 
 
+def test_towers_and_sources_split_the_targets_too(made):
+    def gains(name, key):
+        return {row[key]: row for row in made[name] if row["control"] == "black"}
+
+    kinds = gains("directions", "direction")
+    assert {way: row["pairs"] for way, row in kinds.items()} == {
+        "ViT to ViT, the same tower": 2, "ViT to CNN, another tower": 2, "CNN to ViT, another tower": 2,
+    }  # fmt: skip
+    pairs = {(p["source"], p["target"]): p["gains"]["black"]["value"] for p in made["pairs"]}
+    for source, row in gains("sources", "source").items():
+        own = [value for (s, t), value in pairs.items() if s == source != t]
+        assert row["value"] == pytest.approx(np.mean(own), abs=2e-6) and row["pairs"] == len(own)
+    assert list(gains("sources", "source")) == sorted(MODELS)
+    assert analyse(matrix(MODELS[:1], (0,), worse_on_llava))["sources"] == []
+
+
 def test_alarms_name_the_regressions_and_nothing_else(made):
     assert {row["target"] for row in made["alarms"]} == {"embedded_llava"}
     assert {(row["source"], row["control"]) for row in made["alarms"]} == {

@@ -52,6 +52,7 @@ def report_markdown(material: Material) -> str:
         ("Negative transfer", tables.alarms(statistics)),
         *((f"Targets: {data}", tables.by_target(statistics, data)) for data in material.data_sets()),
         ("By what source and target share", tables.shared(statistics)),
+        *tables.finer(statistics).items(),
         ("Without a learned prompt", tables.controls(statistics)),
         ("Worst regressions", regression_table(material)),
         ("Missing or failed", tables.missing(statistics)),

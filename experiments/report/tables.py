@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from experiments.report.numbers import (
     TextTable,
@@ -141,18 +142,38 @@ def _range(numbers: set[int]) -> str:
 
 def shared(statistics: Mapping) -> TextTable:
     """Average target gain by what source and target have in common."""
-    cells = {(e["method"], e["shared"], e["control"]): e for e in statistics["shared"]}
+    caption = (
+        "what source and target share, the closest first (kind of tower: vision transformer or convolutional network)"
+    )
+    return _grouped(statistics, "shared", "shared", "source and target share", caption, _place)
+
+
+def finer(statistics: Mapping) -> dict[str, TextTable]:
+    """Title -> average target gain by the kinds of both towers, and by source; those with rows.
+
+    One source, or an older statistics.json, has none.
+    """
+    kinds = "kind of tower (ViT: vision transformer, CNN: convolutional network), from the source's to the target's"
+    found = {
+        "From tower to tower": _grouped(statistics, "directions", "direction", "from tower to tower", kinds),
+        "By source": _grouped(statistics, "sources", "source", "learned on", "what the prompt was learned on"),
+    }
+    return {title: table for title, table in found.items() if table.rows}
+
+
+def _grouped(
+    statistics: Mapping, entries: str, key: str, what: str, caption: str, place: Callable[[str], Any] = str
+) -> TextTable:
+    given = statistics.get(entries, [])
+    cells = {(e["method"], e[key], e["control"]): e for e in given}
     rows = [
         [f"{method}, {tag}", *_gains([cells.get((method, tag, control)) for control in statistics["controls"]])]
         for method in method_order(method for method, *_ in cells)
-        for tag in sorted({tag for of, tag, _ in cells if of == method}, key=_place)
+        for tag in sorted({tag for of, tag, _ in cells if of == method}, key=place)
     ]
-    header = ["method, source and target share", *(f"over {CONTROL_NAMES[c]}" for c in statistics["controls"]), "from"]
-    over = interval_kind(statistics["shared"])
-    caption = (
-        "Average target gain in points by what source and target share, the closest first (kind of tower: vision "
-        f"transformer or convolutional network), mean over data sets; {over}; n: test images."
-    )
+    header = [f"method, {what}", *(f"over {CONTROL_NAMES[c]}" for c in statistics["controls"]), "from"]
+    over = interval_kind(given) if given else ""
+    caption = f"Average target gain in points by {caption}, mean over data sets; {over}; n: test images."
     return TextTable(caption, header, rows)
 
 

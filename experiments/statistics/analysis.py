@@ -10,7 +10,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from experiments.statistics.averages import difference_rows, method_rows, primary_contrast, shared_rows
+from experiments.statistics.averages import (
+    difference_rows,
+    direction_rows,
+    method_rows,
+    primary_contrast,
+    shared_rows,
+    source_rows,
+)
 from experiments.statistics.outcomes import gather
 from experiments.statistics.pairs import ALPHA, cell_rows, pair_rows
 from experiments.sweep.folder import latest_plan
@@ -45,6 +52,7 @@ def analyse(records: Iterable[TransferRecord], *, missing: Iterable[Mapping] = (
         "metrics": {name: of.metric for name, of in data.items()},
         "images": {name: of.images for name, of in data.items()}, "speaks_of": SPEAKS_OF, "primary": contrast,
         "cells": cell_rows(data), "pairs": pairs, "methods": method_rows(data), "shared": shared_rows(data),
+        "directions": direction_rows(data), "sources": source_rows(data),
         "differences": difference_rows(data, contrast), "alarms": alarms(pairs),
         "missing": [{key: row.get(key, "") for key in MISSING} for row in missing],
     }  # fmt: skip

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from experiments.statistics.outcomes import DataSet, prompts_of
-from experiments.statistics.sharing import STRONGEST_FIRST, shared
+from experiments.statistics.sharing import STRONGEST_FIRST, direction, shared
 from experiments.statistics.significance import holm
 from experiments.statistics.two_way import Measured, OnImages, mean_of, over_sources, summary
 from lightning_modules.intervals import linearised
@@ -135,16 +135,35 @@ def method_rows(data: Mapping[str, DataSet]) -> list[dict]:
 
 
 def shared_rows(data: Mapping[str, DataSet]) -> list[dict]:
-    """Average gain on targets by what they share with the source."""
+    """Average gain on targets by what they share with the source, the strongest first."""
+    return _grouped(data, "shared", shared, STRONGEST_FIRST.index)
+
+
+def direction_rows(data: Mapping[str, DataSet]) -> list[dict]:
+    """Average gain on targets by the kinds of both towers."""
+    return _grouped(data, "direction", direction)
+
+
+def source_rows(data: Mapping[str, DataSet]) -> list[dict]:
+    """Average gain on the targets of each source; nothing where there is one source."""
+    rows = _grouped(data, "source", lambda source, target: source)
+    return rows if len({row["source"] for row in rows}) > 1 else []
+
+
+def _grouped(
+    data: Mapping[str, DataSet], key: str, group: Callable[[str, str], str], order: Callable[[str], Any] = str
+) -> list[dict]:
+    """Average gain on targets by `group(source, target)`, which rows hold as `key`."""
     rows = []
     for method in methods_of(data):
         for control in CONTROLS:
             columns = columns_of(data, method, SIDES["targets"], minus=control)
-            for tag in STRONGEST_FIRST:
-                part = {pair: of for pair, of in columns.items() if shared(*pair[1:]) == tag}
-                if part:
-                    head = {"method": method, "data": "", "shared": tag, "control": control}
-                    rows.append(head | average(data, part))
+            groups: dict[str, Columns] = {}
+            for pair, of in columns.items():
+                groups.setdefault(group(*pair[1:]), {})[pair] = of
+            for name in sorted(groups, key=order):
+                head = {"method": method, "data": "", key: name, "control": control}
+                rows.append(head | average(data, groups[name]))
     return rows
 
 

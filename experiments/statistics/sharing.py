@@ -61,6 +61,17 @@ def shared(source: str, target: str) -> str:
     return min((_pair(member, target) for member in members(source)), key=STRONGEST_FIRST.index)
 
 
+def direction(source: str, target: str) -> str:
+    """`ViT to CNN`: kind of the source's tower (of each, for an ensemble), then of the target's; and whether it is one.
+
+    `?` stands for a tower of which nothing is known.
+    """
+    mine, other = [facts(member) for member in members(source)], facts(target)
+    kinds = "+".join(sorted({of.kind or "?" for of in mine}))
+    same = other.tower is not None and other.tower in {of.tower for of in mine}
+    return f"{kinds} to {other.kind or '?'}, {'the same tower' if same else 'another tower'}"
+
+
 def _pair(source: str, target: str) -> str:
     a, b = facts(source), facts(target)
     if a.name == b.name:

@@ -35,6 +35,7 @@ def headline_section(material: Material) -> dict[str, Any]:
         "own": tables.headline(statistics, "source"),
         "apart": apart if len(data_sets) > 1 else [],
         "shared": tables.shared(statistics),
+        "finer": tables.finer(statistics),
         "controls": tables.controls(statistics),
     }
 
