@@ -89,14 +89,51 @@ def found_table(sweep: str) -> str:
 OWN = "all: it is the source"
 
 
+def directions_table(sweep: str) -> str:
+    """What each method's frame changes on models it was not learned on, by the kinds of both towers."""
+    rows = [row for row in statistics_of(sweep)["directions"] if row["control"] == "full" and row["method"] != "none"]
+    of = {(row["direction"], row["method"]): row for row in rows}
+    methods = method_order(method for _, method in of)
+    table = [
+        [kind, str(of[kind, methods[0]]["pairs"]), *(with_interval(of[kind, method]) for method in methods)]
+        for kind in dict.fromkeys(row["direction"] for row in rows)
+    ]
+    return markdown(["from the source's tower to the target's", "pairs", *(m.upper() for m in methods)], table).strip()
+
+
+def study_table(sweep: str) -> str:
+    """What frames change on their source and on other models; a row for each form of the data, or each method."""
+    found = statistics_of(sweep)
+    rows = [row for row in found["methods"] if row["control"] == "full" and row["method"] != "none"]
+    of = {(row["data"], row["method"], row["over"]): with_interval(row) for row in rows}
+    labels, methods = list(found["metrics"]), method_order(row["method"] for row in rows)
+    sides = {"source": "its source", "targets": "other models"}
+    if len(labels) == 1:
+        table = [[method, *(of["", method, over] for over in sides)] for method in methods]
+        return markdown(["method", *sides.values()], table).strip()
+    columns = [(method, over) for over in sides for method in methods]
+    table = [[label, *(of.get((label, *column), "–") for column in columns)] for label in labels]
+    return markdown(["", *(f"{method.upper()}, {sides[over]}" for method, over in columns)], table).strip()
+
+
 def two_sources_table(sweep: str) -> str:
-    """What a frame learned on one model, or on two at once, changes on models that were in neither."""
+    """What a frame learned on one model, or on several at once, changes on models that were in none of them."""
     pairs = [pair for pair in statistics_of(sweep)["pairs"] if pair["role"] != "source"]
-    of = {(pair["source"], pair["target"]): pair["gains"]["full"] for pair in pairs}
+    of = {(pair["method"], pair["source"], pair["target"]): pair["gains"]["full"] for pair in pairs}
+    methods = method_order(method for method, *_ in of)
     sources, targets = (dict.fromkeys(pair[key] for pair in pairs) for key in ("source", "target"))
-    unseen = [target for target in targets if all((source, target) in of for source in sources)]
-    rows = [[source, *(with_interval(of[source, target]) for target in unseen)] for source in sources]
-    return markdown(["EVP, learned on", *unseen], rows).strip()
+    unseen = [target for target in targets if all((methods[0], source, target) in of for source in sources)]
+    rows = [
+        [
+            *([method.upper()] if len(methods) > 1 else []),
+            source,
+            *(with_interval(of[method, source, t]) for t in unseen),
+        ]
+        for method in methods
+        for source in sources
+    ]
+    head = ["method", "learned on"] if len(methods) > 1 else [f"{methods[0].upper()}, learned on"]
+    return markdown([*head, *unseen], rows).strip()
 
 
 def own_table(sweep: str) -> str:

@@ -201,6 +201,31 @@ def test_plan_of_what_is_not_here_says_what_is_missing(tmp_path, capsys, monkeyp
     assert "weights  20.1 GiB of all models with shared parts once, 21.9 GiB apart, as bfloat16" in said
 
 
+def test_a_study_of_prompts_that_are_not_there_yet_is_planned_and_says_so(tmp_path, capsys, monkeypatch):
+    from experiments.sweep import plan as planning
+
+    monkeypatch.setattr(planning, "identified", lambda cells: (cells, []))
+    monkeypatch.chdir(tmp_path)
+    words = ["plan", "sweep=modern_off_task", "sources=smolvlm2_2_2b", "data=svhn", "seeds=0"]
+    assert transfer_sweep.main([*words, f"out={tmp_path / 'out'}"]) == 0
+    said = capsys.readouterr().out
+    assert "2 cells to do" in said and "no sweep in 'modern' or 'runs/sweeps/modern'. Run it first" in said
+    rows = re.findall(r"│ smolvlm2_2_2b │ svhn │ (\w+) +│ 1 missing │ +[\d.]+ \w+ │ +([\d.]+) GiB │", said)
+    assert [method for method, _ in rows] == ["evp", "tvp"] and all(0 < float(peak) < 76 for _, peak in rows)
+
+
+def test_a_recipe_like_another_says_what_differs_and_nothing_else(tmp_path, monkeypatch):
+    from experiments.sweep import recipe
+
+    one, other = (recipe.load_sweep(name) for name in ("paper_texts", "modern_texts"))
+    differing = {key for key in one if one[key] != other[key]}
+    assert differing == {"sweep", "sources", "targets", "like"}
+    monkeypatch.setattr(recipe, "FOLDER", tmp_path)
+    (tmp_path / "a.yaml").write_text("# x\nsweep: a\nlike: paper_txts\n")
+    with pytest.raises(ValueError, match="Unknown sweep 'paper_txts'"):
+        recipe.load_sweep("a")
+
+
 def test_the_modern_matrix_is_planned_without_weights_and_every_cell_fits_80_gb(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = ["plan", "sweep=modern", "data=cifar10", "seeds=0", "methods=tvp"]

@@ -35,7 +35,11 @@ HOW = {
 
 def print_plan(sweep: DictConfig, own: dict[str, Any]) -> int:
     """One line for each source, data set and method: its seeds by state, predicted time of one and memory."""
-    cells, missing = identified(sweep_cells(sweep))
+    try:
+        cells, missing = identified(sweep_cells(sweep))
+    except FileNotFoundError as error:  # a finished sweep's prompts
+        cells, missing = identified(sweep_cells(sweep, planning=True))
+        missing = [str(error), *missing]
     states = SweepFolder(own["out"]).states() if (Path(own["out"]) / MARKER).is_file() else States()
     table = Table(title=f"{sweep.sweep}: {len(cells)} cells", title_justify="left")
     for column in ("source", "data", "method", "cells", "one cell takes", "peak memory"):

@@ -13,8 +13,10 @@ from experiments.sweep.recipe import data_label
 RUNS = Path("runs/sweeps")
 
 
-def sweep_cells(sweep: DictConfig) -> list[SweepCell]:
+def sweep_cells(sweep: DictConfig, *, planning: bool = False) -> list[SweepCell]:
     """`build_cells`; where the recipe names a finished sweep's `prompts`, cells learn nothing and score those.
+
+    planning: prompts need not be there yet.
 
     Raises:
         FileNotFoundError, ValueError: as `SweepPrompts`.
@@ -22,13 +24,16 @@ def sweep_cells(sweep: DictConfig) -> list[SweepCell]:
     cells = build_cells(sweep)
     if not sweep.prompts:
         return cells
-    prompts, learned_on = SweepPrompts(sweep.prompts), {data_label(data): data.learned_on for data in sweep.data}
+    prompts = None if planning else SweepPrompts(sweep.prompts)
+    learned_on = {data_label(data): data.learned_on for data in sweep.data}
     found = []
     for cell in cells:
         words = dict(cell.words)
         if words["method.name"] != "none":
-            artefact = prompts.find(cell.source, learned_on[cell.data], cell.method, cell.seed)
-            words |= {"method.name": "none", "prompt.artefact": str(artefact.resolve())}
+            words["method.name"] = "none"
+            if prompts is not None:
+                artefact = prompts.find(cell.source, learned_on[cell.data], cell.method, cell.seed)
+                words["prompt.artefact"] = str(artefact.resolve())
         found.append(cell._replace(words=tuple(words.items())))
     return found
 

@@ -66,6 +66,7 @@ class Sweep:
     tuned: files of `python -m experiments.tune`, one a data set, beside this recipe's: their words for each source,
     data set and method come last; an ensemble that was not tuned takes over those of its first member.
     tuned_words: data set -> source -> method -> `key: value`, which they fill.
+    like: another recipe, whose keys hold where this one says nothing.
     prompts: a finished sweep, by its folder or its recipe's name, whose prompts are scored instead of learning any:
     those of the same source, method and seed. Words of methods and tunings are then not read.
     primary: the two methods whose difference on targets the sweep is made to test, before all other comparisons.
@@ -86,6 +87,7 @@ class Sweep:
     tuned_words: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     primary: list[str] = field(default_factory=list)
     prompts: str = ""
+    like: str = ""
 
 
 def data_label(data: Any) -> str:
@@ -113,10 +115,8 @@ def load_sweep(name: str, overrides: Sequence[tuple[str, str]] = ()) -> DictConf
         FileNotFoundError: no such tuning.
     """
     path = FOLDER / f"{name}.yaml"
-    if not path.is_file():
-        raise unknown("sweep", name, list(list_sweeps()))
     try:
-        said = cast("DictConfig", read_yaml(path))
+        said = _read(name)
         if isinstance(said.get("tuned"), str):
             said.tuned = [said.tuned]
         sweep = cast("DictConfig", OmegaConf.merge(OmegaConf.structured(Sweep), said))
@@ -138,6 +138,15 @@ def load_sweep(name: str, overrides: Sequence[tuple[str, str]] = ()) -> DictConf
     if tunings:
         _take_over(sweep, tunings)
     return sweep
+
+
+def _read(name: str) -> DictConfig:
+    """A recipe's keys as they are written, those of the recipe it is `like` below its own."""
+    path = FOLDER / f"{name}.yaml"
+    if not path.is_file():
+        raise unknown("sweep", name, list(list_sweeps()))
+    said = cast("DictConfig", read_yaml(path))
+    return OmegaConf.create({**_read(said.like), **said}) if said.get("like") else said
 
 
 def all_targets(sweep: DictConfig) -> list[str]:
