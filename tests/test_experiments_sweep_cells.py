@@ -41,7 +41,13 @@ def test_the_list_of_sweeps_is_not_empty():
     )
 
 
-@pytest.mark.parametrize("name", sorted(list_sweeps()))
+def is_study(name):
+    return name.startswith(("paper_", "modern_", "web_", "fashion_"))
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * is_study(name)) for name in sorted(list_sweeps())]
+)
 def test_every_sweep_recipe_makes_valid_runs(name):
     sweep = load_sweep(name)
     cells = build_cells(sweep)
@@ -192,10 +198,11 @@ def test_words_of_the_sweep_give_way_to_the_source_the_method_the_data_and_what_
     sweep = OmegaConf.create(
         {"sweep": "s", "exp": "embedded", "sources": ["a"], "targets": ["a", "b", "c"], "select": ["b"]}
     )
-    sweep |= {"words": dict.fromkeys("xyzvt", 1), "source_words": {"a": dict.fromkeys("yzvt", 2)}}
+    sweep |= {"prompts": "", "words": dict.fromkeys("xyzvt", 1), "source_words": {"a": dict.fromkeys("yzvt", 2)}}
     sweep |= {"tuned_words": {"d": {"a": {"mine": {"t": 5}, "other": {"x": 6}}, "b": {"mine": {"x": 7}}}}}
     method = OmegaConf.create({"name": "mine", "base": "tvp", "words": dict.fromkeys("zvt", 3), "tuned": None})
-    data = OmegaConf.create({"name": "d", "exp": None, "words": {}, "methods": {"mine": {"v": True, "t": 4}}})
+    given = {"name": "d", "label": None, "tuned": None, "exp": None, "words": {}}
+    data = OmegaConf.create(given | {"methods": {"mine": {"v": True, "t": 4}}})
     words = dict(cell_words(OmegaConf.create(sweep), "a", data, method, 7))
     assert [words[key] for key in "xyzvt"] == ["1", "2", "3", "true", "5"]
     assert words["method.name"] == "tvp" and words["seed"] == "7"
