@@ -214,6 +214,8 @@ def _expand_home(config: DictConfig) -> None:
 
 def _check_method(config: DictConfig) -> None:
     method = config.method
+    if method.name in ("vp", "none") and method.anchors:
+        raise ValueError(f"Method '{method.name}' has no anchors. Use method=tvp or evp, or leave method.anchors out.")
     if method.name in ("evp", "vp", "none") and (method.fca or method.tse):
         raise ValueError(
             f"Method '{method.name}' has no FCA or TSE loss, got fca={method.fca}, tse={method.tse}. "
@@ -283,6 +285,11 @@ def _check_learning(config: DictConfig) -> None:
             f"method.gradient=spsa knows loss values only, and method.sharpness={method.sharpness:g} climbs along a "
             "gradient. Set method.sharpness=0, or method.gradient=backprop."
         )
+    if bool(method.anchors) != bool(method.anchor) or method.anchor < 0:
+        raise ValueError(
+            f"method.anchors={list(method.anchors)} and method.anchor={method.anchor:g} go together: models, and a "
+            "weight above 0. Expected both or none."
+        )
     if method.weight_noise and method.fca and config.train.feature_cache != "off":
         raise ValueError(
             f"train.feature_cache={config.train.feature_cache} keeps features of the plain weights, and FCA under "
@@ -336,3 +343,9 @@ def _resolve_targets(config: DictConfig) -> None:
     sources = [config.source.name, *(source.name for source in config.sources)]
     targets.names = [name for name in names if name not in sources]
     targets.heldout = [name for name in targets.names if name not in targets.select]
+    steering = [name for name in config.method.anchors if name in (*sources, *targets.heldout) or is_served(name)]
+    if steering:
+        raise ValueError(
+            f"method.anchors names {steering[0]}, which is a source, a held-out target or behind a server. An anchor's "
+            "features steer the prompt: put it into targets.select, or leave it out of the targets."
+        )

@@ -164,6 +164,10 @@ class Method:
     """weight of the loss FCA (feature consistency alignment)"""
     tse: float | None = None
     """weight of the loss TSE (task semantics enrichment)"""
+    anchors: list[str] = field(default_factory=list)
+    """models whose visual tokens the prompt shall not move: a scale-free FCA of models that see no answer"""
+    anchor: float = 0.0
+    """weight of that loss, mean over the anchors"""
     fca_relative: bool = False
     """divide FCA's distances by the mean norm of the clean tokens"""
     lr: float | None = None

@@ -28,24 +28,28 @@ from model_zoo.pool import POOL
 class Losses(NamedTuple):
     """SUMS over a micro-batch, so that any split of the global batch adds up to the same loss.
 
-    nats: negative log-likelihood of the answers. fca: feature distances. tse: minus the scaled cosines.
+    nats: negative log-likelihood of the answers. fca: feature distances. tse: minus the scaled cosines. anchor: feature
+    distances of the anchors.
     """
 
     nats: Tensor
     fca: Tensor
     tse: Tensor
+    anchor: Tensor
 
 
 class TVPModule(L.LightningModule):
-    """One update: g = d loss / d prompt with loss = sum(nats) / sum(tokens) + fca * mean + tse * mean, over the GLOBAL
-    batch (all ranks, all accumulated micro-batches), docs/method.md#losses.
+    """One update: g = d loss / d prompt with loss = sum(nats) / sum(tokens) + fca * mean + tse * mean + anchor * mean,
+    over the GLOBAL batch (all ranks, all accumulated micro-batches), docs/method.md#losses.
 
     Args:
         prompt: what is learned; the only thing with gradients.
         load_sources: called once in `configure_model`, returns the frozen source MLLMs (several: an ensemble).
+        load_anchors: called once if anchor != 0, returns frozen MLLMs that see the prompt and no answer: their visual
+            tokens are kept where they are by a scale-free FCA (ours).
         load_clip: called once if tse != 0, returns a frozen `similarity(frames, captions)` scorer.
         clean_features: one `encode_clean` or `CachedFeatures` per source (default: all `encode_clean`).
-        fca, tse: weights of the transfer losses. fca_relative: scale-free FCA (ours).
+        fca, tse, anchor: weights of the transfer losses. fca_relative: scale-free FCA (ours).
         optimizer, lr, momentum, schedule, warmup_steps: see `optim`.
         sources_reduction: `mean` or `sum` of the sources' task and FCA losses.
         accumulate: micro-batches a batch is cut into.
@@ -71,6 +75,8 @@ class TVPModule(L.LightningModule):
         load_sources: Callable[[], Sequence[nn.Module]],
         load_clip: Callable[[], Any] | None = None,
         *,
+        load_anchors: Callable[[], Sequence[nn.Module]] | None = None,
+        anchor: float = 0.0,
         clean_features: Sequence[Callable[[Any, Tensor, Sequence[str]], Tensor]] | None = None,
         fca: float = 0.0,
         tse: float = 0.0,
@@ -95,7 +101,9 @@ class TVPModule(L.LightningModule):
         self.automatic_optimization = False
         self.prompt = prompt
         self._load_sources, self._load_clip = load_sources, load_clip
+        self._load_anchors, self.anchor = load_anchors, anchor
         self.sources: Any = None  # a ModuleList of MLLMs, once configured
+        self.anchors: Any = nn.ModuleList()
         self.clip: Any = None
         self.clean_features = clean_features
         self.fca, self.tse, self.fca_relative = fca, tse, fca_relative
@@ -116,9 +124,12 @@ class TVPModule(L.LightningModule):
         """Load what is frozen, once, when a trainer needs it: building the module touches no weights."""
         if self.sources is None:
             self.sources = nn.ModuleList(self._load_sources()).requires_grad_(False)
+            if self.anchor and self._load_anchors is not None:
+                self.anchors = nn.ModuleList(self._load_anchors()).requires_grad_(False)
         if self._trainer is not None and self.trainer.strategy.root_device.type != "cpu":
             # Every time: the trainer takes the module to the CPU when it is done, and targets may be there still.
-            POOL.place_(self.sources, self.trainer.strategy.root_device)
+            for frozen in (self.sources, self.anchors):
+                POOL.place_(frozen, self.trainer.strategy.root_device)
         if self.clip is None and self.tse and self._load_clip is not None:
             self.clip = self._load_clip().requires_grad_(False)
 
@@ -159,8 +170,8 @@ class TVPModule(L.LightningModule):
         return [mask if p.shape[-2:] == mask.shape[-2:] else torch.ones_like(p) for p in self.learned]
 
     def _backward(self, batch: Any, tokens: Tensor, samples: Tensor) -> Tensor:
-        """Add the gradient of the global batch's loss; return this rank's share of (loss, task, fca, tse)."""
-        logged = torch.zeros(4, device=self.device)
+        """Add the gradient of the global batch's loss; return this rank's share of (loss, task, fca, tse, anchor)."""
+        logged = torch.zeros(5, device=self.device)
         for part in split_batch(batch, self.accumulate):
             values = self._values(part, tokens, samples)
             self.manual_backward(values[0] * self.trainer.world_size)  # DDP averages over ranks: this makes it a sum
@@ -178,11 +189,13 @@ class TVPModule(L.LightningModule):
         seen = estimate_gradients_(self.learned, self._free(), losses, cast(SPSA, self.spsa), directions)
         return seen / self.trainer.world_size
 
-    def _values(self, part: Any, tokens: Tensor, samples: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Loss, task, FCA and TSE of a micro-batch, as shares of the global batch's."""
+    def _values(self, part: Any, tokens: Tensor, samples: Tensor) -> tuple[Tensor, ...]:
+        """Loss, task, FCA, TSE and the anchors' FCA of a micro-batch, as shares of the global batch's."""
         losses = self.losses(part)
         task, fca, tse = self._reduce(losses.nats / tokens), self._reduce(losses.fca / samples), losses.tse / samples
-        return task + self.fca * fca + self.tse * tse, task, fca, tse
+        loss = task + self.fca * fca + self.tse * tse
+        anchor = losses.anchor / samples
+        return loss + self.anchor * anchor if self.anchor else loss, task, fca, tse, anchor
 
     def _virtual_targets(self) -> Any:
         """The sources with other weights for this update, where `weight_noise` asks for them."""
@@ -198,18 +211,28 @@ class TVPModule(L.LightningModule):
             self.average.lerp_(self.prompt, 1 / min(max(self.global_step, 1), self.average_last))
 
     def losses(self, batch: Any) -> Losses:
-        """Sums of a micro-batch, nats and fca per source: ((S,), (S,), ()). Each frame is encoded once per source."""
+        """Sums of a micro-batch, nats and fca per source: ((S,), (S,), (), ()). A model encodes each frame once."""
         change = self.frame_changes.at(self.global_step)
         frames = change(self.prompt(batch.images))
         clean = self.prompt.blank(batch.images)
-        clean = change(clean) if self.fca else clean  # FCA compares frames that differ by the prompt alone
+        clean = (
+            change(clean) if self.fca or self.anchor else clean
+        )  # FCA compares frames that differ by the prompt alone
         nats, drift = [], []
         for source, encode in zip(self.sources, self.clean_features or [encode_clean] * len(self.sources), strict=True):
             visual = source.encode_image(frames, batch.questions)
             nats.append(source.answer_loss(frames, batch.questions, batch.answers, visual=visual)[0].sum())
             drift.append(self._drift(source, visual, clean, batch.questions, encode))
         similarities = self.clip.similarity(frames, batch.captions) if self.tse else frames.new_zeros(1)
-        return Losses(torch.stack(nats), torch.stack(drift), tse_losses(similarities).sum())
+        anchored = frames.new_zeros((), dtype=torch.float32)
+        for anchor in self.anchors:
+            visual, reference = (
+                anchor.encode_image(frames, batch.questions),
+                encode_clean(anchor, clean, batch.questions),
+            )
+            anchored = anchored + fca_distances(fca_tokens(anchor, visual), reference, relative=True).sum()
+        anchored = anchored / max(1, len(self.anchors))
+        return Losses(torch.stack(nats), torch.stack(drift), tse_losses(similarities).sum(), anchored)
 
     def _drift(self, source: Any, visual: Any, clean: Tensor, questions: Sequence[str], encode: Callable) -> Tensor:
         if not self.fca:
@@ -229,8 +252,8 @@ class TVPModule(L.LightningModule):
         return totals[:-1], totals[-1]
 
     def _log_step(self, logged: Tensor, gradient: Tensor, optimizer: Any, samples: int) -> None:
-        names = ("train/loss", "train/task", "train/fca", "train/tse")
-        values = dict(zip(names, logged.unbind(), strict=True))
+        names = ("train/loss", "train/task", "train/fca", "train/tse", *(["train/anchor"] if self.anchor else []))
+        values = dict(zip(names, logged.unbind(), strict=False))
         values |= {"train/grad_norm": gradient, "train/prompt_norm": self.prompt.delta.detach().norm()}
         values["train/lr"] = optimizer.param_groups[0]["lr"]
         self.log_dict(values, batch_size=samples, sync_dist=False)

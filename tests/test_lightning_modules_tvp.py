@@ -94,6 +94,36 @@ def test_fca_pulls_later_steps_towards_the_clean_features():
     assert drift(fit(make_module(fca=50.0), batches)) < drift(fit(make_module(), batches))
 
 
+def anchored(*names, anchor=0.4, **options):
+    return make_module(load_anchors=lambda: [tiny_mllm(name) for name in names], anchor=anchor, **options)
+
+
+def test_anchors_add_their_scale_free_feature_distance_and_no_answer():
+    batch, anchors = make_batch(), [tiny_mllm(name) for name in ("llava", "blip2")]
+    start = torch.rand(3, FRAME, FRAME) * PadPrompt(FRAME, PAD, "unbounded").mask
+    module = anchored("llava", "blip2")
+    module.prompt.delta.data.copy_(start)
+    after = fit(module, [batch])
+    source, delta = tiny_mllm("minigpt4"), start.clone().requires_grad_()
+    clean = nn.functional.pad(batch.images, [PAD] * 4)
+    nats, tokens = source.answer_loss(clean + delta, batch.questions, batch.answers)
+    loss = nats.sum() / tokens.sum()
+    for model in anchors:
+        seen = [model.encode_image(frames, batch.questions).tokens for frames in (clean + delta, clean)]
+        loss = loss + 0.4 / 2 * fca_loss(*seen, relative=True)
+    (g,) = torch.autograd.grad(loss, delta)
+    expected = start - 3.0 * module.prompt.mask * g / (g.norm() + 1e-10)
+    torch.testing.assert_close(after, expected, atol=1e-5, rtol=0)
+
+
+def test_anchors_split_like_every_loss_and_without_weight_are_never_loaded():
+    batches = [make_batch(), make_batch(seed=1)]
+    torch.testing.assert_close(fit(anchored("llava", accumulate=3), batches), fit(anchored("llava"), batches),
+                               atol=1e-5, rtol=0)  # fmt: skip
+    module = make_module(load_anchors=lambda: pytest.fail("loaded"), anchor=0.0)
+    assert torch.equal(fit(module, batches), fit(make_module(), batches)) and len(module.anchors) == 0
+
+
 def test_image_bounds_hold_after_every_step():
     delta = fit(make_module(bounds="image", lr=50.0), [make_batch(), make_batch(seed=1)])
     assert delta.min() >= 0 and delta.max() <= 1 and delta.max() > 0

@@ -46,7 +46,7 @@ from model_zoo.registry import load_clip, tile_options
 DATA_KEYS = ("root", "image_size", "n_train", "workers", "split_seed", "val", "official", "augment")
 METHOD_KEYS = (
     *("fca", "tse", "fca_relative", "optimizer", "lr", "momentum", "schedule", "warmup_steps"),
-    *("weight_noise", "sharpness"),
+    *("anchor", "weight_noise", "sharpness"),
 )
 # Which only some data sets have: given where they are set, `half=false` too.
 OPTIONAL_DATA_KEYS = ("shots", "names", "corruption", "cache", "max_corrupt", "half", "task")
@@ -109,10 +109,25 @@ class RunParts:
             for options in [tile_options(name, targets.tiles)]
         ]
 
+    @cached_property
+    def anchors(self) -> list[ModelSpec]:
+        """Models that take part in an update beside the sources, by their features alone."""
+        source = self.config.source
+        return [
+            ModelSpec(name, "anchor", source.weights, source.dtype, source.official, options, source.quant)
+            for name in (self.config.method.anchors if self.config.method.anchor else ())
+            for options in [tile_options(name, source.tiles)]
+        ]
+
+    @property
+    def teachers(self) -> list[ModelSpec]:
+        """What an update needs loaded: sources and anchors."""
+        return [*self.sources, *self.anchors]
+
     @property
     def models(self) -> list[ModelSpec]:
-        """Sources and targets."""
-        return [*self.sources, *self.targets]
+        """Sources, anchors and targets."""
+        return [*self.teachers, *self.targets]
 
     @cached_property
     def metric(self) -> str:
@@ -148,6 +163,7 @@ def build_module(parts: RunParts, steps_per_epoch: int) -> TVPModule:
         start_prompt(config, parts.datamodule),
         lambda: [load_kept(spec) for spec in parts.sources],
         lambda: _load_clip(config),
+        load_anchors=lambda: [load_kept(spec) for spec in parts.anchors],
         clean_features=build_clean_features(parts),
         sources_reduction=method.sources,
         accumulate=config.train.accumulate,

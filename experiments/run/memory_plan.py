@@ -66,7 +66,7 @@ def check_memory(parts: RunParts, *, resumed: bool = False) -> Plan:
     """
     config, plan = parts.config, memory_plan(parts)
     parts.residency, parts.order, parts.beside = plan.residency, plan.order, plan.beside
-    stay, device = parts.models if plan.residency == "keep" else parts.sources, device_of(config)
+    stay, device = parts.models if plan.residency == "keep" else parts.teachers, device_of(config)
     make_room(stay, device, int(_needed(plan.device, config) / SPARE), free_room(device).free)
     make_room(stay, "cpu", plan.host, free_ram().free)
     if config.train.memory_check == "off" or not any(map(_is_planned, parts.models)):
@@ -151,10 +151,11 @@ def _with_kept(room: Room, device: str) -> Room:
 def _plan(parts: RunParts, residency: str, room: Room, whole: int | None = None) -> Plan:
     """whole: bytes the run would need with all targets resident; None where it is the one that is planned."""
     config, device = parts.config, device_of(parts.config)
-    sources = [(spec, _need(spec, parts, device)) for spec in parts.sources]
+    # An anchor is counted as a source, though its LLM takes no part in an update.
+    sources = [(spec, _need(spec, parts, device)) for spec in parts.teachers]
     targets = [(spec, _need(spec, parts, device)) for spec in parts.targets]
     lines = [_line(spec, need, config) for spec, need in (*sources, *targets)]
-    own, others = [_parts(spec, config) for spec in parts.sources], [_parts(spec, config) for spec in parts.targets]
+    own, others = [_parts(spec, config) for spec in parts.teachers], [_parts(spec, config) for spec in parts.targets]
     clip = sum(need.weights for _, need in sources) - sum(part.bytes for part in chain(*own))
     everything = total(chain(*own, *others)) + clip
     alone = total(chain(*own)) + clip
@@ -284,7 +285,7 @@ def _need(spec: ModelSpec, parts: RunParts, device: str) -> Need:
     sizes = _sizes(spec, config)
     if sizes is None:
         return Need(total(_parts(spec, config)), 0, 0, 0)
-    if spec.role != "source":
+    if spec.role not in ("source", "anchor"):
         return target_need(sizes, config.train.eval_batch_size, spec.dtype, quant=spec.quant, device=device)
     first = spec.name == parts.sources[0].name
     options: dict[str, Any] = {"quant": spec.quant, "checkpointing": spec.checkpointing}

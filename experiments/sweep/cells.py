@@ -91,8 +91,9 @@ def cell_words(sweep: DictConfig, source: str, data: Any, method: Any, seed: int
     if exp is None:
         raise ValueError(f"The sweep names no recipe for {data.name}. Add `exp:` to the data set or to the sweep.")
     own_models = members(source)
-    targets = [name for name in all_targets(sweep) if name not in own_models]
-    select = [name for name in sweep.select if name not in own_models]
+    taking_part = [*own_models, *method.words.get("method.anchors", [])]
+    targets = [name for name in all_targets(sweep) if name not in taking_part]
+    select = [name for name in sweep.select if name not in taking_part]
     held = [name for name in targets if name not in select]
     own = {
         "exp": exp,

@@ -32,10 +32,11 @@ SCORED = (
     ("drift/<mllm>", "FCA distance of this model's features, prompted against the black border"),
 )
 TRAINED = (
-    ("loss", "task + method.fca * fca + method.tse * tse"),
+    ("loss", "task + method.fca * fca + method.tse * tse + method.anchor * anchor"),
     ("task", "answer loss, nats per token over the global batch"),
     ("fca", "feature distance of prompted and clean frame, mean over samples, before its weight"),
     ("tse", "minus the scaled CLIP cosine of frame and caption, mean over samples, before its weight"),
+    ("anchor", "where there are anchors: their scale-free feature distance, mean over samples, before its weight"),
     ("grad_norm", "L2 norm of the whole-frame gradient, before it is normalised"),
     ("prompt_norm", "L2 norm of delta after the update"),
     ("lr", "learning rate of the next update"),
