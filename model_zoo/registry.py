@@ -93,6 +93,8 @@ EMBEDDED_TEXTS = {
     "web_llava": ("tiny LLaVA of the web world, CNN tower", 624_208),
     "web_llava_cnn2": ("the same around an independent CNN tower", 454_696),
     "web_llava_other": ("control on the CNN tower: another order of popularity", 624_208),
+    "web_minigpt4_far": ("control: its web shares styles, grounds, borders and sizes with no other", 742_656),
+    "web_llava_far": ("the same on the CNN tower", 624_208),
     # Pretrained ImageNet towers (pip brings their weights), connectors and LLMs of our own.
     "lite0_llava": ("tiny LLaVA on EfficientNet-Lite0, ships with the package", 5_558_872),
     "lite0_llava_grown": ("the same tower, projector grown from lite0_llava's, another LLM", 5_360_984),

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from datamodules.emoji import questions as emoji
-from datamodules.emoji.art import NAMES, STYLES, load_sprites
+from datamodules.emoji.art import FAR_STYLES, NAMES, STYLES, load_sprites
 from datamodules.emoji.scenes import GRID, MAX_OBJECTS, SIZE, World, render_scenes
 
 ALL = (emoji.EmojiRecognition, emoji.EmojiCounting, emoji.EmojiPresence, emoji.EmojiMatching)
@@ -73,7 +73,7 @@ def test_patch_labels_name_objects_of_the_scene_only():
 
 def test_all_styles_draw_all_names():
     sprites = load_sprites()
-    assert tuple(sprites) == STYLES
+    assert tuple(sprites) == STYLES + FAR_STYLES
     for art in sprites.values():
         assert art.shape[:2] == (len(NAMES), 4) and (art[:, 3].flatten(1).mean(1) > 0.1).all()
         assert (art[:, :3] <= art[:, 3:] + 1e-6).all()  # premultiplied

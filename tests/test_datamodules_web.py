@@ -132,3 +132,25 @@ def test_shares_that_do_not_add_up_and_sizes_out_of_order_are_refused() -> None:
         Web(fills=(0.5,) * len(FILLS))
     with pytest.raises(ValueError, match="increasing pair"):
         Web(symbols=(14, 8))
+    with pytest.raises(ValueError, match=r"Unknown names \['owl'\]"):
+        Web(names=("cat", "owl"))
+    with pytest.raises(ValueError, match="set companions to 0"):
+        Web(names=("cat", "dog"))
+
+
+@pytest.mark.parametrize("kind", ["one", "several"])
+def test_a_web_of_some_names_draws_and_ranks_no_other(kind: str) -> None:
+    web = Web(names=("cat", "umbrella", "dog"), companions=0, popularity=1.0, order=5)
+    drawn = draw_pictures(web, kind, 1, "some", 64)
+    assert {NAMES[c] for c in drawn.classes.unique().tolist() if c >= 0} == set(web.names) == set(web.ranked)
+    whole = replace(web, names=NAMES).ranked
+    assert web.ranked == tuple(name for name in whole if name in web.names)
+
+
+def test_kinds_of_borders_and_grounds_that_came_later_change_no_picture_of_before() -> None:
+    longer = replace(Web(), fills=(*Web().fills, 0.0, 0.0))
+    scenes = render_scenes(Web().world("one"), 1, "longer", range(40))
+    u = uniforms(Web(), 1, "longer", range(40))
+    assert torch.equal(*(lay_out(web, scenes, u, hidden=False).images for web in (Web(), longer)))
+    for kind, total in (("one", 30425350), ("hidden", 30824391), ("several", 30581800)):
+        assert draw_pictures(Web(), kind, 3, "x", 20).images.sum().item() == pytest.approx(total, rel=2e-5)

@@ -60,6 +60,20 @@ def test_an_ensemble_takes_over_what_was_tuned_for_it_or_else_for_its_first_memb
     }
 
 
+def test_a_source_that_was_not_tuned_takes_over_the_words_of_the_one_that_is_named_for_it(tmp_path, monkeypatch):
+    some = {key: lr for key, lr in ALL.items() if key.startswith("embedded_llava")}
+    recipe = OmegaConf.load(sweep_recipe.FOLDER / "embedded_smoke.yaml")
+    recipe.tuned, recipe.tuned_as = tuning(tmp_path / "t.json", **some).name, {"embedded_minigpt4": "embedded_llava"}
+    monkeypatch.setattr(sweep_recipe, "FOLDER", tmp_path)
+    OmegaConf.save(recipe, tmp_path / "mine.yaml")
+    found = {(c.source, c.method): resolved(c).method.lr for c in build_cells(load_sweep("mine")) if c.method != "none"}
+    assert found == {(source, m): some[f"embedded_llava__{m}"] for source in recipe.sources for m in ("evp", "tvp")}
+    recipe.tuned_as = {"embedded_minigpt4": "embedded_blip2"}
+    OmegaConf.save(recipe, tmp_path / "mine.yaml")
+    with pytest.raises(ValueError, match=r"no words for .* of embedded_minigpt4"):
+        load_sweep("mine")
+
+
 def test_a_recipe_names_its_tunings_beside_itself_and_rows_of_their_own(tmp_path, monkeypatch):
     words = {f"embedded_minigpt4__{name}": lr for name, lr in (("fca", 7.0), ("evp", 8.0))}
     tuning(tmp_path / "t.json", **words)

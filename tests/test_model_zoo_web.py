@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 from datamodules import load_datamodule
 from datamodules.emoji.art import NAMES
-from datamodules.emoji.questions import RECOGNITION
-from datamodules.emoji.web import draw_pictures
+from datamodules.emoji.questions import DOWNSTREAM_NAMES, RECOGNITION
+from datamodules.emoji.web import FILLS, Web, draw_pictures
 from experiments.embedded_zoo import web
 from model_zoo.embedded.build import build_embedded, load_embedded, own_tensors
 from model_zoo.embedded.config import WEIGHTS, model_config, read_web, tower_prefix
@@ -80,6 +80,34 @@ def test_control_models_learned_from_another_order_of_popularity():
     for name in MODELS:
         assert (model_config(name)["training"]["web"] == "other") == name.endswith("_other")
     assert web.build_web("main").ranked != web.build_web("other").ranked
+
+
+def test_the_far_web_has_no_style_ground_border_or_size_of_the_main_one_or_the_task():
+    main, far = web.build_web("main"), web.build_web("far")
+    task = load_datamodule("web_recognition", image_size=48)
+    shown = {web.build_web(model_config(n)["training"]["web"]).backgrounds for n in MODELS if n.endswith("_far")}
+    assert shown == {far.backgrounds}
+    for key in ("styles", "backgrounds"):
+        assert not set(getattr(far, key)) & {*getattr(main, key), *getattr(task.world, key)}
+    filled = [{fill for fill, share in zip(FILLS, w.fills, strict=False) if share} for w in (main, far)]
+    assert filled[1] and not filled[0] & filled[1]
+
+    def sizes(world: Web) -> set[int]:
+        return {*world.resolutions, *world.many_resolutions}
+
+    assert not sizes(far) & {*sizes(main), task.resolution, 20}
+    assert set(far.pads) & set(main.pads) == {0} and not set(far.wide_pads) & set(main.wide_pads)
+    assert set(far.names) == set(DOWNSTREAM_NAMES) and not far.companions
+    ranks = [[web.build_web(w).ranked.index(n) for n in DOWNSTREAM_NAMES] for w in ("main", "other", "far")]
+    assert torch.corrcoef(torch.tensor(ranks, dtype=torch.float32))[2, :2].abs().max() < 0.1
+
+
+def test_the_far_web_is_never_asked_about_a_name_it_does_not_have():
+    far = web.build_web("far")
+    pictures = draw_pictures(far, "several", 1, "asked", 64)
+    asked = web.draw_batches(pictures, [0, 0, 64], far, "far_first", 1, 64)(0)
+    texts = " ".join([*asked.questions, *asked.answers])
+    assert not any(f" {name} in" in texts for name in NAMES if name not in far.names)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -1,11 +1,13 @@
 """Emoji sprites from the installed packages, and the one list of the objects that scenes are made of.
 
-Two real art styles (Twemoji PNG, OpenMoji colour font) and two derived from them by arithmetic:
+Two real art styles (Twemoji PNG, OpenMoji colour font) and four derived from them by arithmetic:
 
 * `twemoji`   Twemoji, CC-BY 4.0, https://github.com/twitter/twemoji
 * `openmoji`  OpenMoji, CC-BY-SA 4.0, https://openmoji.org
 * `sketch`    OpenMoji's dark lines on a white body
 * `sticker`   Twemoji in grey with a white rim
+* `comic`     Twemoji in few colours with a black rim
+* `mosaic`    Twemoji in blocks of one colour
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from torch import Tensor
 
 SPRITE = 72  # side of a sprite in pixels: the size Twemoji ships
 STYLES = ("twemoji", "openmoji", "sketch", "sticker")
+FAR_STYLES = ("comic", "mosaic")  # of one web only, whose pictures no tower saw; no default of anything
 
 OBJECTS: dict[str, str] = {
     "cat": "1f431",
@@ -106,6 +109,18 @@ def build_sticker(twemoji: Tensor) -> Tensor:
     return torch.cat([(grey + rim - twemoji[:, 3:]).expand(-1, 3, -1, -1), rim], dim=1)
 
 
+def build_comic(twemoji: Tensor) -> Tensor:
+    """Four levels a channel and a black rim of 2 pixels: (N,4,S,S) Twemoji sprites to a printed look."""
+    alpha = twemoji[:, 3:]
+    levels = (twemoji[:, :3] / alpha.clamp_min(1e-3) * 3).round() / 3
+    return torch.cat([levels * alpha, F.max_pool2d(alpha, 5, stride=1, padding=2)], dim=1)
+
+
+def build_mosaic(twemoji: Tensor) -> Tensor:
+    """Blocks of 6 pixels: (N,4,S,S) Twemoji sprites to twelve blocks a side."""
+    return F.interpolate(F.avg_pool2d(twemoji, 6), scale_factor=6, mode="nearest")
+
+
 @lru_cache(maxsize=1)
 def load_sprites() -> dict[str, Tensor]:
     """Every style's sprites in the order of NAMES: style -> (32, 4, SPRITE, SPRITE) premultiplied RGBA in [0, 1].
@@ -120,4 +135,6 @@ def load_sprites() -> dict[str, Tensor]:
         "openmoji": openmoji,
         "sketch": build_sketch(openmoji),
         "sticker": build_sticker(twemoji),
+        "comic": build_comic(twemoji),
+        "mosaic": build_mosaic(twemoji),
     }

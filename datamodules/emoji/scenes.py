@@ -17,12 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from datamodules.emoji.art import NAMES, STYLES, load_sprites
+from datamodules.emoji.art import FAR_STYLES, NAMES, STYLES, load_sprites
 
 SIZE = 64  # side of a scene in pixels
 GRID = 8  # patch labels are GRID x GRID
 MAX_OBJECTS = 4
 BACKGROUNDS = ("solid", "gradient", "noise", "stripes", "checker")
+FAR_BACKGROUNDS = ("rings", "dots")  # of one web only, as art.FAR_STYLES
+ALL_STYLES, ALL_BACKGROUNDS = STYLES + FAR_STYLES, BACKGROUNDS + FAR_BACKGROUNDS
 _HEAD, _EACH, _NOISE = 16, 16, 16  # uniforms for the scene, for each object, side of the noise field
 _DRAWS = _HEAD + MAX_OBJECTS * _EACH + _NOISE * _NOISE
 
@@ -51,7 +53,10 @@ class World:
     companions: float = field(default=0.0, repr=False)  # no part of the key of the draws, which are older than it
 
     def __post_init__(self) -> None:
-        for values, known, what in ((self.styles, STYLES, "style"), (self.backgrounds, BACKGROUNDS, "background")):
+        for values, known, what in (
+            (self.styles, ALL_STYLES, "style"),
+            (self.backgrounds, ALL_BACKGROUNDS, "background"),
+        ):
             unknown = [v for v in values if v not in known]
             if unknown or not values:
                 raise ValueError(f"Unknown {what} {unknown}. Available: {', '.join(known)}.")
@@ -106,7 +111,7 @@ def layout(world: World, u: np.ndarray, indices: np.ndarray) -> dict[str, np.nda
     centre = np.where(several[..., None], cell, 0.0) + (2 * each[..., 2:4] - 1) * room
     return {
         "classes": classes,
-        "styles": np.array([STYLES.index(s) for s in world.styles])[_pick(each[..., 4], len(world.styles))],
+        "styles": np.array([ALL_STYLES.index(s) for s in world.styles])[_pick(each[..., 4], len(world.styles))],
         "centre": centre,
         "scale": scale,
         "angle": np.deg2rad((2 * each[..., 5] - 1) * world.rotation),
@@ -118,7 +123,7 @@ def layout(world: World, u: np.ndarray, indices: np.ndarray) -> dict[str, np.nda
 @lru_cache(maxsize=1)
 def _textures() -> list[Tensor]:
     """All sprites of all styles as one (styles * names, 4, s, s) tensor, at full and at half size."""
-    full = torch.cat([load_sprites()[style] for style in STYLES])
+    full = torch.cat([load_sprites()[style] for style in ALL_STYLES])
     return [full, F.avg_pool2d(full, 2)]
 
 
@@ -141,8 +146,10 @@ def paint_background(world: World, u: np.ndarray) -> Tensor:
     checker = ((along * turns).floor() + (across * turns).floor()).remainder(2)
     noise = torch.from_numpy(u[:, -_NOISE * _NOISE :]).float().view(-1, 1, _NOISE, _NOISE)
     noise = F.interpolate(noise, size=(SIZE, SIZE), mode="bilinear")[:, 0]
-    mixes = torch.stack([torch.zeros_like(ramp), ramp, noise, stripe, checker], 1)
-    kind = np.array([BACKGROUNDS.index(b) for b in world.backgrounds])[_pick(u[:, 13], len(world.backgrounds))]
+    rings = ((along**2 + across**2).sqrt() * turns).floor() % 2
+    dots = (((along * turns) % 1 - 0.5) ** 2 + ((across * turns) % 1 - 0.5) ** 2 < 0.1).float()
+    mixes = torch.stack([torch.zeros_like(ramp), ramp, noise, stripe, checker, rings, dots], 1)
+    kind = np.array([ALL_BACKGROUNDS.index(b) for b in world.backgrounds])[_pick(u[:, 13], len(world.backgrounds))]
     mix = mixes[torch.arange(len(u)), torch.from_numpy(kind)][:, None]
     return first + mix * (second - first)
 

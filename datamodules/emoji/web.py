@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -18,11 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datamodules.emoji.art import NAMES, STYLES, load_sprites
-from datamodules.emoji.scenes import GRID, SIZE, Scenes, World, render_scenes
+from datamodules.emoji.scenes import ALL_STYLES, GRID, SIZE, Scenes, World, render_scenes
 
 _DRAWS, _SYMBOLS = 24, 8  # uniforms of a picture, and the most symbols in its margin
 _NOISE = 16
-FILLS = ("black", "grey", "white", "colour", "replicate", "gradient", "noise", "blocks")
+FILLS = ("black", "grey", "white", "colour", "replicate", "gradient", "noise", "blocks", "diagonals", "discs")
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,9 @@ class Web:
     styles, backgrounds, scale: of the scenes, see `World`; several: scale of the objects where there are many.
     resolutions: pixels a side that a picture with one object was stored at, equally often; many_resolutions: others.
     pads: widths of the border, equally often; wide_pads: where the margin has to tell.
-    fills: how often a border is filled which way, in the order of FILLS.
+    fills: how often a border is filled which way, in the order of FILLS; those beyond the last one never.
     popularity: Zipf's exponent of the names of scenes with one object; popularity_many: of the others.
+    names: the names that occur.
     order: which order of popularity the names have; another number is another web.
     companions: chance that a further object comes from the same shelf of four names as the first one.
     hidden: share of pictures with one object in which it cannot be seen: covered, or `unreadable` pixels a side.
@@ -58,25 +59,31 @@ class Web:
     unreadable: int = 3
     symbols: tuple[int, int] = (8, 14)
     companion_symbols: float = 0.3
+    names: tuple[str, ...] = field(default=NAMES, repr=False)  # no part of the key of the draws, which are older
 
     def __post_init__(self) -> None:
-        for field, value in vars(self).items():  # as JSON gives them
+        for key, value in vars(self).items():  # as JSON gives them
             if isinstance(value, list):
-                object.__setattr__(self, field, tuple(value))
-        if len(self.fills) != len(FILLS) or abs(sum(self.fills) - 1) > 1e-6:
-            raise ValueError(f"fills must be {len(FILLS)} shares that add up to 1, got {self.fills}.")
+                object.__setattr__(self, key, tuple(value))
+        unknown = [name for name in self.names if name not in NAMES]
+        if unknown or not self.names:
+            raise ValueError(f"Unknown names {unknown}. Available: {', '.join(NAMES)}.")
+        if self.companions and set(self.names) != set(NAMES):
+            raise ValueError("companions are drawn from all names: with some of them only, set companions to 0.")
+        if len(self.fills) > len(FILLS) or abs(sum(self.fills) - 1) > 1e-6:
+            raise ValueError(f"fills must be at most {len(FILLS)} shares that add up to 1, got {self.fills}.")
         if not 0 < self.symbols[0] <= self.symbols[1]:
             raise ValueError(f"symbols must be an increasing pair of pixels, got {self.symbols}.")
 
     @property
     def ranked(self) -> tuple[str, ...]:
-        """All names, the most popular first."""
+        """The names, the most popular first."""
         order = np.random.Generator(np.random.Philox(key=self.order)).permutation(len(NAMES))
-        return tuple(NAMES[i] for i in order)
+        return tuple(NAMES[i] for i in order if NAMES[i] in self.names)
 
     def named(self, exponent: float) -> tuple[str, ...]:
         """The names, each as often as it is popular (at least once in about 256)."""
-        share = np.arange(1, len(NAMES) + 1) ** -exponent
+        share = np.arange(1, len(self.names) + 1) ** -exponent
         counts = np.maximum(1, np.round(256 * share / share.sum())).astype(int)
         return tuple(name for name, count in zip(self.ranked, counts, strict=True) for _ in range(count))
 
@@ -85,10 +92,10 @@ class Web:
 
         balanced: names equally often, for towers, so that what is popular is a matter of connectors and LLMs alone.
         """
-        base = World(self.styles, self.backgrounds, scale=self.scale)
+        base = World(self.styles, self.backgrounds, self.names, scale=self.scale)
         if kind in ("one", "hidden"):
             return base if balanced else replace(base, names=self.named(self.popularity))
-        names = NAMES if balanced else self.named(self.popularity_many)
+        names = self.names if balanced else self.named(self.popularity_many)
         return replace(base, names=names, scale=self.several, objects=(1, 4), companions=self.companions)
 
 
@@ -134,7 +141,7 @@ def lay_out(web: Web, scenes: Scenes, u: np.ndarray, *, hidden: bool) -> Scenes:
         images = _cover(images, scenes.boxes[:, 0], torch.from_numpy(u[:, 3:6]).float(), torch.from_numpy(covered))
         patches = torch.zeros_like(patches)
     canvas, inside = _borders(web, u), torch.zeros(len(images), 3, SIZE, SIZE)
-    replicated = torch.from_numpy(_choose(u[:, 6], FILLS, web.fills) == "replicate")
+    replicated = torch.from_numpy(_fills(web, u) == "replicate")
     for pad, size in sorted(set(zip(pads.tolist(), sizes.tolist(), strict=True))):
         at = torch.from_numpy((pads == pad) & (sizes == size))
         small = lower(images[at], min(size, SIZE - 2 * pad), SIZE - 2 * pad)
@@ -183,15 +190,23 @@ def _cover(images: Tensor, boxes: Tensor, colours: Tensor, covered: Tensor) -> T
     return torch.where(card[:, None], colours[:, :, None, None], images)
 
 
+def _fills(web: Web, u: np.ndarray) -> np.ndarray:
+    """How the border of each picture is filled, (B,)."""
+    return _choose(u[:, 6], FILLS[: len(web.fills)], web.fills)
+
+
 def _borders(web: Web, u: np.ndarray) -> Tensor:
     """What a border would show all over the picture, (B, 3, SIZE, SIZE); black where it repeats the edge."""
-    kinds = _choose(u[:, 6], FILLS, web.fills)
+    kinds = _fills(web, u)
     first, second = (torch.from_numpy(u[:, k : k + 3]).float()[:, :, None, None] for k in (9, 12))
     grey = first[:, :1].expand(-1, 3, -1, -1)
     ramp = torch.linspace(0, 1, SIZE).view(1, 1, 1, SIZE)
     ramp = torch.where(torch.from_numpy(u[:, 15] < 0.5).view(-1, 1, 1, 1), ramp, ramp.transpose(2, 3))
     field = torch.from_numpy(u[:, -3 * _NOISE * _NOISE :]).float().view(-1, 3, _NOISE, _NOISE)
     flat = torch.zeros(len(u), 3, SIZE, SIZE)
+    ticks = torch.arange(SIZE)
+    diagonals = ((ticks + ticks[:, None]) // 5 % 2).float()
+    discs = ((ticks % 8 - 3.5) ** 2 + (ticks[:, None] % 8 - 3.5) ** 2 < 9).float()
     shown = {
         "grey": flat + grey,
         "white": flat + 1,
@@ -199,6 +214,8 @@ def _borders(web: Web, u: np.ndarray) -> Tensor:
         "gradient": first + ramp * (second - first),
         "noise": F.interpolate(field, size=(SIZE, SIZE), mode="bilinear"),
         "blocks": F.interpolate(field[:, :, :8, :8].round(), size=(SIZE, SIZE), mode="nearest"),
+        "diagonals": first + diagonals * (second - first),
+        "discs": first + discs * (second - first),
     }
     canvas = flat.clone()
     for kind, picture in shown.items():
@@ -220,7 +237,7 @@ def _moved(patches: Tensor, pads: Tensor) -> Tensor:
 @lru_cache(maxsize=64)
 def _small_sprites(size: int) -> Tensor:
     """Every sprite of every style at `size` pixels: (styles * names, 4, size, size)."""
-    full = torch.cat([load_sprites()[style] for style in STYLES])
+    full = torch.cat([load_sprites()[style] for style in ALL_STYLES])
     return F.interpolate(full, size=(size, size), mode="bilinear", antialias=True)
 
 
@@ -236,7 +253,7 @@ def _print_symbols(
         depth = (pad - size) // 2
         far = SIZE - depth - size
         y, x = [(depth, along), (far, along), (along, depth), (along, far)][edge]
-        style = STYLES.index(web.styles[int(look * len(web.styles))])
+        style = ALL_STYLES.index(web.styles[int(look * len(web.styles))])
         sprite = _small_sprites(size)[style * len(NAMES) + label]
         window = picture[:, y : y + size, x : x + size]
         window.mul_(1 - sprite[3:]).add_(sprite[:3])

@@ -58,9 +58,18 @@ MIXES: dict[str, tuple[tuple[float, ...], dict[str, float], dict[str, float]]] =
         {"recognition": 0.85, "presence": 0.10, "counting": 0.05},
         {"presence": 0.40, "matching": 0.30, "counting": 0.30},
     ),
+    "far_first": (
+        (0.25, 0.10, 0.65),
+        {"recognition": 0.30, "presence": 0.50, "counting": 0.20},
+        {"presence": 0.35, "matching": 0.05, "counting": 0.60},
+    ),
+    "far_all": (
+        (0.40, 0.20, 0.40),
+        {"recognition": 0.75, "presence": 0.15, "counting": 0.10},
+        {"presence": 0.30, "matching": 0.15, "counting": 0.55},
+    ),
 }
-ANSWERS = {
-    "recognition": list(NAMES),
+ANSWERS = {  # beside recognition: the names of the web
     "counting": ["1", "2", "3", "4"],
     "presence": ["no", "yes"],
     "matching": ["no", "yes"],
@@ -182,7 +191,7 @@ def train_web_model(name: str, out: Path, steps_scale: float) -> tuple[dict[str,
     """A connector and an LLM on their frozen tower."""
     config = read_web()["models"][name]
     training, world = config["training"], build_web(config["training"]["web"])
-    world = replace(world, backgrounds=tuple(training["backgrounds"]))
+    world = replace(world, backgrounds=tuple(training.get("backgrounds", world.backgrounds)))
     seed, model = training["seed"], build_embedded(name)
     load_tower_(model, name, out if (out / f"{config['tower']}.safetensors").is_file() else WEIGHTS)
     sizes, exams = (
@@ -202,7 +211,7 @@ def train_web_model(name: str, out: Path, steps_scale: float) -> tuple[dict[str,
         loss = train_model(model, name, features, asked, steps, stage["lr"])
         figures[f"loss_{k + 1}"] = round(loss, 4)
         figures["steps"] = steps
-    for task, candidates in ANSWERS.items():
+    for task, candidates in (ANSWERS | {"recognition": list(world.names)}).items():
         first, texts, answers = exam(pool, len(train.images), list(exams.values()), task, seed, world)
         figures[task] = accuracy(model, name, features, texts, answers, candidates, first=first)
     return own_tensors(name, model), figures
@@ -211,8 +220,9 @@ def train_web_model(name: str, out: Path, steps_scale: float) -> tuple[dict[str,
 def absent_name(world: Web, there: list[str], rng: np.random.Generator) -> str:
     """A name that is not in the picture: any, a popular one, or one of the first object's shelf."""
     kind = rng.random()
-    options: tuple[str, ...] = NAMES if kind < 0.4 else world.ranked[:8] if kind < 0.7 else shelf(there[0])
-    left = [name for name in options if name not in there] or [name for name in NAMES if name not in there]
+    options: tuple[str, ...] = world.names if kind < 0.4 else world.ranked[:8] if kind < 0.7 else shelf(there[0])
+    left, rest = ([n for n in of if n in world.names and n not in there] for of in (options, world.names))
+    left = left or rest
     return left[int(rng.random() * len(left))]
 
 

@@ -65,6 +65,7 @@ class Sweep:
     may steer, none by default. words: `key: value` for every cell. source_words: source -> `key: value`.
     tuned: files of `python -m experiments.tune`, one a data set, beside this recipe's: their words for each source,
     data set and method come last; an ensemble that was not tuned takes over those of its first member.
+    tuned_as: source that was not tuned -> one that was, whose words it takes over.
     tuned_words: data set -> source -> method -> `key: value`, which they fill.
     like: another recipe, whose keys hold where this one says nothing.
     prompts: a finished sweep, by its folder or its recipe's name, whose prompts are scored instead of learning any:
@@ -84,6 +85,7 @@ class Sweep:
     words: dict[str, Any] = field(default_factory=dict)
     source_words: dict[str, dict[str, Any]] = field(default_factory=dict)
     tuned: list[str] = field(default_factory=list)
+    tuned_as: dict[str, str] = field(default_factory=dict)
     tuned_words: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     primary: list[str] = field(default_factory=list)
     prompts: str = ""
@@ -175,8 +177,9 @@ def _take_over(sweep: DictConfig, tunings: Sequence[Path]) -> None:
             mine |= methods
     for of_source in found.values():
         for source in sweep.sources:
-            if members(source)[0] in of_source:
-                of_source.setdefault(source, of_source[members(source)[0]])
+            sibling = sweep.tuned_as.get(source, members(source)[0])
+            if sibling in of_source:
+                of_source.setdefault(source, of_source[sibling])
     for data, source, method in product(sweep.data, sweep.sources, sweep.methods):
         name, of = tuned_method(method), tuned_data(data)
         if name and name not in found.get(of, {}).get(source, {}):
