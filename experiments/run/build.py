@@ -114,7 +114,7 @@ class RunParts:
         """Models that take part in an update beside the sources, by their features alone."""
         source = self.config.source
         return [
-            ModelSpec(name, "anchor", source.weights, source.dtype, source.official, options, source.quant)
+            ModelSpec(name, "source", source.weights, source.dtype, source.official, options, source.quant)
             for name in (self.config.method.anchors if self.config.method.anchor else ())
             for options in [tile_options(name, source.tiles)]
         ]

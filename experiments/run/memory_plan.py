@@ -285,7 +285,7 @@ def _need(spec: ModelSpec, parts: RunParts, device: str) -> Need:
     sizes = _sizes(spec, config)
     if sizes is None:
         return Need(total(_parts(spec, config)), 0, 0, 0)
-    if spec.role not in ("source", "anchor"):
+    if spec.role != "source":
         return target_need(sizes, config.train.eval_batch_size, spec.dtype, quant=spec.quant, device=device)
     first = spec.name == parts.sources[0].name
     options: dict[str, Any] = {"quant": spec.quant, "checkpointing": spec.checkpointing}
