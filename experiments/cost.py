@@ -26,8 +26,8 @@ class Options:
     the best stop; test is read once, from the stored weights.
 
     Every training runs in a process of its own, which measures it. Rows go to OUT/cost.jsonl as each is done, sums for
-    N models to OUT/cost.json and OUT/cost.md. Killed at any moment, the same command goes on. Any other key=value goes to
-    every run (see `python -m experiments.train --help`).
+    N models to OUT/cost.json and OUT/cost.md. Killed at any moment, the same command goes on. Any other key=value goes
+    to every run (see `python -m experiments.train --help`).
 
     plan=true prints the table of costs from shapes alone, for published models: exp=cifar10_minigpt4 plan=true.
     """
@@ -45,11 +45,11 @@ class Options:
     """of LoRA"""
     alpha: int = 16
     """of LoRA, whose product counts alpha / rank"""
-    lr_lora: tuple[float, ...] = (1e-3, 3e-3)
+    lr_lora: tuple[float, ...] = (3e-3, 1e-2)
     """learning rates of Adam that validation chooses from, for LoRA"""
     lr_connector: tuple[float, ...] = (1e-3, 3e-3)
     """the same for the connector"""
-    lr_full: tuple[float, ...] = (3e-4, 1e-3)
+    lr_full: tuple[float, ...] = (1e-4, 3e-4)
     """the same for all weights"""
     keep: bool = False
     """keep the tuned weights in OUT/weights (else their size alone)"""

@@ -278,7 +278,7 @@ def _weights(asked: Asked, name: str, way: str, seed: int, lr: float) -> Path:
 
 # ---- rows ------------------------------------------------------------------------------------------------------------
 def outcome(asked: Asked, way: str, name: str, seed: int) -> dict[str, Any]:
-    """The primary metric on test with its 95 % interval, and the paired change over the whole picture, both from disk."""
+    """The primary metric on test with its 95 % interval, and the paired change over the whole picture, from disk."""
     after, before = (asked.record(kind, name, seed) for kind in (way, "plain"))
     metric = stated_metric(RunParts(asked.config(seed)).datamodule.task)
     value, gain = estimate(metric, after)._asdict(), paired_gain(metric, after, before)._asdict()

@@ -11,7 +11,7 @@ from experiments.report.numbers import score, with_interval
 
 
 def cost_markdown(found: Mapping[str, Any]) -> str:
-    """What a finished comparison found (`summary.summarise`): accuracy by model, then cost and accuracy for N models."""
+    """What a finished comparison found (`summarise`): accuracy by model, then cost and accuracy for N models."""
     return "\n".join([accuracy_table(found), costs_table(found, measured=True), n_table(found)])
 
 

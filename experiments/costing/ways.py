@@ -50,7 +50,7 @@ def learned_shapes(mllm: Any, way: str, rank: int) -> dict[str, tuple[int, ...]]
     if way == "connector":
         if not mllm.tower_parts():
             raise ValueError(
-                f"'{mllm.name}' does not say where its vision tower ends. Leave the connector out: ways=prompt,lora,full."
+                f"'{mllm.name}' does not say where its vision tower ends. Leave that out: ways=prompt,lora,full."
             )
         left_out = {id(p) for part in (*mllm.tower_parts(), *mllm.language_parts()) for p in part.parameters()}
     return {name: tuple(p.shape) for name, p in mllm.named_parameters() if id(p) not in left_out}
