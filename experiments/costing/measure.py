@@ -21,9 +21,9 @@ from experiments.costing.table import cost_markdown
 from experiments.costing.tuning import fit_, load_own, open_, read_weights_, score
 from experiments.costing.ways import TUNED, require_peft
 from experiments.recipes import load_experiment
-from experiments.run.build import RunParts, run_length
+from experiments.run.build import RunParts, control_store, run_length
 from experiments.run.ensure import NamedRun, ensure_run, logged, state_of
-from experiments.run.folder import describe, run_scores
+from experiments.run.folder import describe
 from experiments.run.memory_plan import device_of
 from experiments.run.preflight import require_everything
 from experiments.run.progress import watching
@@ -32,13 +32,17 @@ from lightning_modules.controls import read_scores, write_scores
 from lightning_modules.evaluation import ModelSpec
 from lightning_modules.metrics import Scores, estimate, paired_gain
 from lightning_modules.prompts import Prompt
+from lightning_modules.scorer import PromptScorer
 from lightning_modules.tower_features import TowerFeatures
 from lightning_modules.vocabulary import file_part
-from model_zoo.registry import tile_options
+from model_zoo.registry import require_files, tile_options
 
 Pairs = list[tuple[str, str]]
 ROWS, SETTINGS, SUMMARY, TABLE = "cost.jsonl", "settings.json", "cost.json", "cost.md"
-PRELOADED = ("experiments.costing.measure", "model_zoo.embedded.efficientnet", "model_zoo.embedded.build", "peft")
+PRELOADED = (
+    *("experiments.costing.measure", "experiments.run.start", "model_zoo.embedded.build"),
+    *("model_zoo.embedded.efficientnet", "peft", "torch._dynamo", "wandb"),
+)
 """Imported once by the process that all measuring processes are copies of, so that none measures an import."""
 
 
@@ -81,6 +85,8 @@ def measure_cost(options: Any, others: Pairs) -> dict[str, Any]:
     if "lora" in options.ways:
         require_peft()
     require_everything(RunParts(asked.config(asked.seeds[0])))
+    for name in asked.models:
+        require_files(name, asked.config(asked.seeds[0]).source.weights)
     out: Path = options.out
     out.mkdir(parents=True, exist_ok=True)
     _same_settings(out / SETTINGS, asked.settings)
@@ -121,11 +127,9 @@ class Asked:
 
     def words(self, seed: int) -> Pairs:
         """The words of the prompt's run, which are also what the others read data and length from."""
-        source, *targets = self.models
         words = [("exp", self.options.exp), ("log.wandb", "off"), ("log.progress", "false"), *self.others]
-        words += [("source.name", source), ("sources", "[]"), ("targets.names", "[]"), ("targets.select", "[]")]
-        words += [("targets.heldout", f"[{','.join(targets)}]"), ("targets.curves", "false"), ("seed", str(seed))]
-        return words
+        words += [(f"targets.{key}", "[]") for key in ("names", "select", "heldout")]
+        return [*words, ("source.name", self.models[0]), ("sources", "[]"), ("seed", str(seed))]
 
     def config(self, seed: int) -> DictConfig:
         return load_experiment(self.words(seed))
@@ -171,22 +175,33 @@ def prompt_rows(asked: Asked, rows: Rows, seed: int) -> Iterator[dict[str, Any]]
             shutil.rmtree(folder)
         rows.add({"way": "learned", "seed": seed} | alone(learn_prompt, asked.words(seed), asked.out, folder.name))
     cost = {k: v for k, v in (rows.find(way="learned", seed=seed) or {}).items() if k not in ("way", "seed")}
-    records = run_scores(folder)
+    scorer = build_scorer(asked.config(seed))
+    prompts = {"png": Prompt.load(folder / "prompt", reading="png").to(scorer.device)}
     for name in asked.models:
         if (row := rows.find(way="prompt", mllm=name, seed=seed)) is None:
-            given = "png" if "png" in records[name] else "prompt"
-            for way, record in (("plain", records[name]["full"]), ("prompt", records[name][given])):
+            found = scorer.score(_spec(asked, name), "test", prompts)
+            for way, given in (("plain", "full"), ("prompt", "png")):
                 asked.scores(way, name, seed).parent.mkdir(parents=True, exist_ok=True)
-                write_scores(asked.scores(way, name, seed), record)
+                write_scores(asked.scores(way, name, seed), found[given])
             role = "source" if name == asked.models[0] else "heldout"
-            own = {"way": "prompt", "mllm": name, "seed": seed, "role": role, "input": given}
+            own = {"way": "prompt", "mllm": name, "seed": seed, "role": role}
             row = rows.add(own | cost | outcome(asked, "prompt", name, seed))
         yield row
 
 
+def build_scorer(config: DictConfig) -> PromptScorer:
+    """Scores prompts on test beside the whole picture, no other control."""
+    parts, prompt = RunParts(config), config.prompt
+    parts.datamodule.setup()
+    sizes = {"val": config.targets.n, "test": config.data.n_test}
+    shape: dict[str, Any] = {"frame": prompt.frame, "pad": prompt.pad, "sizes": sizes, "controls": ("full",)}
+    return PromptScorer(parts.datamodule, control_store(), **shape, device=device_of(config))
+
+
 def learn_prompt(words: Pairs, out: Path, name: str) -> dict[str, Any]:
     """Make the run, or go on with it, and say what the prompt is and what learning it took."""
-    config = load_experiment([*words, ("out", str(out / name))])
+    words = [*words, ("data.n_test", "0")]  # scored on test afterwards, as every model is
+    config = load_experiment(words)
     watch = Watch(device_of(config))
     out.mkdir(parents=True, exist_ok=True)
     with watching(watch), logged(out / f"{name}.log"):
