@@ -15,6 +15,19 @@ def cost_markdown(found: Mapping[str, Any]) -> str:
     return "\n".join([accuracy_table(found), costs_table(found, measured=True), n_table(found)])
 
 
+def plan_markdown(found: Mapping[str, Any]) -> str:
+    """A plan (`plan.plan_entries`): one line for each of its models, then N models together."""
+    ways = _ways(found["models"])
+    tuned = [way for way in ways if way != "prompt"]
+    of = {(entry["mllm"], entry["way"]): entry for entry in found["models"]}
+    rows = [
+        [name, *(f"{amount(of[name, w]['parameters'])}, {size(of[name, w]['peak_bytes'])}" for w in tuned)]
+        for name in found["asked"]["mllm"]
+    ]
+    one = markdown(["one model", *(f"{WAYS[way]}: numbers learned, peak memory" for way in tuned)], rows)
+    return "\n".join([one, costs_table(found, measured=False)])
+
+
 def accuracy_table(found: Mapping[str, Any]) -> str:
     """Model by model, the plain score and what each way changes."""
     ways = _ways(found["models"])
