@@ -66,6 +66,8 @@ def plan_entries(config: DictConfig, names: list[str], ways: tuple[str, ...], ra
     each learned one. A prompt is counted with the recipe's CLIP where it has one. Raises ValueError for a model that
     has no plan.
     """
+    for name in names:
+        _sizes(name, config)
     rows = count_rows(config)
     updates = run_length(config, updates_of_an_epoch(config, rows))[1]
     costs = {(name, way): _cost(config, name, way, rank, names[0]) for name in names for way in ways}

@@ -154,6 +154,7 @@ def build_llm(m: Language, layers: int) -> Any:
     numbers |= dict(head_dim=m.inner // m.heads, num_key_value_heads=(m.keys or m.inner) * m.heads // m.inner)
     numbers |= dict(d_ff=m.mlp, ffn_dim=m.mlp, intermediate_size=m.mlp, word_embed_proj_dim=m.width)  # as each says it
     numbers |= dict(num_layers=layers, num_decoder_layers=layers, decoder_start_token_id=0, tie_word_embeddings=m.tied)
+    numbers |= dict(max_position_embeddings=m.positions - 2) if m.positions else {}  # OPT's, which has two more rows
     config = AutoConfig.for_model(ChatGLMConfig.model_type if m.kind == "chatglm" else m.kind, **numbers)
     if m.kind == "t5":  # by hand: transformers reads gated-gelu as gelu_new
         config.is_gated_act, config.dense_act_fn = m.act.startswith("gated-"), m.act.removeprefix("gated-")
