@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.saved_bytes import SavedBytes
 from support.tiny_models import ANSWERS, CANDIDATES, QUESTIONS, tiny_images, tiny_mllm
 
 from experiments import cost
@@ -24,9 +25,10 @@ from experiments.write_docs import RESULTS
 from lightning_modules.evaluation import ModelSpec
 from lightning_modules.metrics import Scores
 from lightning_modules.optim import build_optimizer
-from model_zoo.memory.sizes import sizes_of
+from model_zoo.memory.activations import kept_bytes
+from model_zoo.memory.sizes import Workload, sizes_of
 
-LLMS = ("llava", "blip2", "blip2_opt", "visualglm")
+LLMS = ("llava", "blip2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("blip2_opt", "visualglm")))
 """A model of each kind of language model: LLaMA, T5, OPT, ChatGLM."""
 BATCH = SimpleNamespace(images=tiny_images(), questions=QUESTIONS, answers=ANSWERS, ids=["0", "1", "2"])
 MEASURED = ("seconds", "process_seconds", "search_process_seconds", "peak_bytes")
@@ -133,6 +135,19 @@ def test_a_plan_counts_what_a_real_model_learns(name: str) -> None:
     for way in ("full", "connector", "lora"):  # the same model opened anew; LoRA last, as it stays
         shapes = {key: tuple(p.shape) for key, p in open_(mllm, way, rank=2, alpha=4, seed=0).items()}
         assert shapes == learned_shapes(planned, way, 2), way
+
+
+@pytest.mark.parametrize(("way", "tolerance"), [("full", 0.02), ("connector", 0.05), ("lora", 0.1)])
+def test_a_plan_knows_what_autograd_keeps_of_what_learns(way: str, tolerance: float) -> None:
+    mllm, answers, images = tiny_mllm("minigpt4"), [ANSWERS[1]] * 3, tiny_images()
+    longest = max(len(mllm.prefix_ids(question, 0, ranking=False)) for question in QUESTIONS)
+    load = Workload(longest, int(mllm.answer_token_counts(QUESTIONS, answers).max()))
+    planned = kept_bytes(sizes_of(mllm), 3, "float32", load=load, learned=way)
+    planned -= 0 if way == "full" else images.nbytes  # frames are held, but not by autograd
+    open_(mllm, way, rank=1, alpha=1, seed=0)
+    with SavedBytes(mllm) as saved:
+        mllm.answer_loss(images, QUESTIONS, answers)
+    assert planned == pytest.approx(saved.total, rel=tolerance)
 
 
 @pytest.mark.slow
