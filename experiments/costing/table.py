@@ -62,7 +62,7 @@ def costs_table(found: Mapping[str, Any], *, measured: bool) -> str:
         [str(n), *(" / ".join(cell(e) for e in entries if e["models"] == n) for cell in columns.values())]
         for n in dict.fromkeys(entry["models"] for entry in entries)
     ]
-    return markdown(["N", *(f"{title}: {' / '.join(WAYS[way] for way in ways)}" for title in columns)], rows)
+    return markdown([f"N: {' / '.join(WAYS[way] for way in ways)}", *columns], rows)
 
 
 def n_table(found: Mapping[str, Any]) -> str:
@@ -72,7 +72,7 @@ def n_table(found: Mapping[str, Any]) -> str:
         [str(n), *(with_interval(entry["gain"]) for entry in entries if entry["models"] == n)]
         for n in dict.fromkeys(entry["models"] for entry in entries)
     ]
-    return markdown(["N", *(f"mean change: {WAYS[way]}" for way in ways)], rows)
+    return markdown(["N: mean change", *(WAYS[way] for way in ways)], rows)
 
 
 def _ways(entries: Sequence[Mapping[str, Any]]) -> list[str]:
