@@ -1,4 +1,4 @@
-"""Say what one transferred prompt costs and brings against LoRA and fine-tuning of every model."""
+"""Compare what a prompt costs and brings with LoRA and fine-tuning."""
 
 from __future__ import annotations
 
