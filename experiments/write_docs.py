@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from datamodules.prepare.catalogue import PUBLISHED as PUBLISHED_DATA
 from datamodules.registry import load_datamodule
 from experiments.cli import markdown, parse_options, run_command
+from experiments.costing.table import cost_markdown, plan_markdown
 from experiments.embedded_zoo.gates_text import gates_markdown, read_gates, read_worlds
 from experiments.report.numbers import method_order, with_interval
 from experiments.tracking.keys import keys_table
@@ -341,6 +342,12 @@ def gates_of(*names: str) -> str:
     return gates_markdown({name: of for name, of in found.items() if name in (names or found)}, read_worlds())
 
 
+# ---- cost ------------------------------------------------------------------------------------------------------------
+def cost_section(name: str, table: Callable[[Any], str]) -> str:
+    """Tables of a committed comparison of costs, measured or planned."""
+    return table(json.loads((RESULTS / f"{name}.json").read_text())).strip()
+
+
 # ---- writing them ----------------------------------------------------------------------------------------------------
 SECTIONS: dict[tuple[str, str], Callable[[], str]] = {
     ("README.md", "answers"): answers_text,
@@ -351,6 +358,8 @@ SECTIONS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/results.md", "web_own"): partial(own_table, "web"),
     ("docs/results.md", "web_two_sources"): partial(two_sources_table, "web_two_sources"),
     ("docs/results.md", "web_one_source"): partial(one_source_table, "web_one_source"),
+    ("docs/cost.md", "cost"): partial(cost_section, "cost_fashion", cost_markdown),
+    ("docs/cost.md", "cost_plan"): partial(cost_section, "cost_plan", plan_markdown),
     ("docs/headroom.md", "gates"): gates_of,
     ("model_zoo/embedded/MODEL_CARD.md", "gates"): partial(gates_of, "emoji"),
     ("model_zoo/embedded/MODEL_CARD_LITE.md", "gates"): partial(gates_of, "fashion"),

@@ -24,6 +24,7 @@ WAYS = ("codec", "diversity", "noise", "sharp", "spsa")
 ALL_AT_ONCE = (
     *("method.through=[resize,jpeg]", "method.diversity.shift=3", "method.diversity.scale=0.1"),
     *("method.diversity.jitter=0.1", "method.weight_noise=0.02", "method.sharpness=0.5"),
+    *("method.anchors=[embedded_blip2]", "method.anchor=0.5"),
 )
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*in eval mode at the start of training"),

@@ -36,11 +36,18 @@ def kept_bytes(
     quant: str | None = None,
     checkpointing: bool = False,
     load: Workload = USUAL,
+    learned: str = "prompt",
 ) -> int:
-    """What autograd keeps of `answer_loss` until backward; several questions differ in length, so there are masks."""
+    """What autograd keeps of `answer_loss` until backward; several questions differ in length, so there are masks.
+
+    learned: `prompt` (the pixels; all weights are frozen), `lora` (beside the LLM's linear layers), `connector`, or
+    `full` (all weights). A layer that learns keeps its input; what lies below all that learns keeps nothing.
+    """
     t, m, rows = sizes.vision, sizes.llm, min(batch, 2)  # more rows keep as much each
-    block, former = _seen(t, sizes.qformer, load.text, rows, dtype, checkpointing)
-    first, layer = _told(m, sizes.visual, load, rows, dtype, checkpointing)
+    tower, connector, llm = LEARNED[learned]
+    block, _ = _seen(t, sizes.qformer, load.text, rows, dtype, checkpointing, tower)
+    _, former = _seen(t, sizes.qformer, load.text, rows, dtype, checkpointing, connector)
+    first, layer = _told(m, sizes.visual, load, rows, dtype, checkpointing, llm)
     kept = batch * (t.layers * block + former + first + (m.layers - 1) * layer) // rows
     if quant == "8bit" and not checkpointing:
         # bitsandbytes' 8-bit layers keep their inputs; the attention output is among those measured already.
@@ -56,18 +63,36 @@ def largest_layer(sizes: Sizes, batch: int, dtype: str, load: Workload) -> int:
     return batch * max(block, _told(sizes.llm, sizes.visual, load, rows, dtype, False)[1]) // rows
 
 
+FROZEN, LINEAR, ALL, NOTHING = "frozen", "linear", "all", "nothing"
+"""Which weights of a part learn, while gradients pass through it; or that none do (nothing is kept)."""
+
+LEARNED = {
+    "prompt": (FROZEN, FROZEN, FROZEN),
+    "lora": (NOTHING, NOTHING, LINEAR),
+    "connector": (NOTHING, ALL, FROZEN),
+    "full": (ALL, ALL, ALL),
+}
+"""What is learned -> the same of tower, connector and LLM."""
+
+
 @lru_cache
-def _seen(t: Tower, f: Former, text: int, batch: int, dtype: str, checkpointing: bool) -> tuple[int, int]:
+def _seen(
+    t: Tower, f: Former, text: int, batch: int, dtype: str, checkpointing: bool, weights: str = FROZEN
+) -> tuple[int, int]:
     """Kept by one block of the tower, and by the Q-Former with the norm before it; text: tokens of a question."""
+    if weights == NOTHING:
+        return 0, 0
     connector = build_connector(t._replace(layers=1), f, 1)
-    features = _weightless(connector, (batch, t.tokens, t.width), dtype, checkpointing)
+    features = _weightless(connector, (batch, t.tokens, t.width), dtype, checkpointing, weights)
     ids = torch.zeros(batch, text, dtype=torch.long)
     block = _kept(connector, connector.vision.encoder.layers[0], features)
     return block, _kept(connector, connector.query, features, ids, ids == 0)
 
 
 @lru_cache
-def _told(m: Language, visual: int, load: Workload, batch: int, dtype: str, checkpointing: bool) -> tuple[int, int]:
+def _told(
+    m: Language, visual: int, load: Workload, batch: int, dtype: str, checkpointing: bool, weights: str = FROZEN
+) -> tuple[int, int]:
     """Kept by an LLM of one layer with the loss, and by each layer more (of T5's encoder and decoder together)."""
     rows, found = [[IMAGE] * visual + [0] * load.text for _ in range(batch)], []
     rows[0] = rows[0][: visual + load.text - (batch > 1)]
@@ -75,17 +100,25 @@ def _told(m: Language, visual: int, load: Workload, batch: int, dtype: str, chec
     adapter: Any = {"t5": Blip2T5, "chatglm": VisualGLM}.get(m.kind, MiniGPT4)
     for layers in (1, 2):
         model = adapter(nn.Identity(), build_llm(m, layers), ids)
-        tokens = _weightless(model, (batch, visual, m.width), dtype, checkpointing)
+        tokens = _weightless(model, (batch, visual, m.width), dtype, checkpointing, weights)
         found.append(_kept(model, model.answer_logp, tokens, rows, [[0] * load.answer] * batch))
     return found[0], found[1] - found[0]
 
 
-def _weightless(model: nn.Module, shape: tuple[int, ...], dtype: str, checkpointing: bool) -> Tensor:
-    """Freeze a model of the meta device and make it one of the CPU without memory; returns an input with gradients."""
-    model.to(getattr(torch, dtype)).eval().requires_grad_(False)
+def _weightless(
+    model: nn.Module, shape: tuple[int, ...], dtype: str, checkpointing: bool, weights: str = FROZEN
+) -> Tensor:
+    """Make a model of the meta device one of the CPU without memory, of which `weights` learn; returns an input.
+
+    The input has a gradient unless nothing below learns (`linear`: the LLM is the first that does).
+    """
+    model.to(getattr(torch, dtype)).eval().requires_grad_(weights == ALL)
+    for name, layer in model.named_modules():
+        if weights == LINEAR and isinstance(layer, nn.Linear) and "lm_head" not in name.split("."):
+            layer.requires_grad_(True)
     with FakeTensorMode(allow_non_fake_inputs=True):
         model.to_empty(device="cpu")
-        inputs = torch.empty(shape, dtype=getattr(torch, dtype), requires_grad=True)
+        inputs = torch.empty(shape, dtype=getattr(torch, dtype), requires_grad=weights != LINEAR)
     if checkpointing:
         checkpoint_layers_(model)
     return inputs
@@ -121,6 +154,7 @@ def build_llm(m: Language, layers: int) -> Any:
     numbers |= dict(head_dim=m.inner // m.heads, num_key_value_heads=(m.keys or m.inner) * m.heads // m.inner)
     numbers |= dict(d_ff=m.mlp, ffn_dim=m.mlp, intermediate_size=m.mlp, word_embed_proj_dim=m.width)  # as each says it
     numbers |= dict(num_layers=layers, num_decoder_layers=layers, decoder_start_token_id=0, tie_word_embeddings=m.tied)
+    numbers |= dict(max_position_embeddings=m.positions - 2) if m.positions else {}  # OPT's, which has two more rows
     config = AutoConfig.for_model(ChatGLMConfig.model_type if m.kind == "chatglm" else m.kind, **numbers)
     if m.kind == "t5":  # by hand: transformers reads gated-gelu as gelu_new
         config.is_gated_act, config.dense_act_fn = m.act.startswith("gated-"), m.act.removeprefix("gated-")
