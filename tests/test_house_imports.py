@@ -21,7 +21,19 @@ ALLOWED = {
 # Inside experiments/, from top to bottom: every import goes from an earlier line to a later one, or stays in its room.
 FLOORS = (
     *("write_docs", "train", "evaluate", "transfer_sweep", "tune", "chaos", "apply", "ask", "import_prompt"),
-    *("dashboards", "headroom", "__main__", "bench", "embedded_zoo", "report", "statistics", "tuning", "sweep", "run"),
+    *(
+        "dashboards",
+        "headroom",
+        "why",
+        "__main__",
+        "bench",
+        "embedded_zoo",
+        "report",
+        "statistics",
+        "tuning",
+        "sweep",
+        "run",
+    ),
     *("tracking",),
     *("recipes", "schema", "cli"),
 )
