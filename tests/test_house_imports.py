@@ -21,20 +21,8 @@ ALLOWED = {
 # Inside experiments/, from top to bottom: every import goes from an earlier line to a later one, or stays in its room.
 FLOORS = (
     *("write_docs", "train", "evaluate", "transfer_sweep", "tune", "chaos", "apply", "ask", "import_prompt"),
-    *(
-        "dashboards",
-        "headroom",
-        "why",
-        "__main__",
-        "bench",
-        "embedded_zoo",
-        "report",
-        "statistics",
-        "tuning",
-        "sweep",
-        "run",
-    ),
-    *("tracking",),
+    *("dashboards", "headroom", "why", "__main__", "bench", "embedded_zoo", "report", "statistics", "tuning", "sweep"),
+    *("run", "tracking"),
     *("recipes", "schema", "cli"),
 )
 TORCH_ONLY = {

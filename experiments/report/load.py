@@ -96,9 +96,8 @@ def sweep_material(folder: Path, *, control: str, method: str, examples: int) ->
     cells, folders = sorted({cell_of(entry) for entry in statistics["cells"]}), run_folders(folder)
     runs = {cell: read_run(cell, folders[cell.label], folder, statistics) for cell in cells if cell.label in folders}
     label = str(latest_plan(folder).get("label") or "")
-    return Material(
-        sweep_name(folder), label, folder, statistics, runs, *_chosen(statistics, method, control), examples
-    )
+    name, chosen = sweep_name(folder), _chosen(statistics, method, control)
+    return Material(name, label, folder, statistics, runs, *chosen, examples)
 
 
 def run_material(folder: Path, *, control: str, method: str, examples: int) -> Material:

@@ -23,7 +23,7 @@ from experiments.why.clip_shift import measure_clip
 from experiments.why.frames import spectrum
 from experiments.why.measure import Measured, Towers, measure_model
 from experiments.why.numbers import Bought, linear_cka, what_it_buys
-from experiments.why.predictor import CANDIDATES, Entry, choose_predictor
+from experiments.why.predictor import Entry, choose_predictor
 from experiments.why.swept import Swept, is_source, read_sweep
 from lightning_modules.atomic import replace_file
 from lightning_modules.backoff import free_memory
@@ -144,7 +144,7 @@ def alike_models(measured: Mapping[str, Measured], offsets: Mapping[str, Offsets
 def pair_numbers(
     swept: Swept, measured: Mapping[str, Measured], offsets: Mapping[str, Offsets], metric: str
 ) -> list[dict[str, Any]]:
-    """A prompt (source, method) on a model, mean over its seeds; `gain` is that of statistics.json (test, all seeds)."""
+    """A prompt (source, method) on a model, mean over its seeds. gain: of statistics.json (test, all its seeds)."""
     found = []
     for pair in swept.pairs:
         one = measured.get(pair["target"])
@@ -179,11 +179,10 @@ def add_candidates(pairs: list[dict], alike: Mapping[tuple[str, str], dict], swe
         if pair["own"] or (source, target) not in both:  # several sources at once are nobody's twin
             continue
         own = drift.get((source, method, source))
-        moved = mean_known(
-            [clip[c]["moved"] for c in swept.prompts if c in clip and (c.source, c.method) == (source, method)]
-        )
-        values = both[source, target] | {"drift": drift[source, method, target]}
-        values |= {"drift_ratio": values["drift"] / own} if own else {}
+        cells = [cell for cell in swept.prompts if (cell.source, cell.method) == (source, method)]
+        moved = mean_known([clip[cell]["moved"] for cell in cells if cell in clip])
+        values = both[source, target] | {"drift": pair["drift"][-1]}
+        values |= {"drift_ratio": pair["drift"][-1] / own} if own else {}
         values |= {"clip": moved} if moved is not None else {}
         # The closest has the highest number.
         pair["candidates"] = values | {"shared": -STRONGEST_FIRST.index(shared(source, target))}
@@ -191,15 +190,9 @@ def add_candidates(pairs: list[dict], alike: Mapping[tuple[str, str], dict], swe
 
 def predictor_entries(pairs: list[dict]) -> list[Entry]:
     return [
-        Entry(
-            p["source"],
-            p["target"],
-            p["method"],
-            p["gain"],
-            {k: p["candidates"][k] for k in CANDIDATES if k in p["candidates"]},
-        )
-        for p in pairs
-        if "candidates" in p and "gain" in p
+        Entry(pair["source"], pair["target"], pair["method"], pair["gain"], pair["candidates"])
+        for pair in pairs
+        if "candidates" in pair and "gain" in pair
     ]
 
 

@@ -1,4 +1,4 @@
-"""What is computed from features and scores: relative distance, CKA, and the shift of all answers that a prompt buys."""
+"""What is computed from features and scores: relative distance, CKA, the shift of all answers that a prompt buys."""
 
 from __future__ import annotations
 

@@ -71,9 +71,7 @@ def choose_predictor(entries: Sequence[Entry], seed: int) -> dict[str, Any]:
     usable = [entry for entry in entries if all(name in entry.values for name in names)]
     sources = {entry.source for entry in usable}
     if len(sources) < LEAST_SOURCES:
-        return {
-            "reason": f"{len(sources)} sources with targets are fewer than the {LEAST_SOURCES} that two halves need"
-        }
+        return {"reason": f"{len(sources)} sources with targets are fewer than {LEAST_SOURCES}, two a half"}
     first, second = halves(sorted(sources), seed)
     parts = [[entry for entry in usable if entry.source in part] for part in (first, second)]
     rho = {name: value for name in names if (value := spearman(parts[0], name)) is not None}

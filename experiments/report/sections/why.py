@@ -43,18 +43,12 @@ def why_section(folder: Path) -> dict[str, Any] | None:
     if content is None:
         return None
     try:
-        return {
-            "learned": _places(content),
-            "parts": [
-                {
-                    "data": one["data"],
-                    "says": sentences(one),
-                    "tables": why_tables(one),
-                    "charts": _charts(one, f"w{i}"),
-                }
-                for i, one in enumerate(content["sets"])
-            ],
-        }
+        sets = [(f"w{i}", one) for i, one in enumerate(content["sets"])]
+        parts = [
+            {"data": one["data"], "says": sentences(one), "tables": why_tables(one), "charts": _charts(one, name)}
+            for name, one in sets
+        ]
+        return {"learned": _places(content), "parts": parts}
     except (KeyError, TypeError, IndexError, ValueError):
         return None
 
@@ -62,10 +56,8 @@ def why_section(folder: Path) -> dict[str, Any] | None:
 def why_markdown(content: Mapping) -> str:
     """why.md: what was measured, and every table."""
     seeds = ", ".join(map(str, content["seeds"]))
-    parts = [
-        f"# Why: {content['sweep']}",
-        f"Validation pictures only; prompts of seeds {seeds}. docs/why.md says what each number means.",
-    ]
+    what = f"Validation pictures only; prompts of seeds {seeds}. What each number means: docs/why.md."
+    parts = [f"# Why: {content['sweep']}", what]
     for one in content["sets"]:
         parts += [f"## {one['data']}", "\n".join(f"* {text}" for text in sentences(one))]
         parts += [as_markdown(table) for table in why_tables(one)]
@@ -98,7 +90,7 @@ def _groups(one: Mapping, by_share: bool) -> Iterator[tuple[str, str, list[Mappi
 def drift_table(one: Mapping, *, by_share: bool = True) -> TextTable:
     """How far features move, block by block."""
     rows = [
-        [f"{method}, {name}", str(len(some)), *_columns(some, "drift", one), _mean(p["drift_full"][-1] for p in some)]
+        [f"{method}, {name}", str(len(some)), *_columns(some), _mean(p["drift_full"][-1] for p in some)]
         for method, name, some in _groups(one, by_share)
     ]
     borders = [model for model in one["models"] if model["border"]]
@@ -107,14 +99,15 @@ def drift_table(one: Mapping, *, by_share: bool = True) -> TextTable:
         rows.append(["nothing learned: black border against the full picture", str(len(borders)), *moved, moved[-1]])
     caption = (
         f"{one['data']}: relative distance of features with the frame from those of the same picture without it (in the "
-        f"black border; for a frame that is added, the picture itself), at blocks of the tower and at the visual tokens; "
-        f"last column: of the visual tokens from those of the full picture. Means over {one['n']} validation pictures."
+        "black border; for a frame that is added, the picture itself), at blocks of the tower and at the visual "
+        "tokens; last column: of the visual tokens from those of the full picture. Means over "
+        f"{one['n']} validation pictures."
     )
     return TextTable(caption, ["frame, on a model", "pairs", *DEPTHS, "tokens, from the full picture"], rows)
 
 
-def _columns(some: Sequence[Mapping], key: str, one: Mapping) -> list[str]:
-    return [_mean(pair[key][i] for pair in some) for i in range(len(DEPTHS))]
+def _columns(some: Sequence[Mapping]) -> list[str]:
+    return [_mean(pair["drift"][i] for pair in some) for i in range(len(DEPTHS))]
 
 
 def offsets_table(one: Mapping, *, by_share: bool = True) -> TextTable:
@@ -131,14 +124,11 @@ def offsets_table(one: Mapping, *, by_share: bool = True) -> TextTable:
     ]
     caption = (
         f"{one['data']}: offsets bought are the mean change of each candidate's score under the frame (no label read); "
-        "there to buy are those fitted on the model's own validation labels; r over candidates, mean over pairs. Gains in "
-        f"points over the full picture on the same {one['n']} validation pictures, without intervals."
+        "there to buy are those fitted on the model's own validation labels; r over candidates, mean over pairs. Gains "
+        f"in points over the full picture on the same {one['n']} validation pictures, without intervals."
     )
-    return TextTable(
-        caption,
-        ["frame, on a model", "pairs", "r (bought, to buy)", "prompted", "clean + bought", "prompted − bought"],
-        rows,
-    )
+    header = ["frame, on a model", "pairs", "r (bought, to buy)", "prompted", "clean + bought", "prompted − bought"]
+    return TextTable(caption, header, rows)
 
 
 BANDS = ("flat", "low", "mid", "high")
@@ -152,18 +142,11 @@ def frames_table(one: Mapping) -> TextTable:
         shares = [_percent(p[band] for p in of) for band in BANDS]
         clips = [_mean(p[key] for p in of if key in p) for key in ("moved", "caption_clean", "caption")]
         rows.append([method, str(len(of)), _mean(p["rms"] for p in of), *shares, *clips])
-    header = [
-        "method",
-        "frames",
-        "RMS",
-        *(f"{band} %" for band in BANDS),
-        "CLIP moved",
-        "caption, clean",
-        "caption, prompted",
-    ]
+    waves = [f"{band} %" for band in BANDS]
+    header = ["method", "frames", "RMS", *waves, "CLIP moved", "caption, clean", "caption, prompted"]
     caption = (
         f"{one['data']}: root mean square of a frame's values (1: white) and what its power is made of: a flat colour, "
-        "waves longer than 8 pixels, of 4 to 8, shorter. CLIP: 1 − cosine of the prompted picture's feature and the one "
+        "waves longer than 8 pixels, of 4 to 8, shorter. CLIP: 1 − cosine of the prompted picture's feature and that "
         "without the frame, and the cosine of either with the right caption."
     )
     return TextTable(caption, header, rows)
@@ -181,8 +164,8 @@ def occlusion_table(one: Mapping) -> TextTable:
                 cells = [_signed(e["segments"][name][0] for e in of if name in e["segments"]) for name in names]
                 rows.append([f"{method}, {word}", str(len(of)), *cells])
     caption = (
-        f"{one['data']}: change of the right answer's log-probability among the candidates, in nats, when a part of the "
-        "frame is black (below 0: the part helped). Lowest seed of each source."
+        f"{one['data']}: change of the right answer's log-probability among the candidates, in nats, when a part of "
+        "the frame is black (below 0: the part helped). Lowest seed of each source."
     )
     return TextTable(caption, ["frame", "frames × models", *names], rows)
 
@@ -198,8 +181,8 @@ def predictor_table(one: Mapping) -> TextTable:
         for name, rho in sorted(chosen["rho"].items(), key=lambda item: -abs(item[1]))
     ]
     caption = (
-        f"{one['data']}: Spearman's ρ with the gain over the full picture on test (mean over seeds), over a prompt of one "
-        f"source and method on another model. Chosen by the largest |ρ| on {len(chosen['sources'])} sources "
+        f"{one['data']}: Spearman's ρ with the gain over the full picture on test (mean over seeds), over a prompt of "
+        f"one source and method on another model. Chosen by the largest |ρ| on {len(chosen['sources'])} sources "
         f"({', '.join(chosen['sources'])}; {chosen['pairs']} pairs), tested once on the other {len(tested['sources'])} "
         f"({', '.join(tested['sources'])}; {tested['pairs']} pairs), halves drawn by seed {found['seed']}; in brackets "
         "95 % of bootstrap draws of whole sources, of which there are few. Targets are the same in both halves."
@@ -216,10 +199,8 @@ def sentences(one: Mapping) -> list[str]:
     rho, low, high = chosen["rho"][best], tested["low"], tested["high"]
     holds = None not in (low, high) and (low > 0 if rho > 0 else high < 0)
     says = "holds on sources it was not chosen on" if holds else "is not shown on sources it was not chosen on"
-    name = CANDIDATES[best]
-    return [
-        f"The best single predictor of transfer, {name} (ρ {_sign(rho)} where chosen), {says}: ρ {_tested(tested)}."
-    ]
+    name = f"{CANDIDATES[best]} (ρ {_sign(rho)} where chosen)"
+    return [f"The best single predictor of transfer, {name}, {says}: ρ {_tested(tested)}."]
 
 
 # ---- charts ----------------------------------------------------------------------------------------------------------
@@ -242,54 +223,52 @@ def _keys(names: Iterable[str]) -> list[charts.Key]:
 
 
 def _charts(one: Mapping, name: str) -> list[Panel]:
-    keys = _keys(pair["method"] for pair in one["pairs"])
+    return [*_drift_chart(one, name), *_offsets_chart(one, name), *_predictor_chart(one, name)]
+
+
+def _drift_chart(one: Mapping, name: str) -> Iterator[Panel]:
     others = [pair for pair in one["pairs"] if not pair["own"]]
-    curves = [
-        (key, [_value(p["drift"][i] for p in others if p["method"] == key[1]) for i in range(len(DEPTHS))])
-        for key in keys
-    ]
-    curves = [(key, values) for key, values in curves if None not in values]
-    drawn = []
+    curves = []
+    for key in _keys(pair["method"] for pair in others):
+        of = [pair["drift"] for pair in others if pair["method"] == key[1]]
+        values = [_value(drift[i] for drift in of) for i in range(len(DEPTHS))]
+        curves.append((key, [value for value in values if value is not None]))
+    curves = [(key, values) for key, values in curves if len(values) == len(DEPTHS)]
     if curves:
         label = f"{one['data']}: drift by depth on models that are not the source"
-        drawn.append(Panel(charts.depth_curves(f"{name}-drift", label, DEPTHS, curves), label))
+        yield Panel(charts.depth_curves(f"{name}-drift", label, DEPTHS, curves), label)
 
-    def marks(x: Callable[[Mapping], Any], y: str, own: Callable[[Mapping], bool]) -> list:
-        return [
-            (key, some)
-            for key in keys
-            if (
-                some := [
-                    (x(p), p[y], f"{p['method']}, {p['source']} → {p['target']}: {x(p):.3g}, {change(p[y])}", own(p))
-                    for p in one["pairs"]
-                    if p["method"] == key[1] and x(p) is not None and p.get(y) is not None
-                ]
-            )
-        ]
 
-    shifts = marks(lambda p: None if p.get("shifted") is None else 100 * p["shifted"], "prompted", lambda p: p["own"])
-    if shifts:
+def _offsets_chart(one: Mapping, name: str) -> Iterator[Panel]:
+    groups = _marks(one, lambda p: 100 * p["shifted"] if "shifted" in p else None, "prompted", lambda p: p["own"])
+    if groups:
         label = f"{one['data']}: gain of the frame against that of its shift alone, validation; hollow: the source"
-        drawn.append(
-            Panel(
-                charts.scatter(
-                    f"{name}-offsets",
-                    label,
-                    "gain of clean + bought offsets, points",
-                    shifts,
-                    "gain of the frame, points",
-                ),
-                label,
-            )
-        )
+        x, y = "gain of clean + bought offsets, points", "gain of the frame, points"
+        yield Panel(charts.scatter(f"{name}-offsets", label, x, groups, y), label)
+
+
+def _predictor_chart(one: Mapping, name: str) -> Iterator[Panel]:
     found = one["predictor"]
     if "best" in found:
-        first = set(found["chosen_on"]["sources"])
-        points = marks(lambda p: p.get("candidates", {}).get(found["best"]), "gain", lambda p: p["source"] in first)
+        best, first = found["best"], set(found["chosen_on"]["sources"])
+        groups = _marks(one, lambda p: p.get("candidates", {}).get(best), "gain", lambda p: p["source"] in first)
         label = f"{one['data']}: the predictor against the gain on test; hollow: the half it was chosen on"
-        words = (CANDIDATES[found["best"]], points, "gain over the full picture, points")
-        drawn.append(Panel(charts.scatter(f"{name}-predictor", label, *words), label))
-    return drawn
+        y = "gain over the full picture, points"
+        yield Panel(charts.scatter(f"{name}-predictor", label, CANDIDATES[best], groups, y), label)
+
+
+def _marks(
+    one: Mapping, x: Callable[[Mapping], float | None], y: str, hollow: Callable[[Mapping], bool]
+) -> list[tuple[charts.Key, list]]:
+    """By method a mark for each pair that has both numbers."""
+    found: dict[charts.Key, list] = {}
+    keys = {key[1]: key for key in _keys(pair["method"] for pair in one["pairs"])}
+    for pair in one["pairs"]:
+        place, value = x(pair), pair.get(y)
+        if place is not None and value is not None:
+            title = f"{pair['method']}, {pair['source']} → {pair['target']}: {place:.3g}, {change(value)}"
+            found.setdefault(keys[pair["method"]], []).append((place, value, title, hollow(pair)))
+    return list(found.items())
 
 
 # ---- numbers ---------------------------------------------------------------------------------------------------------
