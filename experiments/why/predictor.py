@@ -11,6 +11,8 @@ from experiments.report.sections.why import CANDIDATES
 
 DRAWS = 2000
 LEAST_SOURCES = 4
+LEAST_KNOWN = 0.75
+"""Of the pairs a candidate is chosen on: offsets that are all 0 correlate with nothing."""
 
 
 class Entry(NamedTuple):
@@ -34,11 +36,16 @@ def halves(sources: Sequence[str], seed: int) -> tuple[list[str], list[str]]:
     return [name for name in names if name in first], [name for name in names if name not in first]
 
 
+def known(entries: Sequence[Entry], name: str) -> list[Entry]:
+    """Those that have this candidate."""
+    return [entry for entry in entries if name in entry.values]
+
+
 def spearman(entries: Sequence[Entry], name: str) -> float | None:
     """Rank correlation of a candidate with the gain; None where either never changes."""
     from scipy.stats import spearmanr
 
-    pairs = [(entry.values[name], entry.gain) for entry in entries]
+    pairs = [(entry.values[name], entry.gain) for entry in known(entries, name)]
     if len(pairs) < 3 or any(len(set(column)) < 2 for column in zip(*pairs, strict=True)):
         return None
     return float(spearmanr(*zip(*pairs, strict=True)).statistic)
@@ -63,32 +70,26 @@ def cluster_interval(entries: Sequence[Entry], name: str, seed: int = 0) -> tupl
 def choose_predictor(entries: Sequence[Entry], seed: int) -> dict[str, Any]:
     """What why.json says of the predictor: the halves, every candidate's rho on the first, the best one's on the other.
 
-    The best is the one with the largest |rho| on the first half; its sign is chosen there too. A candidate that nobody
-    has is no candidate; an entry that lacks one is left out, so that all are judged on the same ones. `reason` alone
-    where it cannot be done.
+    The best is the one with the largest |rho| on the first half, among those that LEAST_KNOWN of its pairs have; its
+    sign is chosen there too. `reason` alone where it cannot be done.
     """
-    names = [name for name in CANDIDATES if any(name in entry.values for entry in entries)]
-    usable = [entry for entry in entries if all(name in entry.values for name in names)]
-    sources = {entry.source for entry in usable}
+    sources = sorted({entry.source for entry in entries})
     if len(sources) < LEAST_SOURCES:
         return {"reason": f"{len(sources)} sources with targets are fewer than {LEAST_SOURCES}, two a half"}
-    first, second = halves(sorted(sources), seed)
-    parts = [[entry for entry in usable if entry.source in part] for part in (first, second)]
-    rho = {name: value for name in names if (value := spearman(parts[0], name)) is not None}
+    first, second = halves(sources, seed)
+    parts = [[entry for entry in entries if entry.source in part] for part in (first, second)]
+    whole = [name for name in CANDIDATES if len(known(parts[0], name)) >= LEAST_KNOWN * len(parts[0])]
+    rho = {name: value for name in whole if (value := spearman(parts[0], name)) is not None}
     if not rho:
         return {"reason": "no candidate differs from pair to pair"}
     best = max(rho, key=lambda name: abs(rho[name]))
-    tested = spearman(parts[1], best)
-    bounds = cluster_interval(parts[1], best)
+    low, high = cluster_interval(parts[1], best) or (None, None)
     return {
         "seed": seed,
-        "chosen_on": {"sources": first, "pairs": len(parts[0]), "rho": rho},
         "best": best,
+        "chosen_on": {"sources": first, "pairs": {name: len(known(parts[0], name)) for name in rho}, "rho": rho},
         "tested_on": {
-            "sources": second,
-            "pairs": len(parts[1]),
-            "rho": tested,
-            "low": bounds and bounds[0],
-            "high": bounds and bounds[1],
+            **{"sources": second, "pairs": len(known(parts[1], best))},
+            **{"rho": spearman(parts[1], best), "low": low, "high": high},
         },
     }

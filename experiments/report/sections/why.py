@@ -98,8 +98,8 @@ def drift_table(one: Mapping, *, by_share: bool = True) -> TextTable:
         moved = [_mean(model["border"][i] for model in borders) for i in range(len(DEPTHS))]
         rows.append(["nothing learned: black border against the full picture", str(len(borders)), *moved, moved[-1]])
     caption = (
-        f"{one['data']}: relative distance of features with the frame from those of the same picture without it (in the "
-        "black border; for a frame that is added, the picture itself), at blocks of the tower and at the visual "
+        f"{one['data']}: relative distance of features with the frame from those of the same picture without it "
+        "(in the black border; for a frame that is added, the picture itself), at blocks of the tower and at the visual "
         "tokens; last column: of the visual tokens from those of the full picture. Means over "
         f"{one['n']} validation pictures."
     )
@@ -177,17 +177,17 @@ def predictor_table(one: Mapping) -> TextTable:
         return TextTable(f"{one['data']}: no predictor, as {found['reason']}.", ["candidate", "ρ"], [])
     chosen, tested, best = found["chosen_on"], found["tested_on"], found["best"]
     rows = [
-        [CANDIDATES[name], _sign(rho), _tested(tested) if name == best else "not tested"]
+        [CANDIDATES[name], str(chosen["pairs"][name]), _sign(rho), _tested(tested) if name == best else "–"]
         for name, rho in sorted(chosen["rho"].items(), key=lambda item: -abs(item[1]))
     ]
     caption = (
         f"{one['data']}: Spearman's ρ with the gain over the full picture on test (mean over seeds), over a prompt of "
         f"one source and method on another model. Chosen by the largest |ρ| on {len(chosen['sources'])} sources "
-        f"({', '.join(chosen['sources'])}; {chosen['pairs']} pairs), tested once on the other {len(tested['sources'])} "
+        f"({', '.join(chosen['sources'])}), tested once on the other {len(tested['sources'])} "
         f"({', '.join(tested['sources'])}; {tested['pairs']} pairs), halves drawn by seed {found['seed']}; in brackets "
         "95 % of bootstrap draws of whole sources, of which there are few. Targets are the same in both halves."
     )
-    return TextTable(caption, ["candidate", "ρ, chosen on", "ρ, tested on"], rows)
+    return TextTable(caption, ["candidate", "pairs", "ρ where chosen", "ρ where tested"], rows)
 
 
 def sentences(one: Mapping) -> list[str]:
@@ -288,7 +288,8 @@ def _as(write: Callable[[float], str]) -> Callable[[Iterable[float | None]], str
 
 
 def _sign(value: float | None) -> str:
-    return "–" if value is None else f"{value:+.2f}".replace("-", "−")
+    text = "–" if value is None else f"{value:+.2f}"
+    return "0.00" if text in ("+0.00", "-0.00") else text.replace("-", "−")
 
 
 _mean, _signed = _as(lambda value: f"{value:.3f}"), _as(_sign)
