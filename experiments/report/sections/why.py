@@ -99,8 +99,8 @@ def drift_table(one: Mapping, *, by_share: bool = True) -> TextTable:
         rows.append(["nothing learned: black border against the full picture", str(len(borders)), *moved, moved[-1]])
     caption = (
         f"{one['data']}: relative distance of features with the frame from those of the same picture without it "
-        "(in the black border; for a frame that is added, the picture itself), at blocks of the tower and at the visual "
-        "tokens; last column: of the visual tokens from those of the full picture. Means over "
+        "(in the black border; for a frame that is added, the picture itself), at blocks of the tower and at the "
+        "visual tokens; last column: of the visual tokens from those of the full picture. Means over "
         f"{one['n']} validation pictures."
     )
     return TextTable(caption, ["frame, on a model", "pairs", *DEPTHS, "tokens, from the full picture"], rows)
