@@ -12,7 +12,6 @@ import torch
 from support.sweep_files import MODELS, write_sweep
 from support.tiny_models import tiny_mllm
 from support.toy_data import Toy
-from test_lightning_modules_tower_features import sharing_models
 
 from experiments.report.__main__ import main as report
 from experiments.report.charts import depth_curves, standalone
@@ -146,9 +145,11 @@ def test_a_painted_frame_moves_features_and_parts_of_it_matter_and_it_is_put_bac
 def test_models_of_one_tower_are_looked_at_once_and_say_what_each_says_alone():
     cells = {key(): pad_prompt(0.8), key("tvp"): pad_prompt(0.8), key("fca"): pad_prompt(0.3)}
     swept, towers = toy_swept(cells), Towers()
-    models = sharing_models(("minigpt4", "vpgtrans"))
-    together = [measure_model(model, swept, towers, None, [], ()) for model in models.values()]
-    alone = [measure_model(model, swept, Towers(), None, [], ()) for model in models.values()]
+    models = [tiny_mllm("minigpt4"), tiny_mllm("vpgtrans", seed=1)]
+    for own, given in zip(models[1].tower_parts(), models[0].tower_parts(), strict=True):
+        own.load_state_dict(given.state_dict())
+    together = [measure_model(model, swept, towers, None, [], ()) for model in models]
+    alone = [measure_model(model, swept, Towers(), None, [], ()) for model in models]
     for one, other in zip(together, alone, strict=True):
         for cell in cells:
             assert np.allclose(one.drift[cell], other.drift[cell]) and np.isfinite(one.drift[cell]).all()
