@@ -106,7 +106,9 @@ def why_tables(sweep: str) -> str:
     content = why.read_why(RESULTS / f"sweep_{sweep}")
     assert content, f"no {why.WHY} of this format"
     seeds = ", ".join(map(str, content["seeds"]))
-    what = f"`sweep={sweep}`, prompts of seeds {seeds}; {content['processor_seconds'] / 60:.0f} minutes of one processor."
+    what = (
+        f"`sweep={sweep}`, prompts of seeds {seeds}; {content['processor_seconds'] / 60:.0f} minutes of one processor."
+    )
     parts = [what]
     for one in content["sets"]:
         parts += ["\n".join(f"* {text}" for text in why.sentences(one))]

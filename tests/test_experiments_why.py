@@ -95,7 +95,7 @@ def test_relative_distance_reads_all_values_of_a_picture_as_one_vector():
     assert relative_distance(moved, clean).tolist() == [1.0, 0.0]
 
 
-@pytest.mark.parametrize("name", ["web_minigpt4", "web_llava", "lite0_llava", "lite0_minigpt4"])
+@pytest.mark.parametrize("name", ["web_minigpt4", "web_llava", "lite0_minigpt4"])
 def test_the_blocks_of_vits_and_cnns_are_found_in_their_order(name):
     mllm = load_mllm(name)
     blocks = at_depths(tower_blocks(mllm))
@@ -219,11 +219,12 @@ def test_segments_are_the_border_each_pixel_once():
 
 # ---- offsets ---------------------------------------------------------------------------------------------------------
 def test_a_prompt_that_only_shifts_answers_buys_its_offsets_and_nothing_else():
-    clean, values = noise(), np.array([1.0, -0.5, 0.3, -0.6, -0.2])
+    noisy, values = noise(), np.array([3.0, -1.5, 0.9, -1.8, -0.6])
+    clean = noisy._replace(scores=(noisy.scores + 3 * np.eye(K)[noisy.labels] - values).astype(np.float32))
     prompted = clean._replace(scores=(clean.scores + values + 2.5).astype(np.float32))
     found = what_it_buys("top1", prompted, clean, Offsets(values, 64))
     assert bought_offsets(prompted, clean).values == pytest.approx(values, abs=1e-6)
-    assert found.correlation == pytest.approx(1) and found.prompted == found.shifted != 0 and found.rest == 0
+    assert found.correlation == pytest.approx(1) and found.prompted == found.shifted > 0.1 and found.rest == 0
 
 
 def test_a_prompt_that_works_picture_by_picture_gains_without_a_shift():
@@ -259,7 +260,11 @@ def test_no_source_is_in_both_halves_and_none_in_neither(seed):
     first, second = halves(names * 2, seed)
     assert not set(first) & set(second) and sorted(first + second) == names and 0 <= len(second) - len(first) <= 1
     assert halves(names[::-1], seed) == (first, second)
-    found = choose_predictor(entries(len(names), "cka"), seed)
+
+
+def test_the_predictor_is_chosen_on_one_half_and_tested_on_the_other():
+    first, second = halves([f"s{i}" for i in range(7)], 2)
+    found = choose_predictor(entries(7, "cka"), 2)
     assert (found["chosen_on"]["sources"], found["tested_on"]["sources"]) == (first, second)
     assert found["chosen_on"]["pairs"]["cka"] == 5 * len(first) and found["tested_on"]["pairs"] == 5 * len(second)
 

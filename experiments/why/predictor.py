@@ -43,12 +43,12 @@ def known(entries: Sequence[Entry], name: str) -> list[Entry]:
 
 def spearman(entries: Sequence[Entry], name: str) -> float | None:
     """Rank correlation of a candidate with the gain; None where either never changes."""
-    from scipy.stats import spearmanr
+    from scipy.stats import rankdata
 
     pairs = [(entry.values[name], entry.gain) for entry in known(entries, name)]
     if len(pairs) < 3 or any(len(set(column)) < 2 for column in zip(*pairs, strict=True)):
         return None
-    return float(spearmanr(*zip(*pairs, strict=True)).statistic)
+    return float(np.corrcoef(*(rankdata(column) for column in zip(*pairs, strict=True)))[0, 1])
 
 
 def cluster_interval(entries: Sequence[Entry], name: str, seed: int = 0) -> tuple[float, float] | None:
