@@ -51,6 +51,18 @@ def spearman(entries: Sequence[Entry], name: str) -> float | None:
     return float(np.corrcoef(*(rankdata(column) for column in zip(*pairs, strict=True)))[0, 1])
 
 
+def within_targets(entries: Sequence[Entry], name: str) -> list[Entry]:
+    """Candidate and gain as differences from their means over all prompts on the same target: what is left of a number
+    that only says which targets are frail is 0."""
+    some, found = known(entries, name), []
+    for entry in some:
+        peers = [other for other in some if other.target == entry.target]
+        value = entry.values[name] - np.mean([peer.values[name] for peer in peers])
+        gain = entry.gain - np.mean([peer.gain for peer in peers])
+        found.append(entry._replace(gain=round(float(gain), 12), values={name: round(float(value), 12)}))
+    return found
+
+
 def cluster_interval(entries: Sequence[Entry], name: str, seed: int = 0) -> tuple[float, float] | None:
     """95 % percentiles of Spearman's rho when whole sources are drawn anew; None for fewer than two sources."""
     sources = sorted({entry.source for entry in entries})
@@ -91,5 +103,6 @@ def choose_predictor(entries: Sequence[Entry], seed: int) -> dict[str, Any]:
         "tested_on": {
             **{"sources": second, "pairs": len(known(parts[1], best))},
             **{"rho": spearman(parts[1], best), "low": low, "high": high},
+            "within_targets": spearman(within_targets(parts[1], best), best),
         },
     }

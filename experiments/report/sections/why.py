@@ -176,8 +176,9 @@ def predictor_table(one: Mapping) -> TextTable:
     if "reason" in found:
         return TextTable(f"{one['data']}: no predictor, as {found['reason']}.", ["candidate", "ρ"], [])
     chosen, tested, best = found["chosen_on"], found["tested_on"], found["best"]
+    told = [_tested(tested), _sign(tested["within_targets"])]
     rows = [
-        [CANDIDATES[name], str(chosen["pairs"][name]), _sign(rho), _tested(tested) if name == best else "–"]
+        [CANDIDATES[name], str(chosen["pairs"][name]), _sign(rho), *(told if name == best else ["–", "–"])]
         for name, rho in sorted(chosen["rho"].items(), key=lambda item: -abs(item[1]))
     ]
     caption = (
@@ -185,9 +186,10 @@ def predictor_table(one: Mapping) -> TextTable:
         f"one source and method on another model. Chosen by the largest |ρ| on {len(chosen['sources'])} sources "
         f"({', '.join(chosen['sources'])}), tested once on the other {len(tested['sources'])} "
         f"({', '.join(tested['sources'])}; {tested['pairs']} pairs), halves drawn by seed {found['seed']}; in brackets "
-        "95 % of bootstrap draws of whole sources, of which there are few. Targets are the same in both halves."
+        "95 % of bootstrap draws of whole sources, of which there are few. Targets are the same in both halves; "
+        "within targets: ρ of the differences from each target's own means."
     )
-    return TextTable(caption, ["candidate", "pairs", "ρ where chosen", "ρ where tested"], rows)
+    return TextTable(caption, ["candidate", "pairs", "ρ where chosen", "ρ where tested", "within targets"], rows)
 
 
 def sentences(one: Mapping) -> list[str]:
@@ -200,7 +202,8 @@ def sentences(one: Mapping) -> list[str]:
     holds = None not in (low, high) and (low > 0 if rho > 0 else high < 0)
     says = "holds on sources it was not chosen on" if holds else "is not shown on sources it was not chosen on"
     name = f"{CANDIDATES[best]} (ρ {_sign(rho)} where chosen)"
-    return [f"The best single predictor of transfer, {name}, {says}: ρ {_tested(tested)}."]
+    within = f", within targets {_sign(tested['within_targets'])}"
+    return [f"The best single predictor of transfer, {name}, {says}: ρ {_tested(tested)}{within}."]
 
 
 # ---- charts ----------------------------------------------------------------------------------------------------------
