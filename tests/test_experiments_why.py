@@ -32,7 +32,7 @@ from experiments.why.measure import (
     tower_blocks,
 )
 from experiments.why.numbers import bought_offsets, linear_cka, relative_distance, what_it_buys
-from experiments.why.predictor import Entry, choose_predictor, halves, spearman, within_targets
+from experiments.why.predictor import Entry, choose_predictor, halves, of_prompt, of_target, spearman, within
 from experiments.why.swept import Swept, is_source
 from lightning_modules.metrics import Scores
 from lightning_modules.prompts import OverlayPrompt, PadPrompt
@@ -286,8 +286,9 @@ def test_what_only_says_which_targets_are_frail_says_nothing_within_targets():
     some = entries(6, "drift")
     frail = dict(zip("abcde", (0.3, 0.1, 0.5, 0.2, 0.4), strict=True))
     some = [e._replace(gain=e.gain / 100 - frail[e.target], values=e.values | {"clip": frail[e.target]}) for e in some]
-    assert spearman(some, "clip") < -0.9 and spearman(within_targets(some, "clip"), "clip") is None
-    assert spearman(within_targets(entries(6, "drift"), "drift"), "drift") > 0.6
+    assert spearman(some, "clip") < -0.9 and spearman(within(some, "clip", of_target), "clip") is None
+    assert spearman(within(some, "clip", of_prompt), "clip") < -0.9
+    assert spearman(within(entries(6, "drift"), "drift", of_target), "drift") > 0.6
 
 
 def test_the_second_half_chooses_nothing():

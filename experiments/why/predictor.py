@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,12 +51,25 @@ def spearman(entries: Sequence[Entry], name: str) -> float | None:
     return float(np.corrcoef(*(rankdata(column) for column in zip(*pairs, strict=True)))[0, 1])
 
 
-def within_targets(entries: Sequence[Entry], name: str) -> list[Entry]:
-    """Candidate and gain as differences from their means over all prompts on the same target: what is left of a number
-    that only says which targets are frail is 0."""
+def of_target(entry: Entry) -> str:
+    """All prompts on one target."""
+    return entry.target
+
+
+def of_prompt(entry: Entry) -> tuple[str, str]:
+    """One prompt on all targets."""
+    return entry.source, entry.method
+
+
+def within(entries: Sequence[Entry], name: str, group: Callable[[Entry], Hashable]) -> list[Entry]:
+    """Candidate and gain as differences from their means over the entry's group.
+
+    Within targets, a number that only says which targets are frail is 0; within prompts, one that only says which
+    prompts harm everybody.
+    """
     some, found = known(entries, name), []
     for entry in some:
-        peers = [other for other in some if other.target == entry.target]
+        peers = [other for other in some if group(other) == group(entry)]
         value = entry.values[name] - np.mean([peer.values[name] for peer in peers])
         gain = entry.gain - np.mean([peer.gain for peer in peers])
         found.append(entry._replace(gain=round(float(gain), 12), values={name: round(float(value), 12)}))
@@ -103,6 +116,7 @@ def choose_predictor(entries: Sequence[Entry], seed: int) -> dict[str, Any]:
         "tested_on": {
             **{"sources": second, "pairs": len(known(parts[1], best))},
             **{"rho": spearman(parts[1], best), "low": low, "high": high},
-            "within_targets": spearman(within_targets(parts[1], best), best),
+            "within_targets": spearman(within(parts[1], best, of_target), best),
+            "within_prompts": spearman(within(parts[1], best, of_prompt), best),
         },
     }

@@ -176,9 +176,9 @@ def predictor_table(one: Mapping) -> TextTable:
     if "reason" in found:
         return TextTable(f"{one['data']}: no predictor, as {found['reason']}.", ["candidate", "ρ"], [])
     chosen, tested, best = found["chosen_on"], found["tested_on"], found["best"]
-    told = [_tested(tested), _sign(tested["within_targets"])]
+    told = [_tested(tested), _sign(tested["within_targets"]), _sign(tested["within_prompts"])]
     rows = [
-        [CANDIDATES[name], str(chosen["pairs"][name]), _sign(rho), *(told if name == best else ["–", "–"])]
+        [CANDIDATES[name], str(chosen["pairs"][name]), _sign(rho), *(told if name == best else ["–"] * 3)]
         for name, rho in sorted(chosen["rho"].items(), key=lambda item: -abs(item[1]))
     ]
     caption = (
@@ -187,9 +187,11 @@ def predictor_table(one: Mapping) -> TextTable:
         f"({', '.join(chosen['sources'])}), tested once on the other {len(tested['sources'])} "
         f"({', '.join(tested['sources'])}; {tested['pairs']} pairs), halves drawn by seed {found['seed']}; in brackets "
         "95 % of bootstrap draws of whole sources, of which there are few. Targets are the same in both halves; "
-        "within targets: ρ of the differences from each target's own means."
+        "within targets (prompts): ρ of the differences from the means of each target (prompt)."
     )
-    return TextTable(caption, ["candidate", "pairs", "ρ where chosen", "ρ where tested", "within targets"], rows)
+    return TextTable(
+        caption, ["candidate", "pairs", "ρ where chosen", "ρ where tested", "within targets", "within prompts"], rows
+    )
 
 
 def sentences(one: Mapping) -> list[str]:
@@ -202,7 +204,7 @@ def sentences(one: Mapping) -> list[str]:
     holds = None not in (low, high) and (low > 0 if rho > 0 else high < 0)
     says = "holds on sources it was not chosen on" if holds else "is not shown on sources it was not chosen on"
     name = f"{CANDIDATES[best]} (ρ {_sign(rho)} where chosen)"
-    within = f", within targets {_sign(tested['within_targets'])}"
+    within = f"; within targets {_sign(tested['within_targets'])}, within prompts {_sign(tested['within_prompts'])}"
     return [f"The best single predictor of transfer, {name}, {says}: ρ {_tested(tested)}{within}."]
 
 
