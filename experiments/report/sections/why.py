@@ -55,13 +55,17 @@ def why_section(folder: Path) -> dict[str, Any] | None:
 
 def why_markdown(content: Mapping) -> str:
     """why.md: what was measured, and every table."""
-    seeds = ", ".join(map(str, content["seeds"]))
-    what = f"Validation pictures only; prompts of seeds {seeds}. What each number means: docs/why.md."
+    what = f"Validation pictures only; {seeds_text(content)}. What each number means: docs/why.md."
     parts = [f"# Why: {content['sweep']}", what]
     for one in content["sets"]:
         parts += [f"## {one['data']}", "\n".join(f"* {text}" for text in sentences(one))]
         parts += [as_markdown(table) for table in why_tables(one)]
     return "\n\n".join(parts) + "\n"
+
+
+def seeds_text(content: Mapping) -> str:
+    """Whose prompts were measured."""
+    return f"prompts of seed{'s' * (len(content['seeds']) > 1)} {', '.join(map(str, content['seeds']))}"
 
 
 def as_markdown(table: TextTable) -> str:
@@ -189,9 +193,8 @@ def predictor_table(one: Mapping) -> TextTable:
         "95 % of bootstrap draws of whole sources, of which there are few. Targets are the same in both halves; "
         "within targets (prompts): ρ of the differences from the means of each target (prompt)."
     )
-    return TextTable(
-        caption, ["candidate", "pairs", "ρ where chosen", "ρ where tested", "within targets", "within prompts"], rows
-    )
+    where = ["ρ where chosen", "ρ where tested", "within targets", "within prompts"]
+    return TextTable(caption, ["candidate", "pairs", *where], rows)
 
 
 def sentences(one: Mapping) -> list[str]:
