@@ -105,11 +105,8 @@ def why_tables(sweep: str) -> str:
 
     content = why.read_why(RESULTS / f"sweep_{sweep}")
     assert content, f"no {why.WHY} of this format"
-    seeds = ", ".join(map(str, content["seeds"]))
-    what = (
-        f"`sweep={sweep}`, prompts of seeds {seeds}; {content['processor_seconds'] / 60:.0f} minutes of one processor."
-    )
-    parts = [what]
+    minutes = f"{content['processor_seconds'] / 60:.0f} minutes of one processor"
+    parts = [f"`sweep={sweep}`, {why.seeds_text(content)}; {minutes}."]
     for one in content["sets"]:
         parts += ["\n".join(f"* {text}" for text in why.sentences(one))]
         parts += [why.as_markdown(table).strip() for table in why.why_tables(one, by_share=False)]

@@ -19,6 +19,7 @@ from experiments.report.load import CellKey
 from experiments.report.sections.why import CANDIDATES, WHY, read_why, sentences, why_section, why_tables
 from experiments.run.offsets import Offsets
 from experiments.statistics import write_statistics
+from experiments.why import predictor
 from experiments.why.__main__ import main
 from experiments.why.command import compact, occluded_models, predictor_entries
 from experiments.why.frames import BANDS, occluded, segments, spectrum
@@ -41,6 +42,11 @@ from model_zoo.registry import load_mllm
 
 FRAME, PAD, ROWS, K = 16, 2, 11, 5
 WEB = ("web_minigpt4", "web_vpgtrans", "web_llava")
+
+
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch):
+    monkeypatch.setattr(predictor, "DRAWS", 40)
 
 
 def key(method: str = "evp", seed: int = 0, source: str = "minigpt4") -> CellKey:
@@ -95,7 +101,7 @@ def test_relative_distance_reads_all_values_of_a_picture_as_one_vector():
     assert relative_distance(moved, clean).tolist() == [1.0, 0.0]
 
 
-@pytest.mark.parametrize("name", ["web_minigpt4", "web_llava", "lite0_minigpt4"])
+@pytest.mark.parametrize("name", ["web_minigpt4", "web_llava", pytest.param("lite0_minigpt4", marks=pytest.mark.slow)])
 def test_the_blocks_of_vits_and_cnns_are_found_in_their_order(name):
     mllm = load_mllm(name)
     blocks = at_depths(tower_blocks(mllm))
