@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = (
     *("experiments.headroom", "experiments.train", "experiments.evaluate", "experiments.apply", "experiments.ask"),
     *("experiments.transfer_sweep", "experiments.tune", "experiments.chaos", "experiments.cost"),
-    *("experiments.report", "experiments.dashboards"),
+    *("experiments.report", "experiments.why", "experiments.dashboards"),
     *("model_zoo", "datamodules", "experiments.import_prompt", "experiments.embedded_zoo", "experiments.write_docs"),
     *("experiments.bench", "experiments.bench.data", "experiments.bench.peak_memory"),
 )

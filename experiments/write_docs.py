@@ -137,6 +137,20 @@ def two_sources_table(sweep: str) -> str:
     return markdown([*head, *unseen], rows).strip()
 
 
+def why_tables(sweep: str) -> str:
+    """What `experiments.why` found in a sweep: a sentence on the predictor, and the tables, two rows a method."""
+    from experiments.report.sections import why
+
+    content = why.read_why(RESULTS / f"sweep_{sweep}")
+    assert content, f"no {why.WHY} of this format"
+    minutes = f"{content['processor_seconds'] / 60:.0f} minutes of one processor"
+    parts = [f"`sweep={sweep}`, {why.seeds_text(content)}; {minutes}."]
+    for one in content["sets"]:
+        parts += ["\n".join(f"* {text}" for text in why.sentences(one))]
+        parts += [why.as_markdown(table).strip() for table in why.why_tables(one, by_share=False)]
+    return "\n\n".join(parts)
+
+
 def own_table(sweep: str) -> str:
     """Source by source, what each method's frame changes on it over the plain full-size picture."""
     pairs = [pair for pair in statistics_of(sweep)["pairs"] if pair["role"] == "source" and pair["method"] != "none"]
@@ -360,6 +374,8 @@ SECTIONS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/results.md", "web_one_source"): partial(one_source_table, "web_one_source"),
     ("docs/cost.md", "cost"): partial(cost_section, "cost_fashion", cost_markdown),
     ("docs/cost.md", "cost_plan"): partial(cost_section, "cost_plan", plan_markdown),
+    ("docs/why.md", "why_fashion"): partial(why_tables, "fashion"),
+    ("docs/why.md", "why_web"): partial(why_tables, "web"),
     ("docs/headroom.md", "gates"): gates_of,
     ("model_zoo/embedded/MODEL_CARD.md", "gates"): partial(gates_of, "emoji"),
     ("model_zoo/embedded/MODEL_CARD_LITE.md", "gates"): partial(gates_of, "fashion"),

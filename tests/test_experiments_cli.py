@@ -147,7 +147,7 @@ def test_every_option_is_in_the_help_with_its_type_default_and_meaning(name, cap
     monkeypatch.setenv("COLUMNS", "100")
     text = help_of(name, capsys)
     module = importlib.import_module(name)
-    if name in ("experiments.bench", "experiments.embedded_zoo", "experiments.report"):
+    if name in ("experiments.bench", "experiments.embedded_zoo", "experiments.report", "experiments.why"):
         module = importlib.import_module(f"{name}.__main__")
     kind = Experiment if module is train else module.Options
     rows = shown_rows(text)

@@ -21,21 +21,8 @@ ALLOWED = {
 # Inside experiments/, from top to bottom: every import goes from an earlier line to a later one, or stays in its room.
 FLOORS = (
     *("write_docs", "train", "evaluate", "transfer_sweep", "tune", "chaos", "apply", "ask", "import_prompt"),
-    *(
-        "dashboards",
-        "headroom",
-        "cost",
-        "__main__",
-        "costing",
-        "bench",
-        "embedded_zoo",
-        "report",
-        "statistics",
-        "tuning",
-        "sweep",
-        "run",
-    ),
-    *("tracking",),
+    *("dashboards", "headroom", "cost", "why", "__main__", "costing", "bench", "embedded_zoo", "report", "statistics"),
+    *("tuning", "sweep", "run", "tracking"),
     *("recipes", "schema", "cli"),
 )
 TORCH_ONLY = {

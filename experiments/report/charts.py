@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -107,8 +108,25 @@ def _curve_axes(axes: Any, limits: tuple[float, float]) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
 
 
+def depth_curves(name: str, label: str, depths: Sequence[str], curves: Sequence[tuple[Key, Sequence[float]]]) -> str:
+    """Relative distance of features by depth, a line a method."""
+    figure, axes = new_axes(440, 240)
+    titles = {}
+    for (place, method), values in curves:
+        _line(axes, place, method, range(len(depths)), values)
+        titles[f"m-{method}"] = [f"{method}, {depth}: {v:.3f}" for depth, v in zip(depths, values, strict=True)]
+    axes.set_xticks(range(len(depths)), depths)
+    axes.set_ylim(0, None)
+    axes.set_ylabel("relative distance")
+    return to_svg(figure, name=name, label=label, titles=titles)
+
+
 def scatter(
-    name: str, label: str, xlabel: str, groups: Sequence[tuple[Key, Sequence[tuple[float, float, str, bool]]]]
+    name: str,
+    label: str,
+    xlabel: str,
+    groups: Sequence[tuple[Key, Sequence[tuple[float, float, str, bool]]]],
+    ylabel: str = "gain over the black border, points",
 ) -> str:
     """Marks (x, gain, title, is the source itself) by method; the source's own marks are hollow."""
     figure, axes = new_axes(440, 300)
@@ -125,7 +143,7 @@ def scatter(
     axes.axhline(0, color=INK, linewidth=1, zorder=1)
     axes.locator_params(nbins=6)
     axes.set_xlabel(xlabel)
-    axes.set_ylabel("gain over the black border, points")
+    axes.set_ylabel(ylabel)
     return to_svg(figure, name=name, label=label, titles=titles)
 
 
@@ -255,3 +273,10 @@ def _with_titles(text: str, gid: str, titles: Sequence[str]) -> str:
     if next(marks, None) is not None:
         raise ValueError(f"The group '{gid}' of a chart has fewer marks than the {len(titles)} titles given.")
     return head + filled + tail
+
+
+def standalone(svg: str) -> str:
+    """The chart as a file of its own, on paper: the page's light colours instead of its style sheet's variables."""
+    colours = dict(re.findall(r"(--\w+): light-dark\((#\w+),", (Path(__file__).parent / "page.css").read_text()))
+    text = re.sub(r"var\((--\w+)\)", lambda match: colours[match[1]], svg).replace("currentColor", colours["--ink"])
+    return text.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1) + "\n"

@@ -96,7 +96,8 @@ def sweep_material(folder: Path, *, control: str, method: str, examples: int) ->
     cells, folders = sorted({cell_of(entry) for entry in statistics["cells"]}), run_folders(folder)
     runs = {cell: read_run(cell, folders[cell.label], folder, statistics) for cell in cells if cell.label in folders}
     label = str(latest_plan(folder).get("label") or "")
-    return Material(_name(folder), label, folder, statistics, runs, *_chosen(statistics, method, control), examples)
+    name, chosen = sweep_name(folder), _chosen(statistics, method, control)
+    return Material(name, label, folder, statistics, runs, *chosen, examples)
 
 
 def run_material(folder: Path, *, control: str, method: str, examples: int) -> Material:
@@ -169,7 +170,8 @@ def _known(what: str, value: str, available: Iterable[str]) -> str:
     return value
 
 
-def _name(folder: Path) -> str:
+def sweep_name(folder: Path) -> str:
+    """What the sweep is called; its folder's name where nothing says it."""
     try:
         return str(json.loads((folder / "sweep.json").read_text())["sweep"])
     except (OSError, ValueError, KeyError, TypeError):

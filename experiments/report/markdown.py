@@ -7,6 +7,7 @@ from experiments.report.load import Material
 from experiments.report.numbers import TextTable
 from experiments.report.sections.examples import regression_table
 from experiments.report.sections.headroom import headroom_section
+from experiments.report.sections.why import why_section
 from experiments.report.verdict import about, verdicts
 
 PAGE_LINE = "Curves, pictures and the matrix with intervals: [report.html](report.html)."
@@ -63,5 +64,8 @@ def report_markdown(material: Material) -> str:
     parts += [f"## {title}\n\n{markdown_table(content).strip()}" for title, content in named]
     for part in headroom_section(material.folder):
         parts += [f"## Headroom before training: {part['data']}", "\n".join(f"* {text}" for text in part["verdict"])]
+        parts += [markdown_table(content).strip() for content in part["tables"]]
+    for part in (why_section(material.folder) or {"parts": []})["parts"]:
+        parts += [f"## Why: {part['data']}", "\n".join(f"* {text}" for text in part["says"])]
         parts += [markdown_table(content).strip() for content in part["tables"]]
     return "\n\n".join(parts) + "\n"

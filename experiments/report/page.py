@@ -17,6 +17,7 @@ from experiments.report.sections.headroom import headroom_section
 from experiments.report.sections.matrix import matrix_section
 from experiments.report.sections.prompts import prompts_section
 from experiments.report.sections.runs import runs_section
+from experiments.report.sections.why import why_section
 from experiments.report.verdict import EMBEDDED, about, verdicts
 from experiments.tracking.heat_map import GAIN, LOSS
 
@@ -27,7 +28,7 @@ def page(material: Material) -> str:
     """One HTML document that needs no other file and asks for none."""
     gallery, said = Gallery(), about(material.statistics)
     # Key (its id and its template `<key>.html`), title, and the plain data that the template shows as `it`.
-    headroom = headroom_section(material.folder)
+    headroom, why = headroom_section(material.folder), why_section(material.folder)
     sections = [
         ("headline", "Average gains", headline_section(material)),
         ("negative", "Negative transfer", alarms_section(material)),
@@ -38,6 +39,7 @@ def page(material: Material) -> str:
         ("examples", "Prompted examples", examples_section(material, gallery)),
         ("regressions", "Worst regressions", regressions_section(material, gallery)),
         ("drift", "Feature drift and gain", drift_section(material)),
+        *([("why", "Why: features, frames, offsets", why)] if why else []),
         ("runs", "Runs", runs_section(material)),
         ("missing", "Missing or failed", tables.missing(material.statistics)),
         ("reading", "How to read this", reading_section(material)),

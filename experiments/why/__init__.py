@@ -1,0 +1,1 @@
+"""Why prompts of a finished sweep transfer or not: drift, CLIP, spectrum, occlusion, offsets, a predictor."""
