@@ -372,6 +372,8 @@ SECTIONS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/results.md", "web_own"): partial(own_table, "web"),
     ("docs/results.md", "web_two_sources"): partial(two_sources_table, "web_two_sources"),
     ("docs/results.md", "web_one_source"): partial(one_source_table, "web_one_source"),
+    ("docs/results.md", "web_directions"): partial(directions_table, "web"),
+    ("docs/results.md", "fashion_directions"): partial(directions_table, "fashion"),
     ("docs/cost.md", "cost"): partial(cost_section, "cost_fashion", cost_markdown),
     ("docs/cost.md", "cost_plan"): partial(cost_section, "cost_plan", plan_markdown),
     ("docs/why.md", "why_fashion"): partial(why_tables, "fashion"),
