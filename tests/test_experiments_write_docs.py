@@ -135,14 +135,15 @@ def test_the_python_api_runs_as_written(block: str, monkeypatch: pytest.MonkeyPa
 def test_a_sweep_is_kept_without_what_its_tables_repeat(tmp_path, monkeypatch, name: str, page: bool) -> None:
     monkeypatch.setattr(write_docs, "RESULTS", tmp_path / "results")
     out = SweepFolder(tmp_path / "out", create=name).path
-    cell = {"source": "a", "inputs": {"full": 1}, "gains": {"full": 2}}
-    (out / "statistics.json").write_text(json.dumps({"missing": [], "cells": [cell]}))
+    cell = {"source": "a", "data": "d", "target": "t", "inputs": {"full": 1}, "gains": {"full": 2}}
+    (out / "statistics.json").write_text(json.dumps({"missing": [], "cells": [cell, cell | {"source": "b"}]}))
     for file, text in (("matrix.csv", "source\n"), ("report.html", "<p>"), ("report.md", f"# A\n\n{PAGE_LINE}\n\nB\n")):
         (out / file).write_text(text)
     write_docs.keep(out)
     kept = {path.name: path.read_text() for path in (tmp_path / "results" / f"sweep_{name}").iterdir()}
     assert set(kept) == {"matrix.csv", "statistics.json", "report.md", *(["report.html"] * page)}
-    assert json.loads(kept["statistics.json"])["cells"] == [{"source": "a"}]
+    first = {"source": "a", "data": "d", "target": "t", "inputs": {"full": 1}}  # a model's plain scores, told once
+    assert json.loads(kept["statistics.json"])["cells"] == [first, {"source": "b", "data": "d", "target": "t"}]
     assert (PAGE_LINE in kept["report.md"]) == page and kept["report.md"].endswith("B\n")
     (out / "statistics.json").write_text(json.dumps({"missing": [cell], "cells": []}))
     with pytest.raises(ValueError, match=r"1 cells of .* have no result. Finish the sweep first"):
