@@ -1,4 +1,4 @@
-"""Say why the prompts of a finished sweep help or harm models, and whether that could have been known beforehand."""
+"""Say why prompts of a finished sweep help or harm models, and what foretells it."""
 
 from __future__ import annotations
 
