@@ -1,4 +1,4 @@
-"""Say why prompts of a finished sweep help or harm models, and what foretells it."""
+"""Say why prompts of a sweep help or harm models, and what foretells it."""
 
 from __future__ import annotations
 
