@@ -1,4 +1,4 @@
-"""Say why prompts of a sweep help or harm models, and what foretells it."""
+"""Say why the prompts of a sweep help or harm, and what foretells it."""
 
 from __future__ import annotations
 
