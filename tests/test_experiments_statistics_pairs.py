@@ -286,6 +286,13 @@ def test_any_two_methods_may_be_the_primary_contrast():
     assert made["differences"][0]["methods"] == ["evp", "vp"] and sum(r["primary"] for r in made["differences"]) == 1
 
 
+def test_a_method_of_one_s_own_that_is_named_first_is_compared_with_every_other():
+    given = [r._replace(method="ours") if r.method == "tvp" else r for r in three_methods()]
+    found = {tuple(row["methods"]) for row in analyse(given, primary=["ours", "evp"])["differences"]}
+    assert found == {("ours", "evp"), ("ours", "vp")}
+    assert analyse(given)["differences"] == []
+
+
 def test_the_primary_contrast_is_that_of_the_plan(tmp_path):
     given = three_methods()
     for label in {r.prompt for r in given}:

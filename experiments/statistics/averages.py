@@ -170,11 +170,15 @@ def _grouped(
 def difference_rows(data: Mapping[str, DataSet], primary: Contrast | None = None) -> list[dict]:
     """Paired differences between methods on prompted scores, with raw `p` and `p_holm`, adjusted.
 
-    The primary contrast, named beforehand, is tested first and alone: its p is adjusted by nothing. The others come
+    Those of `DIFFERENCES`; where the primary contrast is of a method that they do not name first, that one against every
+    other. The primary contrast, named beforehand, is tested first and alone: its p is adjusted by nothing. The others come
     after it, Holm over all of them, and none holds where the primary one does not. Without one, Holm over all.
     """
     rows, first = [], tuple(primary["methods"]) if primary else ()
-    for one, other in dict.fromkeys([*([first] if first else []), *DIFFERENCES]):
+    pairs = [*([first] if first else []), *DIFFERENCES]
+    if first and first[0] not in {one for one, _ in DIFFERENCES}:  # a method of one's own: against every other one
+        pairs += [(first[0], other) for other in methods_of(data) if other not in (first[0], "none")]
+    for one, other in dict.fromkeys(pairs):
         for over, keep in SIDES.items():
             for name, part in by_data(columns_of(data, one, keep, other=other)).items():
                 rows.append({"methods": [one, other], "data": name, "over": over} | average(data, part))
