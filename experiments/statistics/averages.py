@@ -170,9 +170,10 @@ def _grouped(
 def difference_rows(data: Mapping[str, DataSet], primary: Contrast | None = None) -> list[dict]:
     """Paired differences between methods on prompted scores, with raw `p` and `p_holm`, adjusted.
 
-    Those of `DIFFERENCES`; where the primary contrast is of a method that they do not name first, that one against every
-    other. The primary contrast, named beforehand, is tested first and alone: its p is adjusted by nothing. The others come
-    after it, Holm over all of them, and none holds where the primary one does not. Without one, Holm over all.
+    Those of `DIFFERENCES`; where the primary contrast is of a method that they do not name first, that one against
+    every other. The primary contrast, named beforehand, is tested first and alone: its p is adjusted by nothing. The
+    others come after it, Holm over all of them, and none holds where the primary one does not. Without one, Holm over
+    all.
     """
     rows, first = [], tuple(primary["methods"]) if primary else ()
     pairs = [*([first] if first else []), *DIFFERENCES]
