@@ -378,6 +378,7 @@ SECTIONS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/results.md", "web_one_source"): partial(one_source_table, "web_one_source"),
     ("docs/results.md", "web_directions"): partial(directions_table, "web"),
     ("docs/results.md", "fashion_directions"): partial(directions_table, "fashion"),
+    ("docs/results.md", "fashion_anchors"): partial(study_table, "fashion_anchors"),
     ("docs/results.md", "web_anchors"): partial(study_table, "web_anchors"),
     ("docs/cost.md", "cost"): partial(cost_section, "cost_fashion", cost_markdown),
     ("docs/cost.md", "cost_plan"): partial(cost_section, "cost_plan", plan_markdown),
