@@ -20,7 +20,7 @@ from lightning_modules.prompts import Prompt
 from lightning_modules.records import read_rows
 from lightning_modules.tvp import TVPModule
 
-WAYS = ("codec", "diversity", "noise", "sharp", "spsa")
+WAYS = ("anchor", "codec", "diversity", "noise", "sharp", "spsa")
 ALL_AT_ONCE = (
     *("method.through=[resize,jpeg]", "method.diversity.shift=3", "method.diversity.scale=0.1"),
     *("method.diversity.jitter=0.1", "method.weight_noise=0.02", "method.sharpness=0.5"),
