@@ -23,6 +23,7 @@ from experiments.embedded_zoo.gates_text import gates_markdown, read_gates, read
 from experiments.report.numbers import method_order, with_interval
 from experiments.tracking.keys import keys_table
 from lightning_modules.atomic import replace_file
+from lightning_modules.vocabulary import members
 from model_zoo.hf.catalogue import HF_MODELS
 from model_zoo.memory.need import source_need, target_need
 from model_zoo.memory.sizes import PUBLISHED_SIZES
@@ -117,24 +118,23 @@ def study_table(sweep: str) -> str:
     return markdown(["", *(f"{method.upper()}, {sides[over]}" for method, over in columns)], table).strip()
 
 
-def two_sources_table(sweep: str) -> str:
-    """What a frame learned on one model, or on several at once, changes on models that were in none of them."""
-    pairs = [pair for pair in statistics_of(sweep)["pairs"] if pair["role"] != "source"]
-    of = {(pair["method"], pair["source"], pair["target"]): pair["gains"]["full"] for pair in pairs}
-    methods = method_order(method for method, *_ in of)
-    sources, targets = (dict.fromkeys(pair[key] for pair in pairs) for key in ("source", "target"))
-    unseen = [target for target in targets if all((methods[0], source, target) in of for source in sources)]
+def pairs_table(sweep: str, *, unseen: bool = False) -> str:
+    """Pair by pair, what frames change over the plain full-size picture: a row for each method and source.
+
+    unseen: only models that were in none of the sources.
+    """
+    pairs = [pair for pair in statistics_of(sweep)["pairs"] if pair["method"] != "none"]
+    of = {(pair["method"], pair["source"], pair["target"]): with_interval(pair["gains"]["full"]) for pair in pairs}
+    methods, sources = method_order(method for method, *_ in of), list(dict.fromkeys(source for _, source, _ in of))
+    learned_on = {member for source in sources for member in members(source)}
+    targets = sorted({target for *_, target in of if not (unseen and target in learned_on)})
     rows = [
-        [
-            *([method.upper()] if len(methods) > 1 else []),
-            source,
-            *(with_interval(of[method, source, t]) for t in unseen),
-        ]
+        [*([method.upper()] if len(methods) > 1 else []), source, *(of.get((method, source, t), "–") for t in targets)]
         for method in methods
         for source in sources
     ]
     head = ["method", "learned on"] if len(methods) > 1 else [f"{methods[0].upper()}, learned on"]
-    return markdown([*head, *unseen], rows).strip()
+    return markdown([*head, *targets], rows).strip()
 
 
 def why_tables(sweep: str) -> str:
@@ -371,13 +371,14 @@ SECTIONS: dict[tuple[str, str], Callable[[], str]] = {
     ("README.md", "answers"): answers_text,
     ("README.md", "found"): partial(found_table, "fashion"),
     ("docs/results.md", "fashion"): partial(result_section, "fashion"),
-    ("docs/results.md", "two_sources"): partial(two_sources_table, "fashion_two_sources"),
+    ("docs/results.md", "two_sources"): partial(pairs_table, "fashion_two_sources", unseen=True),
     ("docs/results.md", "web"): partial(found_table, "web"),
     ("docs/results.md", "web_own"): partial(own_table, "web"),
-    ("docs/results.md", "web_two_sources"): partial(two_sources_table, "web_two_sources"),
+    ("docs/results.md", "web_two_sources"): partial(pairs_table, "web_two_sources", unseen=True),
     ("docs/results.md", "web_one_source"): partial(one_source_table, "web_one_source"),
     ("docs/results.md", "web_directions"): partial(directions_table, "web"),
     ("docs/results.md", "fashion_directions"): partial(directions_table, "fashion"),
+    ("docs/results.md", "web_far"): partial(pairs_table, "web_far"),
     ("docs/results.md", "fashion_anchors"): partial(study_table, "fashion_anchors"),
     ("docs/results.md", "web_anchors"): partial(study_table, "web_anchors"),
     ("docs/cost.md", "cost"): partial(cost_section, "cost_fashion", cost_markdown),
