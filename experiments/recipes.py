@@ -27,6 +27,9 @@ SHARED_BY_PAD_METHODS = (
 )
 
 
+EMPTY = ("''", '""')
+
+
 def list_recipes() -> dict[str, str]:
     """name -> the first comment line of the recipe."""
     return first_lines(FOLDER)
@@ -92,7 +95,8 @@ def _expand_shorthand(key: str, value: str) -> tuple[str, str]:
 def _read_words(pairs: Sequence[tuple[str, str]]) -> DictConfig:
     """Text keys take a word as it stands (`out=2024_11_25`, `log.wandb=off`), lists of text its parts.
 
-    Every other word is read as YAML: `1e-3`, `true`, `null`, `[{name: blip2}]`.
+    Every other word is read as YAML: `1e-3`, `true`, `null`, `[{name: blip2}]`. A text that is
+    empty and not absent is `''`.
 
     Raises:
         ValueError: a list that is not closed, and the like.
@@ -102,7 +106,7 @@ def _read_words(pairs: Sequence[tuple[str, str]]) -> DictConfig:
         option = options.get(key)
         try:
             if option and option.is_text and word not in ("", "null"):
-                OmegaConf.update(words, key, word)
+                OmegaConf.update(words, key, "" if word in EMPTY else word)
             elif option and option.hint == list[str]:
                 OmegaConf.update(words, key, yaml.load(word, yaml.BaseLoader))
             else:
@@ -116,6 +120,8 @@ def as_yaml(value: Any, *, comma: str = ",") -> str:
     """A plain value or a list of them as a word that `_read_words` reads back."""
     if isinstance(value, list | ListConfig):
         return f"[{comma.join(as_yaml(part, comma=comma) for part in value)}]"
+    if value == "":
+        return EMPTY[0]
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
     return str(value)

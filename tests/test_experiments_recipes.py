@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from datamodules.text_files import read_text
-from experiments.recipes import FOLDER, first_lines, list_recipes, load_experiment, read_yaml
+from experiments.recipes import FOLDER, as_yaml, first_lines, list_recipes, load_experiment, read_yaml
 from lightning_modules.prompt_kinds import KINDS
 from model_zoo.hf.catalogue import HF_MODELS
 from model_zoo.memory.need import source_need
@@ -180,6 +180,12 @@ def test_off_is_a_word_where_words_are_expected_and_a_boolean_where_those_are():
 def test_a_text_key_takes_the_word_as_it_stands(word):
     config = load(f"out={word}", f"data.root={word}", f"log.group={word}")
     assert (config.out, config.data.root, config.log.group) == (word, word, word)
+
+
+def test_an_empty_text_is_a_text_and_no_word_at_all_is_none():
+    assert load("data.question=''").data.question == "" and load('data.question=""').data.question == ""
+    assert load("data.question=").data.question is None and load("data.question=null").data.question is None
+    assert as_yaml("") == "''"
 
 
 def test_what_is_no_text_is_still_read_by_its_type():

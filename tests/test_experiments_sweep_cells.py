@@ -209,6 +209,14 @@ def test_words_of_the_sweep_give_way_to_the_source_the_method_the_data_and_what_
     assert (words["targets.select"], words["targets.heldout"]) == ("[b]", "[c]")
 
 
+def test_two_rows_that_would_be_the_same_run_are_refused():
+    sweep = load_sweep("embedded_smoke", SMALL)
+    sweep.methods.append(sweep.methods[0].copy())
+    sweep.methods[-1].name, sweep.methods[-1].base = "again", sweep.methods[0].name
+    with pytest.raises(ValueError, match=r"-tvp-s0 and .*-again-s0 are the same run: their words differ in nothing"):
+        identity.identified(build_cells(sweep))
+
+
 def test_a_cell_survives_the_plan_file():
     (cell,) = build_cells(load_sweep("embedded_smoke", SMALL))
     named = cell._replace(id="0" * 16)

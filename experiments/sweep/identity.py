@@ -28,7 +28,7 @@ def identified(cells: Sequence[SweepCell]) -> tuple[list[SweepCell], list[str]]:
     """Cells with their ids, and a block of text for everything that is missing.
 
     Raises:
-        ValueError: a cell's words make no valid run; names the cell.
+        ValueError: a cell's words make no valid run, or the same as another one's; names the cells.
     """
     known = Fingerprints()
     result, missing = [], []
@@ -37,7 +37,20 @@ def identified(cells: Sequence[SweepCell]) -> tuple[list[SweepCell], list[str]]:
         blocks = known.missing(config)
         missing += blocks
         result.append(cell if blocks else cell._replace(id=cell_id(config, known)))
+    _require_different(result)
     return result, list(dict.fromkeys(missing))
+
+
+def _require_different(cells: Sequence[SweepCell]) -> None:
+    """Raises: ValueError naming two cells that would compute the same: one of them says less than its name."""
+    known: dict[str, SweepCell] = {}
+    for cell in cells:
+        same = known.setdefault(cell.id, cell)
+        if cell.id and same is not cell:
+            raise ValueError(
+                f"The cells {same.label} and {cell.label} are the same run: their words differ in nothing that changes "
+                "a result. Expected each row of a sweep to differ; mend the recipe's words, or take one of them out."
+            )
 
 
 def cell_id(config: DictConfig, known: Fingerprints) -> str:
