@@ -121,8 +121,8 @@ def counted(config: DictConfig, rows: dict[str, int] | None = None) -> Cost:
     n_test = config.data.n_test
     test = rows["test"] if n_test is None else min(n_test, rows["test"])
     models = [config.source.name, *config.targets.names]
-    learned_on = [source.name for source in config.sources] or [config.source.name]
-    learned_on += config.method.anchors
+    sources = [source.name for source in config.sources] or [config.source.name]
+    learned_on = [*sources, *config.method.anchors]
     of_png = models if config.targets.png == "all" else models[:1]
     on_val = models if config.targets.curves else [config.source.name, *config.targets.select]
     if all(get_entry(name).embedded or get_entry(name).served for name in models):
