@@ -18,9 +18,9 @@ from datamodules.parquet import HubCopy
 from datamodules.sampling import TrainLoader
 from datamodules.splits import three_way
 from datamodules.transforms import draw_augmentation
+from datamodules.wording import CAPTION as CAPTION
 
 QUESTION = "This is a photo of a"
-CAPTION = "this is a photo of a {}"
 
 
 class Recognition(ImageTextDataModule):

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from datamodules.rows import Row
 
+CAPTION = "this is a photo of a {}"
+
 
 @dataclass(frozen=True)
 class Wording:
@@ -46,5 +48,5 @@ class Wording:
                 "data.caption_names. Expected both for recognition only, with one name a class."
             )
         names = self.caption_names or candidates
-        caption = "this is a photo of a {}" if self.caption is None else self.caption
+        caption = CAPTION if self.caption is None else self.caption
         return [row._replace(caption=caption.replace("{}", names[row.label])) for row in rows]

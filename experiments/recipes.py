@@ -26,8 +26,7 @@ SHARED_BY_PAD_METHODS = (
     *("through", "diversity", "weight_noise", "sharpness", "gradient", "spsa_c", "spsa_directions"),
 )
 
-
-EMPTY = ("''", '""')
+EMPTY = ("''", '""')  # a text without letters, as a word
 
 
 def list_recipes() -> dict[str, str]:
@@ -95,8 +94,8 @@ def _expand_shorthand(key: str, value: str) -> tuple[str, str]:
 def _read_words(pairs: Sequence[tuple[str, str]]) -> DictConfig:
     """Text keys take a word as it stands (`out=2024_11_25`, `log.wandb=off`), lists of text its parts.
 
-    Every other word is read as YAML: `1e-3`, `true`, `null`, `[{name: blip2}]`. A text that is
-    empty and not absent is `''`.
+    Every other word is read as YAML: `1e-3`, `true`, `null`, `[{name: blip2}]`. A text
+    that is empty and not absent is `''`.
 
     Raises:
         ValueError: a list that is not closed, and the like.

@@ -215,9 +215,8 @@ class TVPModule(L.LightningModule):
         change = self.frame_changes.at(self.global_step)
         frames = change(self.prompt(batch.images))
         clean = self.prompt.blank(batch.images)
-        clean = (
-            change(clean) if self.fca or self.anchor else clean
-        )  # FCA compares frames that differ by the prompt alone
+        if self.fca or self.anchor:
+            clean = change(clean)  # FCA compares frames that differ by the prompt alone
         nats, drift = [], []
         for source, encode in zip(self.sources, self.clean_features or [encode_clean] * len(self.sources), strict=True):
             visual = source.encode_image(frames, batch.questions)
@@ -226,11 +225,9 @@ class TVPModule(L.LightningModule):
         similarities = self.clip.similarity(frames, batch.captions) if self.tse else frames.new_zeros(1)
         anchored = frames.new_zeros((), dtype=torch.float32)
         for anchor in self.anchors:
-            visual, reference = (
-                anchor.encode_image(frames, batch.questions),
-                encode_clean(anchor, clean, batch.questions),
-            )
-            anchored = anchored + fca_distances(fca_tokens(anchor, visual), reference, relative=True).sum()
+            tokens = fca_tokens(anchor, anchor.encode_image(frames, batch.questions))
+            reference = encode_clean(anchor, clean, batch.questions)
+            anchored = anchored + fca_distances(tokens, reference, relative=True).sum()
         anchored = anchored / max(1, len(self.anchors))
         return Losses(torch.stack(nats), torch.stack(drift), tse_losses(similarities).sum(), anchored)
 
