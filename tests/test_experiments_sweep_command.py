@@ -224,6 +224,9 @@ def test_a_recipe_like_another_says_what_differs_and_nothing_else(tmp_path, monk
     (tmp_path / "a.yaml").write_text("# x\nsweep: a\nlike: paper_txts\n")
     with pytest.raises(ValueError, match="Unknown sweep 'paper_txts'"):
         recipe.load_sweep("a")
+    (tmp_path / "a.yaml").write_text("# x\nsweep: a\nlike: a\n")
+    with pytest.raises(ValueError, match=r"The sweeps a are like each other in a circle"):
+        recipe.load_sweep("a")
 
 
 def test_the_modern_matrix_is_planned_without_weights_and_every_cell_fits_80_gb(tmp_path, capsys, monkeypatch):

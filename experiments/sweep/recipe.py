@@ -142,13 +142,18 @@ def load_sweep(name: str, overrides: Sequence[tuple[str, str]] = ()) -> DictConf
     return sweep
 
 
-def _read(name: str) -> DictConfig:
-    """A recipe's keys as they are written, those of the recipe it is `like` below its own."""
+def _read(name: str, above: tuple[str, ...] = ()) -> DictConfig:
+    """A recipe's keys as they are written, those of the recipe it is `like` below its own.
+
+    above: the recipes that are like this one, so that a circle is one message.
+    """
     path = FOLDER / f"{name}.yaml"
+    if name in above:
+        raise ValueError(f"The sweeps {', '.join(above)} are like each other in a circle. Take `like:` out of one.")
     if not path.is_file():
         raise unknown("sweep", name, list(list_sweeps()))
     said = cast("DictConfig", read_yaml(path))
-    return OmegaConf.create({**_read(said.like), **said}) if said.get("like") else said
+    return OmegaConf.create({**_read(said.like, (*above, name)), **said}) if said.get("like") else said
 
 
 def all_targets(sweep: DictConfig) -> list[str]:
