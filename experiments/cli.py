@@ -211,6 +211,14 @@ def help_text(kind: Any, usage: str = "") -> str:
     return "\n".join(lines)
 
 
+def require_each_once(options: Any, keys: Sequence[str], optional: Sequence[str] = ()) -> None:
+    """Raises ValueError for an option that lists nothing (unless it is `optional`), or something twice."""
+    for key in keys:
+        given = getattr(options, key)
+        if len(set(given)) != len(given) or (not given and key not in optional):
+            raise ValueError(f"Expected {key} to name at least one, each once, got {key}={','.join(map(str, given))}.")
+
+
 def _table_row(cells: Sequence[str], widths: Sequence[int]) -> list[str]:
     columns = [textwrap.wrap(cell, room, break_on_hyphens=False) for cell, room in zip(cells, widths, strict=True)]
     parts = zip_longest(*columns, fillvalue="")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datamodules.writable import note_unwritable_caches, require_writable
-from experiments.cli import parse_options, run_command, unknown
+from experiments.cli import parse_options, require_each_once, run_command, unknown
 from experiments.costing.ways import TUNED, WAYS
 
 OURS = ("seed", "out", "resume", "source", "source.name", "sources", "official", "method")
@@ -90,10 +90,7 @@ def _check(options: Options, others: Sequence[tuple[str, str]]) -> None:
     for key in ("rank", "alpha"):
         if getattr(options, key) < 1:
             raise ValueError(f"Expected {key} >= 1, got {key}={getattr(options, key)}.")
-    for key in ("mllm", "seeds", "ways", *(f"lr_{way}" for way in TUNED)):
-        given = getattr(options, key)
-        if len(set(given)) != len(given) or (not given and key != "mllm"):
-            raise ValueError(f"Expected {key} to name at least one, each once, got {key}={','.join(map(str, given))}.")
+    require_each_once(options, ("mllm", "seeds", "ways", *(f"lr_{way}" for way in TUNED)), optional=("mllm",))
     for way in TUNED:
         if min(getattr(options, f"lr_{way}")) <= 0:
             raise ValueError(f"Expected lr_{way} above 0, got {', '.join(map(str, getattr(options, f'lr_{way}')))}.")

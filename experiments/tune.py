@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 
 from datamodules.writable import note_unwritable_caches, require_writable
-from experiments.cli import parse_options, run_command, unknown
+from experiments.cli import parse_options, require_each_once, run_command, unknown
 from experiments.recipes import load_experiment
 from experiments.sweep.cells import made_with
 from experiments.tuning.search import Record, Trial, search
@@ -116,10 +116,7 @@ def _check(options: Options, others: Sequence[tuple[str, str]]) -> None:
     for method in options.methods:
         if method not in METHODS:
             raise unknown("method", method, list(METHODS))
-    for key in ("sources", "methods", "seeds"):
-        given = getattr(options, key)
-        if len(set(given)) != len(given) or (not given and key != "sources"):
-            raise ValueError(f"Expected {key} to name at least one, each once, got {key}={','.join(map(str, given))}.")
+    require_each_once(options, ("sources", "methods", "seeds"), optional=("sources",))
     for key, value in others:
         if key in (*OURS, *OURS_OF):
             raise ValueError(
