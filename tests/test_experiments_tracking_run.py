@@ -28,13 +28,17 @@ pytestmark = [
 ]
 
 
+ANCHOR_WORDS = ("method.anchors=[embedded_instructblip]", "method.anchor=0.1")
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A tvp run with both transfer losses, killed after its first checkpoint and resumed to its end."""
+    """A tvp run with both transfer losses and an anchor, killed after its first checkpoint and resumed to its end."""
     folder = tmp_path_factory.mktemp("tracked")
     out = folder / "run"
     with offline(folder):
-        words = [sys.executable, "-m", "experiments.train", *RUN_WORDS, f"out={out}", "train.checkpoint_every=1"]
+        words = [sys.executable, "-m", "experiments.train", *RUN_WORDS, *ANCHOR_WORDS, f"out={out}"]
+        words += ["train.checkpoint_every=1"]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         process = subprocess.Popen(words, cwd=ROOT, env=rank_environment(), **quiet)
         try:
