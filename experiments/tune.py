@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from datamodules.writable import note_unwritable_caches, require_writable
 from experiments.cli import parse_options, require_each_once, run_command, unknown
-from experiments.recipes import load_experiment
 from experiments.sweep.cells import made_with
+from experiments.tuning.arms import methods_of_recipe, rows_of_sweep
 from experiments.tuning.search import Record, Trial, search
 from experiments.tuning.space import METHODS
 
@@ -23,8 +24,8 @@ WEIGHTS = ("method.fca", "method.fca_relative", "method.tse")
 @dataclass
 class Options:
     """
-    python -m experiments.tune [exp=fashion] [data=NAME] [sources=A,B] [methods=vp,evp,fca,tse,tvp] [trials=N]
-                               [plan=true] [out=DIR] [key=value ...]
+    python -m experiments.tune [exp=fashion | sweep=NAME] [data=NAME] [sources=A,B] [methods=vp,evp,fca,tse,tvp]
+                               [trials=N] [plan=true] [out=DIR] [key=value ...]
 
     One seeded search for each source and method over lr, number of updates, start (prompt.init) and the weights of FCA
     (also its scale-free form) and TSE, with the same number of trials for all, judged by the mean over two training
@@ -38,18 +39,23 @@ class Options:
     A sweep takes the result over: `tuned: FILE` in its recipe, or tuned=FILE beside `transfer_sweep`. Any other
     key=value goes to every trial (see `python -m experiments.train --help`); method.lr, prompt.init, train.max_steps
     and train.epochs are then fixed instead of searched for.
+
+    sweep=NAME tunes the rows of a sweep's recipe instead of those five: each with its own words (a kind of prompt, of
+    step, of frames), all with the same number of trials, on its sources and its words for every cell.
     """
 
-    exp: str = "fashion"
-    """the recipe"""
+    exp: str = ""
+    """the recipe (default: fashion)"""
+    sweep: str = ""
+    """a sweep's recipe in its place"""
     data: str = ""
-    """another data set than the recipe's"""
+    """another data set than the recipe's, or one of the sweep's"""
     sources: tuple[str, ...] = ()
-    """models to tune on, separated by commas, each for itself (default: the recipe's source)"""
-    methods: tuple[str, ...] = tuple(METHODS)
-    """methods to tune"""
+    """models to tune on, separated by commas, each for itself (default: the recipe's source, the sweep's)"""
+    methods: tuple[str, ...] = ()
+    """methods to tune (default: vp,evp,fca,tse,tvp, or the sweep's)"""
     out: Path | None = None
-    """folder of the trials (default: runs/tune/<exp>-<data>)"""
+    """folder of the trials (default: runs/tune/<exp or sweep>-<data>)"""
     seed: int = 0
     """of the search"""
     seeds: tuple[int, ...] = (0, 1)
@@ -72,10 +78,13 @@ def main(argv: Sequence[str]) -> int:
     if options is None:
         return 0
     _check(options, others)
-    recipe = load_experiment([("exp", options.exp)])
-    data = options.data or recipe.data.name
-    sources = options.sources or (recipe.source.name,)
-    out = options.out or Path(f"runs/tune/{options.exp}-{data}")
+    what = (options.data, options.sources, options.methods)
+    if options.sweep:
+        compared = rows_of_sweep(options.sweep, *what)
+    else:
+        compared = methods_of_recipe(options.exp or "fashion", *what[:2], options.methods or tuple(METHODS))
+    exp, data, sources, arms, words = compared
+    out = options.out or Path(f"runs/tune/{options.sweep or exp}-{data}")
     if not options.plan:
         require_writable(out, "the folder of the trials", "out=DIR", inside=True)
         note_unwritable_caches(("controls", "images"))
@@ -84,13 +93,15 @@ def main(argv: Sequence[str]) -> int:
     from experiments.tuning.tell import estimate, summary
     from experiments.tuning.trials import build_study, require_studies, shared_config, train_trials, trial_words
 
-    base = trial_words(options.exp, data, others)
+    base = trial_words(exp, data, [*words, *others])
     rows = count_rows(shared_config(base, sources[0]))
-    kinds = product(sources, options.methods)
-    studies = [build_study(base, source, method, options.max_steps, rows) for source, method in kinds]
-    asked = {"exp": options.exp, "data": data, "sources": list(sources), "methods": list(options.methods)}
+    studies = [build_study(base, source, arm, options.max_steps, rows) for source, arm in product(sources, arms)]
+    asked: dict[str, Any] = {"exp": exp, "data": data, "sources": list(sources), "methods": [arm.name for arm in arms]}
     asked |= {key: getattr(options, key) for key in ("seed", "seeds", "trials", "rounds", "max_steps")}
-    record = Record(out / "tuning.json", asked | {"words": dict(others)}, made_with())
+    asked |= {"words": dict([*words, *others])}
+    if options.sweep:
+        asked |= {"sweep": options.sweep, "words_of": {arm.name: dict(arm.words) for arm in arms}}
+    record = Record(out / "tuning.json", asked, made_with())
     costs = {"rounds": options.rounds, "seeds": len(options.seeds), "jobs": options.jobs}
     print(estimate(studies, record, base, rows, trials=options.trials, **costs), flush=True)
     if options.plan:
@@ -100,7 +111,7 @@ def main(argv: Sequence[str]) -> int:
     def run(trials: list[Trial]) -> None:
         first, last = min(trial.number for trial in trials), max(trial.number for trial in trials)
         print(f"Round {trials[0].round}, trials {first} to {last} of each source and method:", flush=True)
-        train_trials(trials, base, out, options.seeds, options.jobs)
+        train_trials(trials, {arm.name: arm for arm in arms}, base, out, options.seeds, options.jobs)
 
     search(studies, record, run, seed=options.seed, trials=options.trials, rounds=options.rounds)
     print(summary(studies, record))
@@ -113,10 +124,12 @@ def _check(options: Options, others: Sequence[tuple[str, str]]) -> None:
     for key, least in (("trials", 2), ("rounds", 0), ("max_steps", 0), ("jobs", 1)):
         if getattr(options, key) < least:
             raise ValueError(f"Expected {key} >= {least}, got {key}={getattr(options, key)}.")
-    for method in options.methods:
+    if options.sweep and options.exp:
+        raise ValueError(f"sweep={options.sweep} names its recipe itself. Leave out exp={options.exp}.")
+    for method in () if options.sweep else options.methods:
         if method not in METHODS:
             raise unknown("method", method, list(METHODS))
-    require_each_once(options, ("sources", "methods", "seeds"), optional=("sources",))
+    require_each_once(options, ("sources", "methods", "seeds"), optional=("sources", "methods"))
     for key, value in others:
         if key in (*OURS, *OURS_OF):
             raise ValueError(

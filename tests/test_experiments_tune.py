@@ -20,6 +20,7 @@ from experiments.sweep.cells import build_cells, resolved
 from experiments.sweep.recipe import load_sweep
 from experiments.sweep.tuned import read_tuned
 from experiments.tuning import trials as module
+from experiments.tuning.arms import rows_of_sweep
 from experiments.tuning.search import Record, Study, search, waves
 from experiments.tuning.space import METHODS, Dimension, Range, grown, initial_space, words_of
 from experiments.tuning.tell import estimate, summary
@@ -28,7 +29,8 @@ from lightning_modules.records import FIELDS, ResultLog
 
 INITS = ("zero", "normal")
 ROWS = {"train": 1024, "val": 256, "test": 0}
-PLAIN = Study("m", "evp", initial_space("evp", "normalized", 200, INITS), 64)
+EVP = METHODS["evp"]
+PLAIN = Study("m", EVP, initial_space(EVP, "normalized", 200, INITS), 64)
 
 
 def bump(value, best, width=1.0):
@@ -76,9 +78,9 @@ def test_an_optimum_far_outside_is_found_because_ranges_grow(tmp_path):
 
 def test_every_search_gets_the_same_number_of_trials_also_when_one_range_alone_grows(tmp_path):
     studies = [
-        Study(source, method, initial_space(method, "sgd" if method == "vp" else "normalized", 200, INITS), 64)
+        Study(source, arm, initial_space(arm, "sgd" if arm.name == "vp" else "normalized", 200, INITS), 64)
         for source in ("a", "b")
-        for method in METHODS
+        for arm in METHODS.values()
     ]
 
     def score(params):  # one optimum for all, which is inside for the pad methods and outside for vp
@@ -91,7 +93,7 @@ def test_every_search_gets_the_same_number_of_trials_also_when_one_range_alone_g
 
 
 def test_growing_stops_where_no_optimum_is_an_edge_and_after_so_many_rounds(tmp_path):
-    centre = Study("m", "evp", PLAIN.space | {"steps": Dimension(Range(100, 100, 100, 100, whole=True))}, 64)
+    centre = Study("m", EVP, PLAIN.space | {"steps": Dimension(Range(100, 100, 100, 100, whole=True))}, 64)
     record, found = searched(tmp_path / "a", [centre], surface, trials=12)
     assert len(record.trials) == 12 and found["state"] == "finished"
     record, found = searched(tmp_path / "b", [PLAIN], lambda params: 1 / params["lr"], trials=4, rounds=2)
@@ -135,7 +137,9 @@ def test_the_same_seed_makes_the_same_trials_after_a_kill_at_any_wave_and_anothe
 
 
 def test_methods_start_from_the_same_rates_lengths_and_starts(tmp_path):
-    studies = [Study("m", m, initial_space(m, "normalized", 200, INITS), 64) for m in ("evp", "fca", "tvp")]
+    studies = [
+        Study("m", METHODS[m], initial_space(METHODS[m], "normalized", 200, INITS), 64) for m in ("evp", "fca", "tvp")
+    ]
     record, _ = searched(tmp_path, studies, surface, trials=8, rounds=0)
     first = {m: [{k: t.params[k] for k in ("lr", "steps", "init")} for t in record.trials if t.method == m][:4]
              for m in ("evp", "fca", "tvp")}  # fmt: skip
@@ -165,11 +169,11 @@ def test_a_record_of_other_options_is_refused(tmp_path):
 # ---- what is searched and run ----------------------------------------------------------------------------------------
 def test_trials_load_no_target_read_no_test_row_and_follow_the_source():
     base = trial_words("embedded", "emoji_counting")
-    for method in METHODS:
-        study = build_study(base, "embedded_llava", method, 0, ROWS)
+    for method, arm in METHODS.items():
+        study = build_study(base, "embedded_llava", arm, 0, ROWS)
         given = {"lr": 2.0, "steps": 100, "init": "zero", "fca": 0.1, "tse": 0.2, "fca_relative": False}
-        words = words_of(method, {name: given[name] for name in study.space if name in given}, 64)
-        for run in trial_runs(trial(study, words), base, (0, 1)):
+        words = words_of(arm, {name: given[name] for name in study.space if name in given}, 64)
+        for run in trial_runs(trial(study, words), arm, base, (0, 1)):
             config = load_experiment(run.words)
             assert list(config.targets.names) == [] and config.monitor == "source" and config.data.n_test == 0
             assert (config.source.name, config.data.name, config.train.max_steps) == (
@@ -188,12 +192,14 @@ def trial(study, words):
 
 def test_every_start_of_the_schema_and_the_optimizer_s_own_rates_are_searched():
     base = trial_words("embedded", "emoji_recognition")
-    study = build_study(base, "embedded_minigpt4", "evp", 0, ROWS)
+    study = build_study(base, "embedded_minigpt4", EVP, 0, ROWS)
     assert study.space["init"].values == get_args(alternatives(get_type_hints(Prompt)["init"])[0])
     assert (study.space["steps"].values.high, study.steps_per_epoch) == (384, 64)
-    adam = build_study([*base, ("method.optimizer", "adam")], "embedded_minigpt4", "evp", 500, ROWS).space
+    adam = build_study([*base, ("method.optimizer", "adam")], "embedded_minigpt4", EVP, 500, ROWS).space
     assert adam["lr"].values.high < study.space["lr"].values.low and adam["steps"].values.high == 500
-    fixed = build_study([*base, ("method.lr", "3"), ("train.epochs", "1")], "embedded_minigpt4", "tvp", 0, ROWS).space
+    fixed = build_study(
+        [*base, ("method.lr", "3"), ("train.epochs", "1")], "embedded_minigpt4", METHODS["tvp"], 0, ROWS
+    ).space
     assert set(fixed) == {"init", "fca_relative", "fca", "fca_scale_free", "tse"}
 
 
@@ -210,12 +216,69 @@ def test_every_start_of_the_schema_and_the_optimizer_s_own_rates_are_searched():
 def test_a_kind_of_prompt_given_as_a_word_is_tuned_over_the_starts_it_can_have(words, inits):
     given = [tuple(word.split("=", 1)) for word in words]
     base = trial_words("embedded", "emoji_recognition", given)
-    for method in METHODS:
-        study = build_study(base, "embedded_minigpt4", method, 0, ROWS)
+    for arm in METHODS.values():
+        study = build_study(base, "embedded_minigpt4", arm, 0, ROWS)
         assert set(study.space["init"].values) == set(inits)
-        runs = trial_runs(trial(study, {"method.lr": 0.1, "prompt.init": inits[0]}), base, (0,))
+        runs = trial_runs(trial(study, {"method.lr": 0.1, "prompt.init": inits[0]}), arm, base, (0,))
         config = load_experiment(runs[0].words)
         assert all(str(config.prompt[key.removeprefix("prompt.")]) == word for key, word in given if word != "null")
+
+
+def test_a_sweep_s_rows_are_tuned_with_their_own_words_and_what_those_fix_is_not_searched(tmp_path, monkeypatch):
+    compared = rows_of_sweep("web_frames", "", ["web_llava"], [])
+    arms = {arm.name: arm for arm in compared.arms}
+    assert "overlay 8" not in arms  # tuned: '' in the recipe
+    assert (compared.exp, compared.data, compared.sources) == ("web", "web_recognition", ("web_llava",))
+    assert compared.words == (("train.batch_size", "8"),)  # nothing of targets, test rows or the log
+    base = trial_words(compared.exp, compared.data, compared.words)
+    wide = build_study(base, "web_llava", arms["border 12"], 200, ROWS)
+    assert set(wide.space) == {"lr", "steps", "init"}
+    assert set(build_study(base, "web_llava", arms["fca 1"], 200, ROWS).space) == {"lr", "steps", "init", "tse"}
+    words = words_of(arms["border 12"], {"lr": 2.0, "steps": 100, "init": "grey"}, 64)
+    (run,) = trial_runs(trial(wide, words), arms["border 12"], base, (0,))
+    config = load_experiment(run.words)
+    assert (config.prompt.pad, config.prompt.init, config.method.fca, config.data.n_test) == (12, "grey", 0.0, 0)
+    fixed = words_of(arms["fca 1"], {"lr": 2.0, "tse": 0.1}, 64)
+    assert "method.fca" not in fixed and "method.fca_relative" not in fixed and fixed["method.tse"] == 0.1
+
+
+def test_the_rows_of_the_paper_s_sweep_are_the_five_methods():
+    rows = {arm.name: arm._replace(words={}) for arm in rows_of_sweep("web", "", [], []).arms}
+    assert rows == METHODS
+
+
+def test_a_tuning_of_a_sweep_is_taken_over_by_its_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(tune, "made_with", dict)
+
+    def all_alike(runs, out, *, jobs, failures):
+        assert all(dict(run.words)["prompt.pad"] in ("2", "12") for run in runs)
+        for run in runs:
+            (out / run.name).mkdir()
+            ResultLog(out / run.name / "results.jsonl").append([rows_of(0.5, epoch=1, step=7)])
+        return {run.name: out / run.name for run in runs}
+
+    monkeypatch.setattr(module, "ensure_all", all_alike)
+    monkeypatch.setattr(module, "read_status", lambda folder: {})
+    words = ["sweep=web_frames", "methods=border 2,border 12", f"out={tmp_path}"]
+    tune.main([*words, "trials=2", "rounds=0", "max_steps=200"])
+    found = read_tuned(tmp_path / "tuning.json")
+    assert set(found.words["web_vpgtrans"]) == {"border 2", "border 12"}
+    assert json.loads((tmp_path / "tuning.json").read_text())["asked"]["words_of"]["border 12"]["prompt.pad"] == 12
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["sweep=web_frames", "exp=web"], "names its recipe itself"),
+        (["sweep=web_frames", "methods=border 3"], "The sweep has no methods 'border 3'"),
+        (["sweep=web_texts"], "data sets; settings are tuned on one at a time"),
+        (["sweep=web_frames", "methods=overlay 8"], "no method whose settings could be tuned"),
+        (["sweep=modern", "data=cifar10"], "source_words"),
+    ],
+)
+def test_a_sweep_that_cannot_be_tuned_says_why(words, said, tmp_path):
+    with pytest.raises(ValueError, match=said):
+        tune.main([*words, f"out={tmp_path}"])
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from experiments.sweep.tuned import FORMAT
 from experiments.tuning.proposals import Params, Told, derived_seed, first_proposals, next_proposals, proposals_beyond
-from experiments.tuning.space import Space, edges_of, grown, words_of
+from experiments.tuning.space import Arm, Space, edges_of, grown, words_of
 from lightning_modules.atomic import replace_file
 
 WAVE = 4  # TPE's proposals at a time, whatever `jobs` is: a trial must not depend on the machine
@@ -20,9 +20,14 @@ class Study(NamedTuple):
     """One (source, method) that is tuned. space: where its search starts. steps_per_epoch: updates of an epoch."""
 
     source: str
-    method: str
+    arm: Arm
     space: Space
     steps_per_epoch: int
+
+    @property
+    def method(self) -> str:
+        """The arm's name."""
+        return self.arm.name
 
 
 @dataclass
@@ -45,7 +50,7 @@ class Trial:
     @property
     def name(self) -> str:
         """Beginning of the names of its run folders."""
-        return f"{self.source}-{self.method}-{self.number:03d}"
+        return f"{self.source}-{self.method}-{self.number:03d}".replace(" ", "_")
 
 
 class Record:
@@ -200,7 +205,7 @@ def _do_wave(
         if len(before) <= first:
             proposed = _proposed(study, before, seed, round_, first == start, count)
             for i, params in enumerate(proposed):
-                words = words_of(study.method, params, study.steps_per_epoch)
+                words = words_of(study.arm, params, study.steps_per_epoch)
                 record.trials.append(Trial(study.source, study.method, first + i, round_, params, words))
     record.write(studies)
     todo = [trial for trial in record.trials if trial.number >= first and trial.state == "planned"]

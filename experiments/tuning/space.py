@@ -80,17 +80,31 @@ RATES = {"normalized": (3.0, 30.0), "sgd": (0.03, 1.0), "adam": (0.003, 0.1)}
 # The paper's FCA (mean token distance), the scale-free one (over the tokens' norm), and TSE (a cosine times about 100).
 FCA, FCA_RELATIVE, TSE = (0.001, 0.1), (0.03, 3.0), (0.0003, 0.03)
 
-# name -> (method= of its runs, whether FCA and TSE are in). fca and tse are evp with one loss more.
+
+class Arm(NamedTuple):
+    """A method as it is tuned. base: `method=` of its runs. fca, tse: the losses whose weight is searched for.
+
+    words: `key: value` of every run of it beside what is searched for: its kind of prompt, of step, of frames.
+    """
+
+    name: str
+    base: str
+    fca: bool = False
+    tse: bool = False
+    words: Mapping[str, Any] = {}
+
+
+# fca and tse are evp with one loss more.
 METHODS = {
-    "vp": ("vp", False, False),
-    "evp": ("evp", False, False),
-    "fca": ("tvp", True, False),
-    "tse": ("tvp", False, True),
-    "tvp": ("tvp", True, True),
+    "vp": Arm("vp", "vp"),
+    "evp": Arm("evp", "evp"),
+    "fca": Arm("fca", "tvp", fca=True),
+    "tse": Arm("tse", "tvp", tse=True),
+    "tvp": Arm("tvp", "tvp", fca=True, tse=True),
 }
 
 
-def initial_space(method: str, optimizer: str, max_steps: int, inits: tuple[str, ...]) -> Space:
+def initial_space(arm: Arm, optimizer: str, max_steps: int, inits: tuple[str, ...]) -> Space:
     """Where the search for a method starts.
 
     optimizer: rule of its update. max_steps: most updates of a trial. inits: the values of prompt.init it may take.
@@ -99,15 +113,14 @@ def initial_space(method: str, optimizer: str, max_steps: int, inits: tuple[str,
     def numbers(ends: tuple[float, float], least: float, most: float) -> Range:
         return Range(*ends, least=least, most=most)
 
-    _, fca, tse = METHODS[method]
     space: Space = {"lr": Dimension(numbers(RATES[optimizer], 1e-6, 1e4))}
     space["steps"] = Dimension(Range(max(1, max_steps // 8), max_steps, 1, max_steps, whole=True))
     space["init"] = Dimension(inits)
-    if fca:
+    if arm.fca:
         space["fca_relative"] = Dimension((False, True))
         space["fca"] = Dimension(numbers(FCA, 1e-5, 1e3), only=("fca_relative", False))
         space["fca_scale_free"] = Dimension(numbers(FCA_RELATIVE, 1e-4, 1e4), only=("fca_relative", True))
-    if tse:
+    if arm.tse:
         space["tse"] = Dimension(numbers(TSE, 1e-6, 1e2))
     return space
 
@@ -141,7 +154,7 @@ def grown(space: Space, edges: Mapping[str, str]) -> Space:
     return space | {n: space[n]._replace(values=range_of(space, n).grown(edge)) for n, edge in moving.items()}
 
 
-def words_of(method: str, params: Mapping[str, Value], steps_per_epoch: int) -> dict[str, Any]:
+def words_of(arm: Arm, params: Mapping[str, Value], steps_per_epoch: int) -> dict[str, Any]:
     """The `key: value` words of a run of a method with these parameters; a sweep's cell takes them over."""
     words: dict[str, Any] = {}
     if "lr" in params:
@@ -154,9 +167,9 @@ def words_of(method: str, params: Mapping[str, Value], steps_per_epoch: int) -> 
         words |= {"train.val_every_steps": math.ceil(steps / 2)}
     if "init" in params:
         words["prompt.init"] = params["init"]
-    if METHODS[method][0] == "tvp":
+    if arm.base == "tvp":
         relative = bool(params.get("fca_relative", False))
         words |= {"method.fca_relative": relative}
         words |= {"method.fca": params.get("fca_scale_free" if relative else "fca", 0.0)}
         words |= {"method.tse": params.get("tse", 0.0)}
-    return words
+    return {key: value for key, value in words.items() if key not in arm.words}

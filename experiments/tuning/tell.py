@@ -10,7 +10,7 @@ from experiments.recipes import as_yaml, load_experiment
 from experiments.sweep.display import clock
 from experiments.sweep.plan import HOW, Cost, counted
 from experiments.tuning.search import Record, Study, Trial, best_of, edges, half
-from experiments.tuning.space import Range, range_of, words_of
+from experiments.tuning.space import range_of, words_of
 from experiments.tuning.trials import Pairs, trial_runs
 
 
@@ -50,10 +50,9 @@ def _cost(study: Study, trials: Sequence[Trial], base: Pairs, rows: dict[str, in
     """Of one run: the median of those that are done, else what is counted for a run in the middle of the space."""
     if took := [trial.seconds / seeds for trial in trials if trial.state == "finished" and trial.seconds]:
         return Cost(median(took), "measured")
-    steps = study.space["steps"].values if "steps" in study.space else None
-    middle = {"steps": steps.at(0.5)} if isinstance(steps, Range) else {}
-    words = words_of(study.method, middle, study.steps_per_epoch)
-    (run,) = trial_runs(Trial(study.source, study.method, 0, 0, {}, words), base, [0])
+    middle = {name: range_of(study.space, name).at(0.5) for name in ("lr", "steps") if name in study.space}
+    words = words_of(study.arm, middle, study.steps_per_epoch)
+    (run,) = trial_runs(Trial(study.source, study.method, 0, 0, {}, words), study.arm, base, [0])
     return counted(load_experiment(run.words), rows)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from omegaconf import DictConfig
 
@@ -18,7 +18,7 @@ from experiments.schema import Prompt
 from experiments.sweep.identity import Fingerprints
 from experiments.sweep.plan import updates_of_an_epoch
 from experiments.tuning.search import Study, Trial
-from experiments.tuning.space import METHODS, Value, initial_space, words_of
+from experiments.tuning.space import Arm, Value, initial_space, words_of
 from lightning_modules.records import read_rows
 
 Pairs = Sequence[tuple[str, str]]
@@ -34,28 +34,35 @@ def trial_words(exp: str, data: str, others: Pairs = ()) -> list[tuple[str, str]
     return [*words, ("log.wandb", "off"), ("log.progress", "false"), *others]
 
 
-def build_study(base: Pairs, source: str, method: str, max_steps: int, rows: dict[str, int]) -> Study:
-    """Where the search for a source and method starts, less what the shared words fix.
+def build_study(base: Pairs, source: str, arm: Arm, max_steps: int, rows: dict[str, int]) -> Study:
+    """Where the search for a source and method starts, less what the shared words or the method's own fix.
 
     max_steps: most updates of a trial; 0: as many as the recipe's run. rows: split -> how many, the same for all.
 
     Raises:
         ValueError: the words make no valid run, or validation rows are test rows.
     """
-    words = _neutral_words(base, source, method, {})
+    words = _neutral_words(base, source, arm, {})
     config = load_experiment(words)
     per_epoch = updates_of_an_epoch(config, rows)
     most = max_steps or run_length(config, per_epoch)[1]
-    given = {FIXES[key] for key, _ in base if key in FIXES}
+    given = {FIXES[key] for key in (*dict(base), *arm.words) if key in FIXES}
     inits = tuple(init for init in _inits() if "init" in given or _is_valid([*words, ("prompt.init", init)]))
-    space = initial_space(method, config.method.optimizer, most, inits)
-    return Study(source, method, {name: dim for name, dim in space.items() if name not in given}, per_epoch)
+    space = initial_space(arm, config.method.optimizer, most, inits)
+    return Study(source, arm, {name: dim for name, dim in space.items() if name not in given}, per_epoch)
 
 
-def _neutral_words(base: Pairs, source: str, method: str, params: Mapping[str, Value]) -> list[tuple[str, str]]:
+def _neutral_words(base: Pairs, source: str, arm: Arm, params: Mapping[str, Value]) -> list[tuple[str, str]]:
     """Without the recipe's rate and weights, which belong to another optimizer or method."""
-    words = [NO_RATE, *base, ("source.name", source), ("method", METHODS[method][0])]
-    return words + [(key, as_yaml(value)) for key, value in words_of(method, params, 1).items()]
+    return [NO_RATE, *_run_words(base, source, arm, words_of(arm, params, 1))]
+
+
+def _run_words(base: Pairs, source: str, arm: Arm, words: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [*base, ("source.name", source), ("method", arm.base), *_as_pairs(arm.words), *_as_pairs(words)]
+
+
+def _as_pairs(words: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(key, as_yaml(value)) for key, value in words.items()]
 
 
 def require_studies(studies: Sequence[Study], base: Pairs) -> None:
@@ -65,8 +72,8 @@ def require_studies(studies: Sequence[Study], base: Pairs) -> None:
     """
     files, blocks = Fingerprints(), dict[str, None]()
     for study in studies:
-        params = {"tse": 1.0} if METHODS[study.method][2] else {}  # any weight makes a run load CLIP
-        words = _neutral_words(base, study.source, study.method, params)
+        params = {"tse": 1.0} if study.arm.tse else {}  # any weight makes a run load CLIP
+        words = _neutral_words(base, study.source, study.arm, params)
         blocks |= dict.fromkeys(files.missing(load_experiment(words)))
     if blocks:
         raise FileNotFoundError("\n".join([*blocks, "See docs/models.md and docs/data.md. No trial was made."]))
@@ -97,16 +104,20 @@ def _is_valid(words: Pairs) -> bool:
     return True
 
 
-def trial_runs(trial: Trial, base: Pairs, seeds: Sequence[int]) -> list[NamedRun]:
-    """One run a seed; their folders are called by trial and seed."""
-    words = [*base, ("source.name", trial.source), ("method", METHODS[trial.method][0])]
-    words += [(key, as_yaml(value)) for key, value in trial.words.items()]
+def trial_runs(trial: Trial, arm: Arm, base: Pairs, seeds: Sequence[int]) -> list[NamedRun]:
+    """One run a seed; their folders are called by trial and seed. arm: the trial's method."""
+    words = _run_words(base, trial.source, arm, trial.words)
     return [NamedRun(f"{trial.name}-s{seed}", [*words, ("seed", str(seed))]) for seed in seeds]
 
 
-def train_trials(trials: Sequence[Trial], base: Pairs, out: Path, seeds: Sequence[int], jobs: int) -> None:
-    """Finish the runs of trials and fill in what they found; a trial with a failed run has failed."""
-    runs = {trial.name: trial_runs(trial, base, seeds) for trial in trials}
+def train_trials(
+    trials: Sequence[Trial], arms: Mapping[str, Arm], base: Pairs, out: Path, seeds: Sequence[int], jobs: int
+) -> None:
+    """Finish the runs of trials and fill in what they found; a trial with a failed run has failed.
+
+    arms: name -> the method of a trial.
+    """
+    runs = {trial.name: trial_runs(trial, arms[trial.method], base, seeds) for trial in trials}
     failures: dict[str, str] = {}
     folders = ensure_all([run for own in runs.values() for run in own], out, jobs=jobs, failures=failures)
     for trial in trials:
