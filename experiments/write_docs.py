@@ -20,6 +20,7 @@ from datamodules.registry import load_datamodule
 from experiments.cli import markdown, parse_options, run_command
 from experiments.costing.table import cost_markdown, plan_markdown
 from experiments.embedded_zoo.gates_text import gates_markdown, read_gates, read_worlds
+from experiments.kept import MATRIX, RESULTS, STATISTICS, kept_statistics, packed
 from experiments.report.numbers import method_order, with_interval
 from experiments.tracking.keys import keys_table
 from lightning_modules.atomic import replace_file
@@ -33,8 +34,7 @@ from model_zoo.weights.catalogue import PUBLISHED
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PROMPT, PICTURE, SCENE = DOCS / "prompt", DOCS / "frame.png", DOCS / "scene.png"
-RESULTS = Path(__file__).parent / "results"
-KEPT = ("matrix.csv", "statistics.json", "report.md")
+REPORT = "report.md"
 PAGE, PAGES = "report.html", ("fashion",)
 """Megabytes that repeat the tables: kept of the sweeps that docs send a reader to."""
 
@@ -48,30 +48,25 @@ class Options:
     """
 
     sweep: Path | None = None
-    """first copy what a finished sweep leaves there (matrix.csv, statistics.json, report.md, of `fashion` report.html
-    too) to experiments/results/sweep_NAME, which the results are made from"""
+    """first copy what a finished sweep leaves there (report.md, of `fashion` report.html too; packed: matrix.csv,
+    statistics.json) to experiments/results/sweep_NAME, which the results are made from"""
     prompt: Path | None = None
     """first copy that prompt artefact of exp=embedded to docs/prompt and draw README's picture with it"""
 
 
 # ---- results ---------------------------------------------------------------------------------------------------------
-def statistics_of(sweep: str) -> dict[str, Any]:
-    """The committed statistics of a sweep."""
-    return json.loads((RESULTS / f"sweep_{sweep}" / "statistics.json").read_text())
-
-
 def result_section(sweep: str) -> str:
     """The long tables of a sweep."""
     from experiments.report.markdown import result_section as section
 
-    return section(statistics_of(sweep), label=f"`sweep={sweep}`")
+    return section(kept_statistics(sweep), label=f"`sweep={sweep}`")
 
 
 def found_table(sweep: str) -> str:
     """A small table: what each method's frame changes over the plain full-size picture, by what models share."""
     from experiments.statistics.sharing import STRONGEST_FIRST
 
-    found = statistics_of(sweep)
+    found = kept_statistics(sweep)
     own = [entry | {"shared": OWN} for entry in found["methods"] if entry["over"] == "source"]
     of = {
         (entry["shared"], entry["method"]): entry
@@ -93,7 +88,7 @@ OWN = "all: it is the source"
 
 def directions_table(sweep: str) -> str:
     """What each method's frame changes on models it was not learned on, by the kinds of both towers."""
-    rows = [row for row in statistics_of(sweep)["directions"] if row["control"] == "full" and row["method"] != "none"]
+    rows = [row for row in kept_statistics(sweep)["directions"] if row["control"] == "full" and row["method"] != "none"]
     of = {(row["direction"], row["method"]): row for row in rows}
     methods = method_order(method for _, method in of)
     table = [
@@ -105,7 +100,7 @@ def directions_table(sweep: str) -> str:
 
 def study_table(sweep: str) -> str:
     """What frames change on their source and on other models; a row for each form of the data, or each method."""
-    found = statistics_of(sweep)
+    found = kept_statistics(sweep)
     rows = [row for row in found["methods"] if row["control"] == "full" and row["method"] != "none"]
     of = {(row["data"], row["method"], row["over"]): with_interval(row) for row in rows}
     labels, methods = list(found["metrics"]), method_order(row["method"] for row in rows)
@@ -123,7 +118,7 @@ def pairs_table(sweep: str, *, unseen: bool = False) -> str:
 
     unseen: only models that were in none of the sources.
     """
-    pairs = [pair for pair in statistics_of(sweep)["pairs"] if pair["method"] != "none"]
+    pairs = [pair for pair in kept_statistics(sweep)["pairs"] if pair["method"] != "none"]
     of = {(pair["method"], pair["source"], pair["target"]): with_interval(pair["gains"]["full"]) for pair in pairs}
     methods, sources = method_order(method for method, *_ in of), list(dict.fromkeys(source for _, source, _ in of))
     learned_on = {member for source in sources for member in members(source)}
@@ -153,7 +148,7 @@ def why_tables(sweep: str) -> str:
 
 def own_table(sweep: str) -> str:
     """Source by source, what each method's frame changes on it over the plain full-size picture."""
-    pairs = [pair for pair in statistics_of(sweep)["pairs"] if pair["role"] == "source" and pair["method"] != "none"]
+    pairs = [pair for pair in kept_statistics(sweep)["pairs"] if pair["role"] == "source" and pair["method"] != "none"]
     of = {(pair["method"], pair["source"]): with_interval(pair["gains"]["full"]) for pair in pairs}
     methods = method_order(method for method, _ in of)
     rows = [
@@ -164,7 +159,7 @@ def own_table(sweep: str) -> str:
 
 def one_source_table(sweep: str) -> str:
     """Model by model, what each method's frame changes over the plain full-size picture, in a sweep of one source."""
-    pairs = statistics_of(sweep)["pairs"]
+    pairs = kept_statistics(sweep)["pairs"]
     of = {(pair["method"], pair["target"]): with_interval(pair["gains"]["full"]) for pair in pairs}
     shared = {pair["target"]: "the source" if pair["role"] == "source" else pair["shared"] for pair in pairs}
     methods = method_order(method for method, _ in of)
@@ -187,18 +182,20 @@ def keep(out: Path) -> None:
     name = SweepFolder(out).name
     folder = RESULTS / f"sweep_{name}"
     folder.mkdir(parents=True, exist_ok=True)
-    for kept in (*KEPT, *([PAGE] * (name in PAGES))):
-        replace_file(folder / kept, (out / kept).read_bytes())
-    if name not in PAGES:
-        report = (folder / "report.md").read_text()
-        replace_file(folder / "report.md", report.replace(f"{PAGE_LINE}\n\n", "").encode())
+    replace_file(folder / MATRIX, packed((out / "matrix.csv").read_bytes()))
+    report = (out / REPORT).read_text()
+    if name in PAGES:
+        replace_file(folder / PAGE, (out / PAGE).read_bytes())
+    else:
+        report = report.replace(f"{PAGE_LINE}\n\n", "")
+    replace_file(folder / REPORT, report.encode())
     told: set[tuple[str, str]] = set()
     for cell in statistics["cells"]:
         del cell["gains"]
         if (model := (cell["data"], cell["target"])) in told:  # what learned nothing is the same in every cell
             del cell["inputs"]
         told.add(model)
-    replace_file(folder / "statistics.json", json.dumps(statistics, separators=(",", ":")).encode() + b"\n")
+    replace_file(folder / STATISTICS, packed(json.dumps(statistics, separators=(",", ":")).encode() + b"\n"))
 
 
 # ---- README's picture ------------------------------------------------------------------------------------------------

@@ -21,8 +21,8 @@ from experiments.costing.summary import summarise
 from experiments.costing.table import amount, cost_markdown, plan_markdown, size
 from experiments.costing.tuning import load_own, open_, read_weights_, update_, write_weights
 from experiments.costing.ways import TUNED, learned_shapes, lora_layers, stored_bytes
+from experiments.kept import RESULTS
 from experiments.recipes import load_experiment
-from experiments.write_docs import RESULTS
 from lightning_modules.evaluation import ModelSpec
 from lightning_modules.metrics import Scores
 from lightning_modules.optim import build_optimizer

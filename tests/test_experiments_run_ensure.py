@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 
+from experiments.kept import kept_statistics
 from experiments.recipes import load_experiment
 from experiments.run import ensure as many
 from experiments.run.ensure import NamedRun
@@ -83,7 +82,7 @@ def test_a_cell_that_was_cut_short_is_continued(tmp_path, monkeypatch):
 
 
 def test_make_train_prints_the_committed_comparison_of_its_own_data_set():
-    found = json.loads(COMPARISONS["embedded"].read_text())
+    found = kept_statistics(COMPARISONS["embedded"])
     assert {e["seeds"] for e in found["methods"]} == {3} and not found["missing"]
     text = comparison_text(load_experiment([("exp", "embedded")]))
     assert text == comparison_text(load_experiment([("exp", "embedded_evp")]))

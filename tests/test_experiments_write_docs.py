@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from importlib.util import find_spec
@@ -140,10 +141,12 @@ def test_a_sweep_is_kept_without_what_its_tables_repeat(tmp_path, monkeypatch, n
     for file, text in (("matrix.csv", "source\n"), ("report.html", "<p>"), ("report.md", f"# A\n\n{PAGE_LINE}\n\nB\n")):
         (out / file).write_text(text)
     write_docs.keep(out)
-    kept = {path.name: path.read_text() for path in (tmp_path / "results" / f"sweep_{name}").iterdir()}
-    assert set(kept) == {"matrix.csv", "statistics.json", "report.md", *(["report.html"] * page)}
+    folder = tmp_path / "results" / f"sweep_{name}"
+    opened = {".gz": gzip.decompress}
+    kept = {path.name: opened.get(path.suffix, bytes)(path.read_bytes()).decode() for path in folder.iterdir()}
+    assert set(kept) == {"matrix.csv.gz", "statistics.json.gz", "report.md", *(["report.html"] * page)}
     first = {"source": "a", "data": "d", "target": "t", "inputs": {"full": 1}}  # a model's plain scores, told once
-    assert json.loads(kept["statistics.json"])["cells"] == [first, {"source": "b", "data": "d", "target": "t"}]
+    assert json.loads(kept["statistics.json.gz"])["cells"] == [first, {"source": "b", "data": "d", "target": "t"}]
     assert (PAGE_LINE in kept["report.md"]) == page and kept["report.md"].endswith("B\n")
     (out / "statistics.json").write_text(json.dumps({"missing": [cell], "cells": []}))
     with pytest.raises(ValueError, match=r"1 cells of .* have no result. Finish the sweep first"):

@@ -23,7 +23,7 @@ FLOORS = (
     *("write_docs", "train", "evaluate", "transfer_sweep", "tune", "chaos", "apply", "ask", "import_prompt"),
     *("dashboards", "headroom", "cost", "why", "__main__", "costing", "bench", "embedded_zoo", "report", "statistics"),
     *("tuning", "sweep", "run", "tracking"),
-    *("recipes", "schema", "cli"),
+    *("recipes", "schema", "cli", "kept"),
 )
 TORCH_ONLY = {
     "lightning_modules/losses.py": {"torch"},

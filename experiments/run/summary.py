@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.cli import markdown
+from experiments.kept import kept_statistics
 from experiments.run.folder import RunFolder
 from experiments.run.offsets import offset_record, one_list
 from experiments.run.preflight import left_out_text
@@ -23,9 +22,7 @@ from lightning_modules.metrics import Estimate, Scores, estimate, paired_gain
 from lightning_modules.prompts import Prompt
 from lightning_modules.vocabulary import CONTROLS, INPUT_NAMES, METHODS
 
-RESULTS = Path(__file__).parents[1] / "results"
-WORLDS = ("fashion", "web", "embedded")
-COMPARISONS = {world: RESULTS / f"sweep_{world}_one_source" / "statistics.json" for world in WORLDS}
+COMPARISONS = {world: f"{world}_one_source" for world in ("fashion", "web", "embedded")}
 """What begins a recipe's name -> the committed sweep of one source with that recipe's settings: `make table`."""
 
 OFFSETS_NAME = "full + offsets"
@@ -213,7 +210,7 @@ def png_difference(metric: str, records: Mapping[str, Mapping[str, Scores]]) -> 
 def comparison_text(config: DictConfig) -> str:
     """What the committed sweep of one source found on this data set, for the recipes it is made of."""
     world = next((world for world in COMPARISONS if config.exp.startswith(world)), None)
-    found = json.loads(COMPARISONS[world].read_text()) if world else {"metrics": {}}
+    found = kept_statistics(COMPARISONS[world]) if world else {"metrics": {}}
     if config.data.name not in found["metrics"]:
         return f"No committed comparison of methods for '{config.exp}' on {config.data.name}."
     gains = {
