@@ -12,9 +12,13 @@ from experiments.statistics.sharing import shared
 from experiments.sweep import cells as module
 from experiments.sweep import identity
 from experiments.sweep.cells import SweepCell, build_cells, cell_words, resolved
+from experiments.sweep.collect import matrix_rows
+from experiments.sweep.folder import SweepFolder
 from experiments.sweep.identity import Fingerprints, cell_id
 from experiments.sweep.recipe import FOLDER, all_targets, data_label, list_sweeps, load_sweep
 from lightning_modules import code_version
+from lightning_modules.label_mapping import MAPPED
+from lightning_modules.records import FIELDS, ResultLog
 from lightning_modules.vocabulary import members
 
 SMALL = [("sources", "embedded_minigpt4"), ("methods", "tvp"), ("seeds", "0")]
@@ -186,6 +190,24 @@ def test_what_runs_and_collects_a_cell_names_it_and_nothing_else_of_experiments(
         assert any(f"experiments/{name}".startswith(source) for source in module.RUN_SOURCES)
     assert all((code_version.ROOT / source).exists() for source in module.RUN_SOURCES)
     assert module.made_with()["code"] != code_version.code_version()
+
+
+def test_the_matrix_has_scores_through_label_maps_beside_the_plain_ones_also_of_controls(tmp_path):
+    folder, cell = SweepFolder(tmp_path, create="s"), SweepCell("c", "m", "d", "evp", 0, ())
+    scores = {("prompt", "top1"): 0.5, ("prompt", MAPPED): 0.75, ("full", "top1"): 0.25, ("full", MAPPED): 0.5}
+    row = dict.fromkeys(field for field in FIELDS if field not in ("schema", "time"))
+    row |= {"split": "test", "group": "", "mllm": "t", "n": 4}
+    (folder.cells / cell.folder).mkdir(parents=True)
+    ResultLog(folder.cells / cell.folder / "results.jsonl").append(
+        [row | {"input": given, "metric": metric, "value": value} for (given, metric), value in scores.items()]
+    )
+    found = {(line[5], line[6]): line[8] for line in matrix_rows(folder, cell, "finished")}
+    gains = {("full", "gain_top1"): "0.250000", ("full", f"gain_{MAPPED}"): "0.250000"}
+    assert (
+        found
+        == {("" if given == "prompt" else given, metric): f"{value:.6f}" for (given, metric), value in scores.items()}
+        | gains
+    )
 
 
 def test_nothing_is_learned_once_a_data_set():

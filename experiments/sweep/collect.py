@@ -15,6 +15,7 @@ from experiments.sweep.cells import SweepCell
 from experiments.sweep.folder import SweepFolder
 from experiments.sweep.samples import run_records, write_samples
 from lightning_modules.atomic import replace_file
+from lightning_modules.label_mapping import MAPPED
 from lightning_modules.records import read_rows
 from lightning_modules.vocabulary import CONTROLS
 
@@ -103,9 +104,9 @@ def matrix_rows(folder: SweepFolder, cell: SweepCell, status: str) -> Iterator[t
                 yield _line(head, target, "", name, n, value, status)
             elif given == "png" and name == metric:
                 yield _line(head, target, "", f"{name}_png", n, value, status)
-            elif given in CONTROLS and name == metric:
+            elif given in CONTROLS and name in (metric, MAPPED):
                 yield _line(head, target, given, name, n, value, status)
-                yield _line(head, target, given, f"gain_{name}", n, values["prompt", metric][0] - value, status)
+                yield _line(head, target, given, f"gain_{name}", n, values["prompt", name][0] - value, status)
 
 
 def _line(head: tuple, target: str, control: str, metric: str, n: int, value: float | None, status: str) -> tuple:
