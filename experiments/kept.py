@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,12 @@ STATISTICS, MATRIX = "statistics.json.gz", "matrix.csv.gz"
 def kept_statistics(sweep: str) -> dict[str, Any]:
     """The committed statistics of a sweep."""
     return json.loads(gzip.decompress((RESULTS / f"sweep_{sweep}" / STATISTICS).read_bytes()))
+
+
+def kept_matrix(sweep: str) -> list[dict[str, str]]:
+    """The lines of the committed matrix of a sweep, column -> text."""
+    data = gzip.decompress((RESULTS / f"sweep_{sweep}" / MATRIX).read_bytes())
+    return list(csv.DictReader(io.StringIO(data.decode())))
 
 
 def packed(data: bytes) -> bytes:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
@@ -20,10 +21,11 @@ from datamodules.registry import load_datamodule
 from experiments.cli import markdown, parse_options, run_command
 from experiments.costing.table import cost_markdown, plan_markdown
 from experiments.embedded_zoo.gates_text import gates_markdown, read_gates, read_worlds
-from experiments.kept import MATRIX, RESULTS, STATISTICS, kept_statistics, packed
+from experiments.kept import MATRIX, RESULTS, STATISTICS, kept_matrix, kept_statistics, packed
 from experiments.report.numbers import method_order, with_interval
 from experiments.tracking.keys import keys_table
 from lightning_modules.atomic import replace_file
+from lightning_modules.label_mapping import MAPPED
 from lightning_modules.vocabulary import members
 from model_zoo.hf.catalogue import HF_MODELS
 from model_zoo.memory.need import source_need, target_need
@@ -130,6 +132,37 @@ def pairs_table(sweep: str, *, unseen: bool = False) -> str:
     ]
     head = ["method", "learned on"] if len(methods) > 1 else [f"{methods[0].upper()}, learned on"]
     return markdown([*head, *targets], rows).strip()
+
+
+def mapping_table(sweep: str) -> str:
+    """What frames change over the plain picture read plainly, where they are read plainly and through label maps.
+
+    Means over models and seeds, 95 % over seeds.
+    """
+    from scipy.stats import t as student
+
+    lines = [line for line in kept_matrix(sweep) if line["metric"] in ("top1", MAPPED)]
+    of = {
+        (ln["method"], ln["source"], ln["target"], ln["seed"], ln["control"], ln["metric"]): float(ln["value"])
+        for ln in lines
+    }
+    pairs = sorted({key[:4] for key in of})
+
+    def change(method: str, own: bool, control: str, metric: str) -> str:
+        by_seed: dict[str, list[float]] = {}
+        for pair in pairs:
+            if pair[0] == method and (pair[1] == pair[2]) == own:
+                by_seed.setdefault(pair[3], []).append(of[*pair, control, metric] - of[*pair, "full", "top1"])
+        means = [fmean(values) for values in by_seed.values()]
+        half = float(student.ppf(0.975, len(means) - 1)) * stdev(means) / len(means) ** 0.5
+        return with_interval({"value": fmean(means), "low": fmean(means) - half, "high": fmean(means) + half})
+
+    reads = [(own, metric) for own in (True, False) for metric in ("top1", MAPPED)]
+    methods = method_order(line["method"] for line in lines)
+    plain = ["no frame", *(change(methods[0], own, "full", metric) for own, metric in reads)]
+    rows = [[method, *(change(method, own, "", metric) for own, metric in reads)] for method in methods]
+    sides = [f"{side}{way}" for side in ("its source", "other models") for way in ("", ", through maps")]
+    return markdown(["method", *sides], [plain, *rows]).strip()
 
 
 def why_tables(sweep: str) -> str:
@@ -372,6 +405,7 @@ SECTIONS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/results.md", "web"): partial(found_table, "web"),
     ("docs/results.md", "web_own"): partial(own_table, "web"),
     ("docs/results.md", "web_two_sources"): partial(pairs_table, "web_two_sources", unseen=True),
+    ("docs/results.md", "web_presence"): partial(found_table, "web_presence"),
     ("docs/results.md", "web_one_source"): partial(one_source_table, "web_one_source"),
     ("docs/results.md", "web_directions"): partial(directions_table, "web"),
     ("docs/results.md", "fashion_directions"): partial(directions_table, "fashion"),

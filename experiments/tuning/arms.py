@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
+
+from omegaconf import OmegaConf
 
 from experiments.recipes import as_yaml, load_experiment
 from experiments.sweep.recipe import data_label, load_sweep
@@ -68,4 +70,4 @@ def _arm(method: Any) -> Arm:
         key: (base == "tvp" if known is None else getattr(known, key)) and f"method.{key}" not in method.words
         for key in ("fca", "tse")
     }
-    return Arm(method.name, base, **losses, words=dict(method.words))
+    return Arm(method.name, base, **losses, words=cast("dict[str, Any]", OmegaConf.to_container(method.words)))
