@@ -273,6 +273,7 @@ SECTIONS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/results.md", "web_directions"): partial(directions_table, "web"),
     ("docs/results.md", "fashion_directions"): partial(directions_table, "fashion"),
     ("docs/results.md", "web_far"): partial(pairs_table, "web_far"),
+    ("docs/results.md", "fashion_sources"): partial(pairs_table, "fashion_sources"),
     ("docs/results.md", "web_texts"): partial(study_table, "web_texts"),
     ("docs/results.md", "fashion_anchors"): partial(study_table, "fashion_anchors"),
     ("docs/results.md", "web_anchors"): partial(study_table, "web_anchors"),
