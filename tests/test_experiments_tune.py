@@ -238,6 +238,15 @@ def test_a_sweep_s_rows_are_tuned_with_their_own_words_and_what_those_fix_is_not
     (run,) = trial_runs(trial(wide, words), arms["border 12"], base, (0,))
     config = load_experiment(run.words)
     assert (config.prompt.pad, config.prompt.init, config.method.fca, config.data.n_test) == (12, "grey", 0.0, 0)
+    # lists too: they go to the record
+    lists = {arm.name: arm.words for arm in rows_of_sweep("web_families", "", [], []).arms}
+    assert json.loads(json.dumps(lists))["codecs"]["method.through"] == [
+        "resize",
+        "jpeg",
+        "8bit",
+    ]
+    (rate,) = rows_of_sweep("paper_families", "", [], ["rim added"]).arms  # its rate is for a run that is not tuned
+    assert rate.words == {"prompt.kind": "overlay", "method.optimizer": "adam", "method.schedule": "cosine_step"}
     fixed = words_of(arms["fca 1"], {"lr": 2.0, "tse": 0.1}, 64)
     assert "method.fca" not in fixed and "method.fca_relative" not in fixed and fixed["method.tse"] == 0.1
 

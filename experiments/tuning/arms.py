@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from experiments.recipes import as_yaml, load_experiment
 from experiments.sweep.recipe import data_label, load_sweep
-from experiments.tuning.space import METHODS, Arm
+from experiments.tuning.space import FIXES, METHODS, Arm
 from lightning_modules.vocabulary import members
 
 # Words of a sweep that speak of its targets, its test rows and its log: a trial has none of these.
@@ -63,11 +63,13 @@ def rows_of_sweep(name: str, data: str, sources: Sequence[str], methods: Sequenc
 
 
 def _arm(method: Any) -> Arm:
-    """A weight that the row's own words give is not searched for."""
+    """A weight that the row's own words give is not searched for; its rate, length and start are, as everyone's."""
     known = METHODS.get(method.name)
     base = method.base or (known.base if known else method.name)
+    said = cast("dict[str, Any]", OmegaConf.to_container(method.words))
     losses = {
-        key: (base == "tvp" if known is None else getattr(known, key)) and f"method.{key}" not in method.words
+        key: (base == "tvp" if known is None else getattr(known, key)) and f"method.{key}" not in said
         for key in ("fca", "tse")
     }
-    return Arm(method.name, base, **losses, words=cast("dict[str, Any]", OmegaConf.to_container(method.words)))
+    words = {key: value for key, value in said.items() if key not in (*FIXES, "train.val_every_steps")}
+    return Arm(method.name, base, **losses, words=words)

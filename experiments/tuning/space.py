@@ -80,6 +80,9 @@ RATES = {"normalized": (3.0, 30.0), "sgd": (0.03, 1.0), "adam": (0.003, 0.1)}
 # The paper's FCA (mean token distance), the scale-free one (over the tokens' norm), and TSE (a cosine times about 100).
 FCA, FCA_RELATIVE, TSE = (0.001, 0.1), (0.03, 3.0), (0.0003, 0.03)
 
+# Words that fix a dimension of the search.
+FIXES = {"method.lr": "lr", "prompt.init": "init", "train.max_steps": "steps", "train.epochs": "steps"}
+
 
 class Arm(NamedTuple):
     """A method as it is tuned. base: `method=` of its runs. fca, tse: the losses whose weight is searched for.

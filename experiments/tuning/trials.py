@@ -18,13 +18,11 @@ from experiments.schema import Prompt
 from experiments.sweep.identity import Fingerprints
 from experiments.sweep.plan import updates_of_an_epoch
 from experiments.tuning.search import Study, Trial
-from experiments.tuning.space import Arm, Value, initial_space, words_of
+from experiments.tuning.space import FIXES, Arm, Value, initial_space, words_of
 from lightning_modules.records import read_rows
 
 Pairs = Sequence[tuple[str, str]]
 NO_RATE = ("method.lr", "null")
-# Words that fix a dimension of the search.
-FIXES = {"method.lr": "lr", "prompt.init": "init", "train.max_steps": "steps", "train.epochs": "steps"}
 
 
 def trial_words(exp: str, data: str, others: Pairs = ()) -> list[tuple[str, str]]:
@@ -35,7 +33,7 @@ def trial_words(exp: str, data: str, others: Pairs = ()) -> list[tuple[str, str]
 
 
 def build_study(base: Pairs, source: str, arm: Arm, max_steps: int, rows: dict[str, int]) -> Study:
-    """Where the search for a source and method starts, less what the shared words or the method's own fix.
+    """Where the search for a source and method starts, less what the shared words fix.
 
     max_steps: most updates of a trial; 0: as many as the recipe's run. rows: split -> how many, the same for all.
 
@@ -46,7 +44,7 @@ def build_study(base: Pairs, source: str, arm: Arm, max_steps: int, rows: dict[s
     config = load_experiment(words)
     per_epoch = updates_of_an_epoch(config, rows)
     most = max_steps or run_length(config, per_epoch)[1]
-    given = {FIXES[key] for key in (*dict(base), *arm.words) if key in FIXES}
+    given = {FIXES[key] for key, _ in base if key in FIXES}
     inits = tuple(init for init in _inits() if "init" in given or _is_valid([*words, ("prompt.init", init)]))
     space = initial_space(arm, config.method.optimizer, most, inits)
     return Study(source, arm, {name: dim for name, dim in space.items() if name not in given}, per_epoch)
