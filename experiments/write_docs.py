@@ -24,6 +24,7 @@ from experiments.kept import MATRIX, RESULTS, STATISTICS, packed
 from experiments.report.kept_tables import (
     directions_table,
     found_table,
+    mapping_table,
     one_source_table,
     own_table,
     pairs_table,
@@ -273,6 +274,8 @@ SECTIONS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/results.md", "web_directions"): partial(directions_table, "web"),
     ("docs/results.md", "fashion_directions"): partial(directions_table, "fashion"),
     ("docs/results.md", "web_far"): partial(pairs_table, "web_far"),
+    ("docs/results.md", "web_families"): partial(mapping_table, "web_families"),
+    ("docs/results.md", "web_families_own"): partial(own_table, "web_families"),
     ("docs/results.md", "fashion_sources"): partial(pairs_table, "fashion_sources"),
     ("docs/results.md", "web_texts"): partial(study_table, "web_texts"),
     ("docs/results.md", "fashion_anchors"): partial(study_table, "fashion_anchors"),

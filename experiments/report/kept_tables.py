@@ -156,6 +156,9 @@ def own_table(sweep: str) -> str:
     rows = [
         [source, *(of[method, source] for method in methods)] for source in dict.fromkeys(p["source"] for p in pairs)
     ]
+    if len(methods) > len(rows):  # long names stand in the first column
+        flipped = [[method, *(row[i + 1] for row in rows)] for i, method in enumerate(methods)]
+        return markdown(["method", *(row[0] for row in rows)], flipped).strip()
     return markdown(["the source", *(method.upper() for method in methods)], rows).strip()
 
 
