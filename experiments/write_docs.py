@@ -277,6 +277,7 @@ SECTIONS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/results.md", "web_families"): partial(mapping_table, "web_families"),
     ("docs/results.md", "web_families_own"): partial(own_table, "web_families"),
     ("docs/results.md", "fashion_sources"): partial(pairs_table, "fashion_sources"),
+    ("docs/results.md", "fashion_codecs"): partial(study_table, "fashion_codecs"),
     ("docs/results.md", "web_texts"): partial(study_table, "web_texts"),
     ("docs/results.md", "fashion_anchors"): partial(study_table, "fashion_anchors"),
     ("docs/results.md", "web_anchors"): partial(study_table, "web_anchors"),
