@@ -22,6 +22,7 @@ from experiments.costing.table import cost_markdown, plan_markdown
 from experiments.embedded_zoo.gates_text import gates_markdown, read_gates, read_worlds
 from experiments.kept import MATRIX, RESULTS, STATISTICS, packed
 from experiments.report.kept_tables import (
+    by_target_table,
     directions_table,
     found_table,
     mapping_table,
@@ -277,6 +278,8 @@ SECTIONS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/results.md", "web_families"): partial(mapping_table, "web_families"),
     ("docs/results.md", "web_families_own"): partial(own_table, "web_families"),
     ("docs/results.md", "fashion_sources"): partial(pairs_table, "fashion_sources"),
+    ("docs/results.md", "web_off_task"): partial(study_table, "web_off_task"),
+    ("docs/results.md", "web_off_task_models"): partial(by_target_table, "web_off_task"),
     ("docs/results.md", "fashion_codecs"): partial(study_table, "fashion_codecs"),
     ("docs/results.md", "web_texts"): partial(study_table, "web_texts"),
     ("docs/results.md", "fashion_anchors"): partial(study_table, "fashion_anchors"),
