@@ -15,9 +15,6 @@ import numpy as np
 from datamodules.rows import Row
 from lightning_modules.metrics import Scores
 
-MAPPED = "top1_mapped"
-"""The metric's name in result rows."""
-
 
 def fit_mapping(scores: Scores) -> np.ndarray:
     """(K,) int64: class -> the candidate that stands for it, each candidate once.

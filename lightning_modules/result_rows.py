@@ -16,11 +16,10 @@ from lightning_modules.artefact import prompt_sha256
 from lightning_modules.code_version import code_version
 from lightning_modules.evaluation import ModelSpec
 from lightning_modules.features import drift_metrics
-from lightning_modules.label_mapping import MAPPED
 from lightning_modules.metrics import Estimate, Scores, estimate, group_metrics, paired_gain, task_metrics
 from lightning_modules.prompts import Prompt
 from lightning_modules.scorer import PromptScorer
-from lightning_modules.vocabulary import CONTROLS
+from lightning_modules.vocabulary import CONTROLS, MAPPED
 from model_zoo.registry import picture_facts, server_facts
 
 

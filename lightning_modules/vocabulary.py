@@ -45,6 +45,9 @@ TASK_METRICS = {
 }
 """Task -> its metrics, the primary one first (see `metrics.py`)."""
 
+MAPPED = "top1_mapped"
+"""top1 as read through a label map (see `label_mapping.py`)."""
+
 ROLES = ("source", "select", "heldout")
 """What a model is to a run: learned on; a target that may steer choices; a target that may not."""
 

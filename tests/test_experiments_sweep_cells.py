@@ -17,9 +17,8 @@ from experiments.sweep.folder import SweepFolder
 from experiments.sweep.identity import Fingerprints, cell_id
 from experiments.sweep.recipe import FOLDER, all_targets, data_label, list_sweeps, load_sweep
 from lightning_modules import code_version
-from lightning_modules.label_mapping import MAPPED
 from lightning_modules.records import FIELDS, ResultLog
-from lightning_modules.vocabulary import members
+from lightning_modules.vocabulary import MAPPED, members
 
 SMALL = [("sources", "embedded_minigpt4"), ("methods", "tvp"), ("seeds", "0")]
 

@@ -7,8 +7,7 @@ from statistics import fmean, stdev
 from experiments.cli import markdown
 from experiments.kept import RESULTS, kept_matrix, kept_statistics
 from experiments.report.numbers import method_order, with_interval
-from lightning_modules.label_mapping import MAPPED
-from lightning_modules.vocabulary import members
+from lightning_modules.vocabulary import MAPPED, members
 
 OWN = "all: it is the source"
 

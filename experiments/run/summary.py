@@ -17,10 +17,9 @@ from experiments.run.offsets import offset_record, one_list
 from experiments.run.preflight import left_out_text
 from experiments.tracking.run import draw_prompt, draw_samples
 from lightning_modules.atomic import replace_file
-from lightning_modules.label_mapping import MAPPED
 from lightning_modules.metrics import Estimate, Scores, estimate, paired_gain
 from lightning_modules.prompts import Prompt
-from lightning_modules.vocabulary import CONTROLS, INPUT_NAMES, METHODS
+from lightning_modules.vocabulary import CONTROLS, INPUT_NAMES, MAPPED, METHODS
 
 COMPARISONS = {world: f"{world}_one_source" for world in ("fashion", "web", "embedded")}
 """What begins a recipe's name -> the committed sweep of one source with that recipe's settings: `make table`."""

@@ -15,9 +15,8 @@ from experiments.sweep.cells import SweepCell
 from experiments.sweep.folder import SweepFolder
 from experiments.sweep.samples import run_records, write_samples
 from lightning_modules.atomic import replace_file
-from lightning_modules.label_mapping import MAPPED
 from lightning_modules.records import read_rows
-from lightning_modules.vocabulary import CONTROLS
+from lightning_modules.vocabulary import CONTROLS, MAPPED
 
 COLUMNS = ("source", "target", "data", "method", "seed", "control", "metric", "n", "value", "status")
 SAMPLES = "samples.parquet"
