@@ -94,11 +94,12 @@ def by_target_table(sweep: str) -> str:
         key = (pair["target"], pair["data"], pair["method"])
         values.setdefault(key, []).append(pair["gains"]["full"]["value"])
     columns = list(dict.fromkeys((data, method) for _, data, method in values))
-    rows = [
-        [target, *(with_interval({"value": fmean(v), "low": min(v), "high": max(v)}) for v in of)]
-        for target in sorted({target for target, *_ in values})
-        for of in [[values[target, *column] for column in columns]]
-    ]
+
+    def spread(found: list[float]) -> str:
+        return with_interval({"value": fmean(found), "low": min(found), "high": max(found)})
+
+    targets = sorted({target for target, *_ in values})
+    rows = [[target, *(spread(values[target, *column]) for column in columns)] for target in targets]
     return markdown(["model", *(f"{method.upper()}, {data}" for data, method in columns)], rows).strip()
 
 
