@@ -59,6 +59,7 @@ def load_experiment(pairs: Sequence[tuple[str, str]]) -> DictConfig:
         config = OmegaConf.merge(config, chosen)
     except OmegaConfBaseException as error:
         raise ValueError(_explain(error)) from None
+    _take_artefact(config, chosen)
     return resolve(config)
 
 
@@ -154,7 +155,6 @@ def resolve(config: DictConfig) -> DictConfig:
         group, leaf = key.split(".")
         if OmegaConf.is_missing(config[group], leaf):
             raise ValueError(f"The recipe has no {key}. Add `{key}: ...` or give {key}=NAME.")
-    _take_artefact(config)
     _resolve_kind(config)
     preset = PRESETS[config.method.name] | (ADAM if config.method.optimizer == "adam" else {})
     if config.prompt.bounds == "sigmoid" and preset["init"] == "zero":
@@ -178,17 +178,25 @@ def resolve(config: DictConfig) -> DictConfig:
     return config
 
 
-def _take_artefact(config: DictConfig) -> None:
-    """A finished prompt that the run starts from says where its pixels are and what bounds them."""
+def _take_artefact(config: DictConfig, chosen: DictConfig) -> None:
+    """A finished prompt that the run starts from says where its pixels are and what bounds them; no word says other."""
     if config.prompt.artefact is None:
         return
     from lightning_modules.artefact import read_manifest  # brings torch, which --help does without
 
     config.prompt.artefact = os.path.expanduser(config.prompt.artefact)
     manifest = read_manifest(config.prompt.artefact)
+    start = {"init": "artefact"} if config.method.name != "none" else {}  # with none nothing is started, only scored
     for key in ("kind", "frame", "pad", "bounds", "rank"):
         if key in manifest:
-            config.prompt[key] = manifest[key]
+            start[key] = config.prompt[key] = manifest[key]
+    for key, value in start.items():
+        said = OmegaConf.select(chosen, f"prompt.{key}")
+        if said not in (None, value):
+            raise ValueError(
+                f"prompt.{key}={said} contradicts prompt.artefact={config.prompt.artefact}, which has {key}={value}. "
+                f"Leave prompt.{key} out, or start from another prompt."
+            )
     kind, bounds = manifest["kind"], manifest["bounds"]
     if config.method.name != "none" and (kind in ("scaled", "lowrank") or bounds == "sigmoid"):
         raise ValueError(
@@ -225,6 +233,11 @@ def _check_method(config: DictConfig) -> None:
         raise ValueError(
             f"Method '{method.name}' has no FCA or TSE loss, got fca={method.fca}, tse={method.tse}. "
             "Use method=tvp with these weights, or leave them out."
+        )
+    if method.tse and config.data.caption == "":
+        raise ValueError(
+            f"data.caption='' leaves TSE nothing to read, got method.tse={method.tse}. Give a text, `{{}}` in it being "
+            "the name (one without `{}` is the same for every picture), or method.tse=0."
         )
     _check_update(config)
     _check_learning(config)

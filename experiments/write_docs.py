@@ -23,6 +23,7 @@ from experiments.embedded_zoo.gates_text import gates_markdown, read_gates, read
 from experiments.kept import MATRIX, RESULTS, STATISTICS, packed
 from experiments.report.kept_tables import (
     by_target_table,
+    commands_table,
     directions_table,
     found_table,
     mapping_table,
@@ -284,6 +285,7 @@ SECTIONS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/results.md", "web_texts"): partial(study_table, "web_texts"),
     ("docs/results.md", "fashion_anchors"): partial(study_table, "fashion_anchors"),
     ("docs/results.md", "web_anchors"): partial(study_table, "web_anchors"),
+    ("docs/results.md", "commands"): commands_table,
     ("docs/cost.md", "cost"): partial(cost_section, "cost_fashion", cost_markdown),
     ("docs/cost.md", "cost_plan"): partial(cost_section, "cost_plan", plan_markdown),
     ("docs/why.md", "why_fashion"): partial(why_tables, "fashion"),

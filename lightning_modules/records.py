@@ -21,9 +21,10 @@ FIELDS = (
 OF_PICTURES = ("tiles", "visual_tokens")
 # Who answered for a served model, how, shown what, and how many rows it left unanswered; other rows do without.
 OF_SERVER = ("server", "served_model", "way", "pictures", "unanswered")
-OPTIONAL = (*OF_PICTURES, *OF_SERVER)
+# What every frame of a run went through before it was scored (`targets.through`); other rows do without.
+OPTIONAL = (*OF_PICTURES, *OF_SERVER, "through")
 # Two rows with the same values of these are the same measurement, the later one counts (a resumed epoch repeats it).
-IDENTITY = ["run", "kind", "epoch", "step", "mllm", "data", "split", "group", "input", "metric", "prompt"]
+IDENTITY = ["run", "kind", "epoch", "step", "mllm", "data", "split", "group", "input", "metric", "through", "prompt"]
 
 
 class ResultLog:

@@ -98,6 +98,8 @@ def _as_rows(
         "dtype": spec.precision,
         "scorer": code_version(),
     }
+    if scorer.through:
+        common |= {"through": ",".join(scorer.through)}
     if "tiles" in spec.options:
         frame = next(prompt.frame for prompt in prompts.values())
         common |= picture_facts(spec.name, spec.weights, spec.options["tiles"], frame)

@@ -244,6 +244,7 @@ def test_a_list_override_replaces_the_whole_list():
         (["method.anchors=[embedded_llava]", "method.anchor=1"], "put it into targets.select, or leave it out"),
         (["method.anchors=[embedded_minigpt4]", "method.anchor=1"], "which is a source, a held-out target or behind"),
         (["method=vp", "method.anchors=[embedded_blip2]", "method.anchor=1"], "Method 'vp' has no anchors"),
+        (["data.caption=''", "method.tse=0.1"], "data.caption='' leaves TSE nothing to read, got method.tse=0.1"),
         (["targets.through=[jpeg:101]"], "Cannot read 'jpeg:101' of targets.through"),
         (["targets.controls=[grey]"], "Unknown 'grey' in targets.controls. Available: full, black"),
     ],
@@ -266,6 +267,11 @@ def test_a_finished_prompt_brings_its_geometry_and_pixels_that_cannot_be_learned
         *(32, 5, "unbounded"),
         22,
     )
+    assert load(f"prompt.artefact={tmp_path / 'pad'}", "prompt.pad=5", "prompt.kind=null").prompt.pad == 5
+    for word in ("prompt.pad=8", "prompt.frame=64", "prompt.kind=overlay", "prompt.bounds=image", "prompt.init=grey"):
+        with pytest.raises(ValueError, match=rf"^{word} contradicts prompt.artefact=.*, which has "):
+            load(f"prompt.artefact={tmp_path / 'pad'}", word)
+    assert load(f"prompt.artefact={tmp_path / 'pad'}", "prompt.init=grey", "method=none").prompt.pad == 5
     start = start_prompt(config, None)
     assert torch.equal(start.delta, Prompt.load(tmp_path / "pad").delta) and start.delta.requires_grad
     build_prompt("lowrank", frame=64, pad=8, bounds="image").save(tmp_path / "low", {})

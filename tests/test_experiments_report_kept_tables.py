@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from itertools import product
+
+import pytest
 
 from experiments.report import kept_tables
 from lightning_modules.vocabulary import MAPPED
@@ -39,3 +42,31 @@ def test_a_model_s_row_is_the_mean_over_sources_from_lowest_to_highest(monkeypat
     ]
     monkeypatch.setattr(kept_tables, "kept_statistics", lambda sweep: {"pairs": [*pairs, {"method": "none"}]})
     assert cells(kept_tables.by_target_table("s")) == [["m", "−2.0 [−5.0, +1.0]"], ["n", "+3.0 [+2.0, +4.0]"]]
+
+
+def test_the_commands_behind_results_are_summed(tmp_path, monkeypatch):
+    results, recipes = tmp_path / "results", tmp_path / "sweeps"
+    for name, said in {"one": "about 20 minutes on 2 CPU cores", "two": "30 to 40 minutes"}.items():
+        (results / f"sweep_{name}").mkdir(parents=True)
+        recipes.mkdir(exist_ok=True)
+        (recipes / f"{name}.yaml").write_text(f"# A sweep\n# Expect: {said}.\nsweep: {name}\n")
+    numbers = {"trials": 4, "rounds": 1, "max_steps": 200}
+    asked = {"exp": "web", "sources": ["a", "b"], "methods": ["evp"], "words": {"train.batch_size": "8"}, **numbers}
+    for name, of in {"web": asked, "rows": asked | {"sweep": "one"}}.items():
+        record = {"asked": of, "trials": [{"seconds": 1800.0}, {"seconds": 3600.0}]}
+        (results / f"tuning_{name}.json").write_text(json.dumps(record))
+    (results / "tuning_old.json").write_text("{}")  # a grid of before there was a search
+    monkeypatch.setattr(kept_tables, "RESULTS", results)
+    table, total = kept_tables.commands_table().split("\n\n")
+    shown = dict(cells(table))
+    tune = "python -m experiments.tune"
+    assert shown == {
+        f"`{tune} sweep=one trials=4 rounds=1 max_steps=200`": "45",
+        f"`{tune} exp=web sources=a,b methods=evp train.batch_size=8 trials=4 rounds=1 max_steps=200`": "45",
+        "`python -m experiments.transfer_sweep sweep=one`": "20",
+        "`python -m experiments.transfer_sweep sweep=two`": "40",
+    }
+    assert total == "Together 2.5 hours."
+    (recipes / "one.yaml").write_text("# Expect: long.\n")
+    with pytest.raises(ValueError, match=r"'one.yaml' says no minutes"):
+        kept_tables.commands_table()

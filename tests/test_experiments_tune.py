@@ -87,13 +87,17 @@ def test_a_kind_of_prompt_given_as_a_word_is_tuned_over_the_starts_it_can_have(w
 def test_a_sweep_s_rows_are_tuned_with_their_own_words_and_what_those_fix_is_not_searched(tmp_path, monkeypatch):
     compared = rows_of_sweep("web_frames", "", ["web_llava"], [])
     arms = {arm.name: arm for arm in compared.arms}
-    assert "overlay 8" not in arms  # tuned: '' in the recipe
+    design = {arm.name for arm in rows_of_sweep("web_anchors_design", "", [], []).arms}
+    assert "evp" in design and "short evp" not in design  # tuned: '' in the recipe
     assert (compared.exp, compared.data, compared.sources) == ("web", "web_recognition", ("web_llava",))
     assert compared.words == (("train.batch_size", "8"),)  # nothing of targets, test rows or the log
     base = trial_words(compared.exp, compared.data, compared.words)
     wide = build_study(base, "web_llava", arms["border 12"], 200, ROWS)
     assert set(wide.space) == {"lr", "steps", "init"}
-    assert set(build_study(base, "web_llava", arms["fca 1"], 200, ROWS).space) == {"lr", "steps", "init", "tse"}
+    both = arms["fca 1"]
+    assert not both.tse and set(build_study(base, "web_llava", both, 200, ROWS).space) == set(wide.space)
+    half = both._replace(tse=True, words={"method.fca": 1, "method.fca_relative": True})  # leaves the other weight open
+    assert set(build_study(base, "web_llava", half, 200, ROWS).space) == {*wide.space, "tse"}
     words = words_of(arms["border 12"], {"lr": 2.0, "steps": 100, "init": "grey"}, 64)
     (run,) = trial_runs(trial(wide, words), arms["border 12"], base, (0,))
     config = load_experiment(run.words)
@@ -107,7 +111,7 @@ def test_a_sweep_s_rows_are_tuned_with_their_own_words_and_what_those_fix_is_not
     ]
     (rate,) = rows_of_sweep("paper_families", "", [], ["rim added"]).arms  # its rate is for a run that is not tuned
     assert rate.words == {"prompt.kind": "overlay", "method.optimizer": "adam", "method.schedule": "cosine_step"}
-    fixed = words_of(arms["fca 1"], {"lr": 2.0, "tse": 0.1}, 64)
+    fixed = words_of(half, {"lr": 2.0, "tse": 0.1}, 64)
     assert "method.fca" not in fixed and "method.fca_relative" not in fixed and fixed["method.tse"] == 0.1
 
 
@@ -141,7 +145,7 @@ def test_a_tuning_of_a_sweep_is_taken_over_by_its_rows(tmp_path, monkeypatch):
         (["sweep=web_frames", "exp=web"], "names its recipe itself"),
         (["sweep=web_frames", "methods=border 3"], "The sweep has no methods 'border 3'"),
         (["sweep=web_texts"], "data sets; settings are tuned on one at a time"),
-        (["sweep=web_frames", "methods=overlay 8"], "no method whose settings could be tuned"),
+        (["sweep=web_anchors_design", "methods=short evp"], "no method whose settings could be tuned"),
         (["sweep=modern", "data=cifar10"], "source_words"),
     ],
 )

@@ -36,6 +36,8 @@ def test_a_repeated_measurement_counts_once_with_its_latest_value(tmp_path):
     log.append([row(mllm="a", value=0.1), row(mllm="b", value=0.2)])
     log.append([row(mllm="a", value=0.3)])
     assert {r["mllm"]: r["value"] for r in read_rows(log.path)} == {"a": 0.3, "b": 0.2}
+    log.append([row(mllm="a", value=0.4, through="jpeg:75")])  # another measurement
+    assert [r["value"] for r in read_rows(log.path)] == [0.2, 0.3, 0.4]
 
 
 def test_a_full_disk_is_one_clear_message(tmp_path, monkeypatch):

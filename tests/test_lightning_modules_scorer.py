@@ -93,10 +93,17 @@ def test_a_zero_prompt_scores_bit_for_bit_as_the_black_border(tmp_path):
 def test_what_frames_go_through_reaches_prompts_and_controls_alike_and_is_stored_apart(tmp_path):
     spec, prompts = Spec("tiny_minigpt4", "source"), {"prompt": make_prompt(0.0)}
     plain = make_scorer(tmp_path).score(spec, "val", prompts)
-    sent = make_scorer(tmp_path, through=["resize:0.25"]).score(spec, "val", prompts)
+    sender = make_scorer(tmp_path, through=["resize:0.25", "8bit"])
+    sent = sender.score(spec, "val", prompts)
+
+    def rows_of(scorer, records):
+        return score_rows(scorer, spec, "val", records, prompts, {})
+
     assert (sent["prompt"].scores == sent["black"].scores).all()  # a zero prompt is the black border, on any way
     for name in ("full", "black", "prompt"):
         assert not (sent[name].scores == plain[name].scores).all()
+    assert {row["through"] for row in rows_of(sender, sent)} == {"resize:0.25,8bit"}  # and every row says so
+    assert not any("through" in row for row in rows_of(make_scorer(tmp_path), plain))
     again = make_scorer(tmp_path).score(spec, "val", prompts)
     assert all((again[name].scores == plain[name].scores).all() for name in plain)
 

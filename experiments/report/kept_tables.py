@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
+from itertools import chain
+from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
 from experiments.cli import markdown
 from experiments.kept import RESULTS, kept_matrix, kept_statistics
@@ -170,3 +175,41 @@ def one_source_table(sweep: str) -> str:
     methods = method_order(method for method, _ in of)
     rows = [[model, share, *(of[method, model] for method in methods)] for model, share in shared.items()]
     return markdown(["model", "shares with the source", *(method.upper() for method in methods)], rows).strip()
+
+
+def commands_table() -> str:
+    """The command behind every committed sweep and search, and its minutes on two CPU cores; the sum below.
+
+    Of a sweep the minutes its recipe says to expect, of a search those its trials trained, two at a time.
+    """
+    folder = RESULTS.parent / "sweeps"
+    kept = sorted(path.name.removeprefix("sweep_") for path in RESULTS.glob("sweep_*"))
+    sweeps = [_stated(folder / f"{name}.yaml") for name in kept]
+    found = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("tuning_*.json"))]
+    searches = [(_tuning(record["asked"]), _minutes(record["trials"])) for record in found if "asked" in record]
+    total = sum(minutes for _, minutes in chain(searches, sweeps)) / 60
+    rows = [[f"`{command}`", str(minutes)] for command, minutes in chain(searches, sweeps)]
+    return f"{markdown(['command', 'minutes'], rows).strip()}\n\nTogether {total:.1f} hours."
+
+
+def _stated(recipe: Path) -> tuple[str, int]:
+    """The command of a sweep, and the most minutes that its recipe says to expect."""
+    text = recipe.read_text()
+    minutes = re.search(r"^# Expect: .*?(\d+)(?: to (\d+))? minutes", text, re.MULTILINE)
+    if minutes is None:
+        raise ValueError(f"'{recipe.name}' says no minutes. Expected a line `# Expect: about N minutes ...`.")
+    return f"python -m experiments.transfer_sweep sweep={recipe.stem}", int(minutes[2] or minutes[1])
+
+
+def _tuning(asked: dict[str, Any]) -> str:
+    """The command of a search, what it left at its default left out."""
+    words = [f"sweep={asked['sweep']}"] if asked.get("sweep") else [f"exp={asked['exp']}"]
+    if not asked.get("sweep"):
+        words += [f"{key}={','.join(asked[key])}" for key in ("sources", "methods")]
+        words += [f"{key}={word}" for key, word in asked["words"].items()]
+    words += [f"{key}={asked[key]}" for key in ("trials", "rounds", "max_steps")]
+    return " ".join(["python -m experiments.tune", *words])
+
+
+def _minutes(trials: list[dict[str, Any]]) -> int:
+    return round(sum(trial["seconds"] for trial in trials) / 60 / 2)
