@@ -10,6 +10,8 @@ import pytest
 from experiments.report import kept_tables
 from lightning_modules.vocabulary import MAPPED
 
+VALUE = {"value": 0.01, "low": 0.0, "high": 0.02}
+
 
 def cells(table: str) -> list[list[str]]:
     """The rows below the head of a Markdown table."""
@@ -70,3 +72,17 @@ def test_the_commands_behind_results_are_summed(tmp_path, monkeypatch):
     (recipes / "one.yaml").write_text("# Expect: long.\n")
     with pytest.raises(ValueError, match=r"'one.yaml' says no minutes"):
         kept_tables.commands_table()
+
+
+def test_rows_of_a_study_stand_in_the_order_of_its_recipe(monkeypatch):
+    def entries(*keys):
+        found = [(d, m, over) for d, m in keys for over in ("source", "targets")]
+        return [dict(zip(("data", "method", "over"), key, strict=True), control="full", **VALUE) for key in found]
+
+    shots = ("4 a class", "16 a class", "1,024 a class")
+    content = {"metrics": dict.fromkeys(sorted(shots)), "methods": entries(*product(shots, ("fca", "evp")))}
+    monkeypatch.setattr(kept_tables, "kept_statistics", lambda sweep: content)
+    assert [row[0] for row in cells(kept_tables.study_table("fashion_shots"))] == [*shots]
+    methods = ("border 2", "border 12", "fca 1")
+    content = {"metrics": {"web_recognition": ""}, "methods": entries(*(("", name) for name in reversed(methods)))}
+    assert [row[0] for row in cells(kept_tables.study_table("web_frames"))] == [*methods]

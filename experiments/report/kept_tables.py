@@ -12,6 +12,7 @@ from typing import Any
 from experiments.cli import markdown
 from experiments.kept import RESULTS, kept_matrix, kept_statistics
 from experiments.report.numbers import method_order, with_interval
+from experiments.sweep.recipe import data_label, load_sweep
 from lightning_modules.vocabulary import MAPPED, members
 
 OWN = "all: it is the source"
@@ -58,11 +59,16 @@ def directions_table(sweep: str) -> str:
 
 
 def study_table(sweep: str) -> str:
-    """What frames change on their source and on other models; a row for each form of the data, or each method."""
-    found = kept_statistics(sweep)
+    """What frames change on their source and on other models; a row for each form of the data, or each method.
+
+    Rows stand in the order of the recipe.
+    """
+    found, recipe = kept_statistics(sweep), load_sweep(sweep, [("tuned", "")])
     rows = [row for row in found["methods"] if row["control"] == "full" and row["method"] != "none"]
     of = {(row["data"], row["method"], row["over"]): with_interval(row) for row in rows}
-    labels, methods = list(found["metrics"]), method_order(row["method"] for row in rows)
+    labels = [label for label in map(data_label, recipe.data) if label in found["metrics"]]
+    learned = {row["method"] for row in rows}
+    methods = [method.name for method in recipe.methods if method.name in learned]
     sides = {"source": "its source", "targets": "other models"}
     if len(labels) == 1:
         table = [[method, *(of["", method, over] for over in sides)] for method in methods]
