@@ -83,7 +83,7 @@ def main(argv: Sequence[str]) -> int:
         compared = rows_of_sweep(options.sweep, *what)
     else:
         compared = methods_of_recipe(options.exp or "fashion", *what[:2], options.methods or tuple(METHODS))
-    exp, data, sources, arms, words = compared
+    exp, data, sources, arms, words_of = compared
     out = options.out or Path(f"runs/tune/{options.sweep or exp}-{data}")
     if not options.plan:
         require_writable(out, "the folder of the trials", "out=DIR", inside=True)
@@ -93,12 +93,18 @@ def main(argv: Sequence[str]) -> int:
     from experiments.tuning.tell import estimate, summary
     from experiments.tuning.trials import build_study, require_studies, shared_config, train_trials, trial_words
 
-    base = trial_words(exp, data, [*words, *others])
-    rows = count_rows(shared_config(base, sources[0]))
-    studies = [build_study(base, source, arm, options.max_steps, rows) for source, arm in product(sources, arms)]
+    words = {source: [*words_of.get(source, ()), *others] for source in sources}
+    base = {source: trial_words(exp, data, own) for source, own in words.items()}
+    rows = count_rows(shared_config(base[sources[0]], sources[0]))
+    studies = [
+        build_study(base[source], source, arm, options.max_steps, rows) for source, arm in product(sources, arms)
+    ]
     asked: dict[str, Any] = {"exp": exp, "data": data, "sources": list(sources), "methods": [arm.name for arm in arms]}
     asked |= {key: getattr(options, key) for key in ("seed", "seeds", "trials", "rounds", "max_steps")}
-    asked |= {"words": dict([*words, *others])}
+    shared = words[sources[0]]
+    asked |= {"words": dict(shared)}
+    if any(own != shared for own in words.values()):
+        asked |= {"words": {}, "source_words": {source: dict(own) for source, own in words.items()}}
     if options.sweep:
         asked |= {"sweep": options.sweep, "words_of": {arm.name: dict(arm.words) for arm in arms}}
     record = Record(out / "tuning.json", asked, made_with())

@@ -90,8 +90,8 @@ def test_a_sweep_s_rows_are_tuned_with_their_own_words_and_what_those_fix_is_not
     design = {arm.name for arm in rows_of_sweep("web_anchors_design", "", [], []).arms}
     assert "evp" in design and "short evp" not in design  # tuned: '' in the recipe
     assert (compared.exp, compared.data, compared.sources) == ("web", "web_recognition", ("web_llava",))
-    assert compared.words == (("train.batch_size", "8"),)  # nothing of targets, test rows or the log
-    base = trial_words(compared.exp, compared.data, compared.words)
+    assert compared.words == {"web_llava": (("train.batch_size", "8"),)}  # nothing of targets, test rows or the log
+    base = trial_words(compared.exp, compared.data, compared.words["web_llava"])
     wide = build_study(base, "web_llava", arms["border 12"], 200, ROWS)
     assert set(wide.space) == {"lr", "steps", "init"}
     both = arms["fca 1"]
@@ -139,6 +139,31 @@ def test_a_tuning_of_a_sweep_is_taken_over_by_its_rows(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "tuning.json").read_text())["asked"]["words_of"]["border 12"]["prompt.pad"] == 12
 
 
+def test_words_that_a_sweep_gives_one_source_reach_its_trials_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tune, "made_with", dict)
+    wants = ["sweep=modern", "data=cifar10", "sources=qwen3_vl_2b,llava_onevision_7b", "methods=evp", "max_steps=20"]
+    assert tune.main([*wants, f"out={tmp_path / 'plan'}", "plan=true"]) == 0
+    assert "2 searches" in capsys.readouterr().out
+
+    def nothing_fetched(studies, base):
+        assert {study.source for study in studies} == set(base)
+
+    def noted(runs, out, *, jobs, failures):
+        for run in runs:
+            deep = load_experiment(run.words)
+            assert deep.train.checkpointing == (deep.source.name == "llava_onevision_7b")
+            failures[run.name] = "not run"
+        return {}
+
+    monkeypatch.setattr("experiments.tuning.trials.require_studies", nothing_fetched)
+    monkeypatch.setattr(module, "ensure_all", noted)
+    with pytest.raises(ValueError, match="not run"):
+        tune.main([*wants, f"out={tmp_path}", "trials=2", "rounds=0"])
+    asked = json.loads((tmp_path / "tuning.json").read_text())["asked"]
+    assert asked["words"] == {} and asked["source_words"]["llava_onevision_7b"]["train.checkpointing"] == "true"
+    assert "train.checkpointing" not in asked["source_words"]["qwen3_vl_2b"]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -146,7 +171,6 @@ def test_a_tuning_of_a_sweep_is_taken_over_by_its_rows(tmp_path, monkeypatch):
         (["sweep=web_frames", "methods=border 3"], "The sweep has no methods 'border 3'"),
         (["sweep=web_texts"], "data sets; settings are tuned on one at a time"),
         (["sweep=web_anchors_design", "methods=short evp"], "no method whose settings could be tuned"),
-        (["sweep=modern", "data=cifar10"], "source_words"),
     ],
 )
 def test_a_sweep_that_cannot_be_tuned_says_why(words, said, tmp_path):
@@ -268,7 +292,7 @@ def test_what_trials_took_replaces_what_was_counted(tmp_path):
     record, _ = searched(tmp_path, [PLAIN], surface, trials=2, rounds=0)
     for done in record.trials:
         done.seconds = 40.0
-    told = estimate([PLAIN], record, [], {}, trials=4, rounds=2, seeds=2, jobs=1)
+    told = estimate([PLAIN], record, {PLAIN.source: []}, {}, trials=4, rounds=2, seeds=2, jobs=1)
     assert "8 to 16 runs, 160 s to 5 min" in told.replace("3 min to 5 min", "160 s to 5 min") and "finished" in told
 
 

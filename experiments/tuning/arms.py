@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 from omegaconf import OmegaConf
@@ -17,13 +17,13 @@ NOT_OF_TRIALS = ("targets.", "log.", "data.n_test")
 
 
 class Compared(NamedTuple):
-    """What is tuned. words: `key=value` that all trials share beside the recipe `exp`."""
+    """What is tuned. words: source -> `key=value` of all its trials beside the recipe `exp`."""
 
     exp: str
     data: str
     sources: tuple[str, ...]
     arms: tuple[Arm, ...]
-    words: tuple[tuple[str, str], ...] = ()
+    words: Mapping[str, tuple[tuple[str, str], ...]] = {}
 
 
 def methods_of_recipe(exp: str, data: str, sources: Sequence[str], methods: Sequence[str]) -> Compared:
@@ -50,16 +50,19 @@ def rows_of_sweep(name: str, data: str, sources: Sequence[str], methods: Sequenc
             f"sweep={name} has {len(sweep.data)} data sets; settings are tuned on one at a time. Give "
             f"data=NAME, one of {', '.join(data_label(entry) for entry in sweep.data)}."
         )
-    if sweep.source_words:
-        raise ValueError(f"sweep={name} has source_words, which a tuning has no place for. Tune with exp= and words.")
     (of,) = sweep.data
     arms = tuple(_arm(method) for method in sweep.methods if method.name != "none" and method.tuned != "")
     if not arms:
         raise ValueError(f"sweep={name} has no method whose settings could be tuned.")
-    shared: dict[str, Any] = {**sweep.words, **of.words}
-    words = tuple((key, as_yaml(value)) for key, value in shared.items() if not key.startswith(NOT_OF_TRIALS))
     alone = tuple(source for source in sweep.sources if len(members(source)) == 1)
+    words = {
+        source: _trial_words({**sweep.words, **sweep.source_words.get(source, {}), **of.words}) for source in alone
+    }
     return Compared(of.exp or sweep.exp, of.name, alone, arms, words)
+
+
+def _trial_words(said: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    return tuple((key, as_yaml(value)) for key, value in said.items() if not key.startswith(NOT_OF_TRIALS))
 
 
 def _arm(method: Any) -> Arm:

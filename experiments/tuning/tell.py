@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 
 from experiments.cli import markdown
@@ -17,7 +17,7 @@ from experiments.tuning.trials import Pairs, trial_runs
 def estimate(
     studies: Sequence[Study],
     record: Record,
-    base: Pairs,
+    base: Mapping[str, Pairs],
     rows: dict[str, int],
     *,
     trials: int,
@@ -27,11 +27,11 @@ def estimate(
 ) -> str:
     """How many runs there will be at least and at most, and how long they will take.
 
-    base: the words that all trials share. rows: split -> how many. trials, rounds: as `search` takes them.
+    base: source -> the words that all its trials share. rows: split -> how many. trials, rounds: as `search` takes them.
     seeds: runs a trial. jobs: runs at a time.
     """
     least, most = trials, trials + rounds * half(trials)
-    costs = [_cost(study, record.of(study), base, rows, seeds) for study in studies]
+    costs = [_cost(study, record.of(study), base[study.source], rows, seeds) for study in studies]
     seconds = [sum(cost.seconds for cost in costs) * n * seeds / jobs for n in (least, most)]
     how = "; ".join(HOW[kind] for kind in HOW if kind in {cost.how for cost in costs})
     done = sum(trial.state != "planned" for trial in record.trials)

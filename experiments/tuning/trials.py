@@ -26,7 +26,7 @@ NO_RATE = ("method.lr", "null")
 
 
 def trial_words(exp: str, data: str, others: Pairs = ()) -> list[tuple[str, str]]:
-    """The words that all trials share: no target is loaded, no test row read. others: given by the user."""
+    """The words that all trials of a source share: no target is loaded, no test row read. others: the sweep's, the user's."""
     words = [("exp", exp), ("data", data), ("sources", "[]"), ("monitor", "source"), ("data.n_test", "0")]
     words += [("targets.names", "[]"), ("targets.select", "[]"), ("targets.heldout", "[]")]
     return [*words, ("log.wandb", "off"), ("log.progress", "false"), *others]
@@ -63,15 +63,17 @@ def _as_pairs(words: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(key, as_yaml(value)) for key, value in words.items()]
 
 
-def require_studies(studies: Sequence[Study], base: Pairs) -> None:
+def require_studies(studies: Sequence[Study], base: Mapping[str, Pairs]) -> None:
     """Every missing weight and data file of all the trials, all at once and before the first is trained.
+
+    base: source -> the words that all its trials share.
 
     Raises: FileNotFoundError with a block of text for each.
     """
     files, blocks = Fingerprints(), dict[str, None]()
     for study in studies:
         params = {"tse": 1.0} if study.arm.tse else {}  # any weight makes a run load CLIP
-        words = _neutral_words(base, study.source, study.arm, params)
+        words = _neutral_words(base[study.source], study.source, study.arm, params)
         blocks |= dict.fromkeys(files.missing(load_experiment(words)))
     if blocks:
         raise FileNotFoundError("\n".join([*blocks, "See docs/models.md and docs/data.md. No trial was made."]))
@@ -109,13 +111,18 @@ def trial_runs(trial: Trial, arm: Arm, base: Pairs, seeds: Sequence[int]) -> lis
 
 
 def train_trials(
-    trials: Sequence[Trial], arms: Mapping[str, Arm], base: Pairs, out: Path, seeds: Sequence[int], jobs: int
+    trials: Sequence[Trial],
+    arms: Mapping[str, Arm],
+    base: Mapping[str, Pairs],
+    out: Path,
+    seeds: Sequence[int],
+    jobs: int,
 ) -> None:
     """Finish the runs of trials and fill in what they found; a trial with a failed run has failed.
 
-    arms: name -> the method of a trial.
+    arms: name -> the method of a trial. base: source -> the words that all its trials share.
     """
-    runs = {trial.name: trial_runs(trial, arms[trial.method], base, seeds) for trial in trials}
+    runs = {trial.name: trial_runs(trial, arms[trial.method], base[trial.source], seeds) for trial in trials}
     failures: dict[str, str] = {}
     folders = ensure_all([run for own in runs.values() for run in own], out, jobs=jobs, failures=failures)
     for trial in trials:
