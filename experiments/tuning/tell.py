@@ -27,8 +27,8 @@ def estimate(
 ) -> str:
     """How many runs there will be at least and at most, and how long they will take.
 
-    base: source -> the words that all its trials share. rows: split -> how many. trials, rounds: as `search` takes them.
-    seeds: runs a trial. jobs: runs at a time.
+    base: source -> the words that all its trials share. rows: split -> how many. trials, rounds: as `search` takes
+    them. seeds: runs a trial. jobs: runs at a time.
     """
     least, most = trials, trials + rounds * half(trials)
     costs = [_cost(study, record.of(study), base[study.source], rows, seeds) for study in studies]
