@@ -26,7 +26,7 @@ NO_RATE = ("method.lr", "null")
 
 
 def trial_words(exp: str, data: str, others: Pairs = ()) -> list[tuple[str, str]]:
-    """The words that all trials of a source share: no target is loaded, no test row read. others: of a sweep or user."""
+    """The words that all trials of a source share: no target is loaded, no test row read. others: further words."""
     words = [("exp", exp), ("data", data), ("sources", "[]"), ("monitor", "source"), ("data.n_test", "0")]
     words += [("targets.names", "[]"), ("targets.select", "[]"), ("targets.heldout", "[]")]
     return [*words, ("log.wandb", "off"), ("log.progress", "false"), *others]
