@@ -283,6 +283,7 @@ SECTIONS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/results.md", "web_off_task_models"): partial(by_target_table, "web_off_task"),
     ("docs/results.md", "fashion_codecs"): partial(study_table, "fashion_codecs"),
     ("docs/results.md", "web_texts"): partial(study_table, "web_texts"),
+    ("docs/results.md", "web_frames"): partial(study_table, "web_frames"),
     ("docs/results.md", "web_captions"): partial(study_table, "web_captions"),
     ("docs/results.md", "fashion_anchors"): partial(study_table, "fashion_anchors"),
     ("docs/results.md", "web_anchors"): partial(study_table, "web_anchors"),
