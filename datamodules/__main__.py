@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datamodules.prepare.listing import show_all
-from datamodules.registry import suggest
+from datamodules.whole_files.command_line import answer, parse
 
 USAGE = """
 usage: python -m datamodules list [root=DIR]
@@ -29,29 +29,11 @@ KEYS = {"list": ("root",), "prepare": ("root", "from", "keep", "yes"), "verify":
 
 def main(argv: Sequence[str]) -> int:
     """Run one command and return its exit code: 0 well, 1 something is wrong, 2 cannot be done, 130 Ctrl-C."""
-    try:
-        return _dispatch(list(argv))
-    except KeyboardInterrupt as stop:
-        print(str(stop) or "Interrupted.", file=sys.stderr)
-        return 130
-    except (ValueError, OSError) as error:
-        print(f"{type(error).__name__}: {_text(error)}", file=sys.stderr)
-        return 2
-
-
-def _text(error: ValueError | OSError) -> str:
-    """Without the "[Errno 28]" in front."""
-    return str(error.strerror) if isinstance(error, OSError) and error.strerror and not error.filename else str(error)
+    return answer(argv, USAGE, _dispatch)
 
 
 def _dispatch(argv: list[str]) -> int:
-    if not argv or {"--help", "-h"} & set(argv):
-        print(USAGE.strip())
-        return 0
-    command, *words = argv
-    if command not in KEYS:
-        raise ValueError(f"Unknown command '{command}'.{suggest(command, KEYS, 0.5)} Available: {', '.join(KEYS)}.")
-    names, options = parse(words, KEYS[command])
+    command, names, options = parse(argv, KEYS)
     if len(names) != (command != "list"):
         expected = "no NAME" if command == "list" else "one NAME"
         raise ValueError(f"Expected {expected} after '{command}', got {' '.join(names) or 'none'}. See --help.")
@@ -59,22 +41,6 @@ def _dispatch(argv: list[str]) -> int:
     if command == "list":
         return _list(root)
     return _prepare(names[0], root, options) if command == "prepare" else _verify(names[0], root)
-
-
-def parse(words: Sequence[str], keys: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Split words into names and `key=value` options. Raises ValueError for an unknown or empty key or option."""
-    names, options = [], {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals and not word.startswith("-"):
-            names.append(word)
-        elif key not in keys:
-            raise ValueError(f"Unknown key '{key}'.{suggest(key, keys, 0.5)} Available: {', '.join(keys)}. See --help.")
-        elif not value:
-            raise ValueError(f"Nothing after '{key}='. Expected a value; leave the key out for its default.")
-        else:
-            options[key] = value
-    return names, options
 
 
 def _switch(options: dict[str, str], key: str) -> bool:

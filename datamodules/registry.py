@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
+
+from datamodules.whole_files.command_line import suggest
 
 if TYPE_CHECKING:
     from datamodules.base import ImageTextDataModule
@@ -59,12 +59,6 @@ def load_datamodule(name: str, **kwargs: Any) -> ImageTextDataModule:
     if unknown:
         raise ValueError(f"Data set '{name}' has no option '{unknown[0]}'. Expected some of: {', '.join(known)}.")
     return datamodule(**kwargs)
-
-
-def suggest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """ " Did you mean 'cifar10'?", or nothing where no known word is near."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
-    return f" Did you mean '{close[0]}'?" if close else ""
 
 
 def _options(datamodule: type) -> list[str]:

@@ -24,10 +24,10 @@ from datamodules.base import TASKS, Row
 from datamodules.folder_scan import scan, warn_left_out
 from datamodules.image_files import ImageFiles
 from datamodules.imagefolder import split_word
-from datamodules.registry import suggest
 from datamodules.rows import check_candidates, check_ids, expect, same_words
 from datamodules.splits import three_way
 from datamodules.text_files import read_json, read_jsonl, take_field
+from datamodules.whole_files.command_line import suggest
 
 REQUIRED = ("image", "question", "answer")
 OPTIONAL = ("candidates", "id", "caption", "group")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import difflib
 import inspect
 import shutil
 import sys
@@ -15,6 +14,8 @@ from itertools import groupby, zip_longest
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from datamodules.whole_files.command_line import suggest
 
 # What a user can cause: shown as one message. Everything else is our fault and keeps its traceback.
 USER_ERRORS = (ValueError, FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, OSError)
@@ -30,12 +31,6 @@ class Words(NamedTuple):
 
     flags: set[str]
     pairs: list[tuple[str, str]]
-
-
-def suggest(word: str, known: Sequence[str]) -> str:
-    """` Did you mean 'x'?` or nothing."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f" Did you mean '{close[0]}'?" if close else ""
 
 
 def unknown(what: str, word: str, known: Sequence[str]) -> ValueError:

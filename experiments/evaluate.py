@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from datamodules.whole_files.command_line import suggest
 from datamodules.writable import note_unwritable_caches, require_writable
-from experiments.cli import parse_options, run_command, suggest
+from experiments.cli import parse_options, run_command
 from lightning_modules.vocabulary import CONTROLS
 
 

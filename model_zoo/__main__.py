@@ -5,9 +5,9 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 
+from datamodules.whole_files.command_line import answer, parse, suggest
 from model_zoo.listing import show_all, show_one
 from model_zoo.registry import REGISTRY, canonical, get_entry
 from model_zoo.weights.layouts import fetch_command
@@ -50,25 +50,12 @@ KEYS = {
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run one command and return its exit code: 0 well, 1 something is wrong, 2 a wrong command line, 130 Ctrl-C."""
-    try:
-        return _dispatch(list(argv))
-    except KeyboardInterrupt as stop:
-        print(str(stop) or "Interrupted.", file=sys.stderr)
-        return 130
-    except (ValueError, OSError) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 2
+    """Run one command and return its exit code: 0 well, 1 something is wrong, 2 cannot be done, 130 Ctrl-C."""
+    return answer(argv, USAGE, _dispatch)
 
 
 def _dispatch(argv: list[str]) -> int:
-    if not argv or {"--help", "-h"} & set(argv):
-        print(USAGE.strip())
-        return 0
-    command, *words = argv
-    if command not in KEYS:
-        raise ValueError(f"Unknown command '{command}'.{_suggest(command, list(KEYS))} Available: {', '.join(KEYS)}.")
-    names, options = parse(words, KEYS[command])
+    command, names, options = parse(argv, KEYS)
     if len(names) > 1 or (command != "list" and not names):
         raise ValueError(f"Expected one NAME after '{command}', got {' '.join(names) or 'none'}. See --help.")
     name, weights = names[0] if names else None, Path(options.get("weights", "weights")).expanduser()
@@ -84,25 +71,6 @@ def _dispatch(argv: list[str]) -> int:
     return _check(name, weights) if command == "check" else _convert(name, weights, options)
 
 
-def parse(words: Sequence[str], keys: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Split words into names and `key=value` options. Raises ValueError for an unknown key or option."""
-    names, options = [], {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals and not word.startswith("-"):
-            names.append(word)
-        elif key not in keys:
-            raise ValueError(f"Unknown key '{key}'.{_suggest(key, keys)} Available: {', '.join(keys)}. See --help.")
-        else:
-            options[key] = value
-    return names, options
-
-
-def _suggest(word: str, known: Sequence[str]) -> str:
-    close = get_close_matches(word, known, n=1, cutoff=0.5)
-    return f" Did you mean '{close[0]}'?" if close else ""
-
-
 def _list(name: str | None, weights: Path, batch: str | None) -> int:
     if batch is not None and (not batch.isdigit() or int(batch) < 1):
         raise ValueError(f"Expected a number of images for batch, got '{batch}'. For example: batch=16.")
@@ -114,7 +82,7 @@ def _list(name: str | None, weights: Path, batch: str | None) -> int:
 def _fetch(name: str, weights: Path, options: dict[str, str]) -> int:
     from model_zoo.fetch.steps import fetch
 
-    left = fetch(name, weights, revision=options.get("revision") or None, show=lambda line: print(line, flush=True))
+    left = fetch(name, weights, revision=options.get("revision"), show=lambda line: print(line, flush=True))
     if left:
         print("\nTo do by hand:\n\n" + "\n\n".join(left))
         return 1
@@ -127,7 +95,7 @@ def _apply_delta(version: str, weights: Path, options: dict[str, str]) -> int:
     from model_zoo.weights.delta import VICUNAS, apply_delta
 
     if version not in VICUNAS:
-        raise ValueError(f"Unknown Vicuna '{version}'.{_suggest(version, list(VICUNAS))} Expected v0 or v1.1.")
+        raise ValueError(f"Unknown Vicuna '{version}'.{suggest(version, VICUNAS)} Expected v0 or v1.1.")
     if not options.get("llama"):
         raise ValueError("Missing llama=DIR, the folder of LLaMA-7B in Hugging Face's format. See --help.")
     delta, to = options.get("delta"), options.get("to")
@@ -145,7 +113,7 @@ def _tiny(family: str, weights: Path) -> int:
     from model_zoo.hf.tiny.write import write_tiny
 
     if family not in TINY:
-        raise ValueError(f"Unknown family '{family}'.{_suggest(family, list(TINY))} Available: {', '.join(TINY)}.")
+        raise ValueError(f"Unknown family '{family}'.{suggest(family, TINY)} Available: {', '.join(TINY)}.")
     folder = weights / "tiny" / family
     print(f"Wrote {folder}." if write_tiny(family, folder) else f"{folder} is there already; nothing was written.")
     return 0

@@ -103,6 +103,7 @@ def test_check_lists_every_missing_file_and_returns_1(tmp_path: Path, capsys: py
         (["convert", "blip2"], "Missing to=DIR"),
         (["convert", "embedded_blip2", "to=x"], "nothing to convert"),
         (["check", "--fast"], "Unknown key '--fast'"),
+        (["check", "blip2", "weights="], "Nothing after 'weights='. Expected a value"),
     ],
 )
 def test_a_wrong_command_line_is_one_message_and_exit_code_2(words, message, capsys) -> None:

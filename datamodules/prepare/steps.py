@@ -18,6 +18,7 @@ from datamodules.prepare.install import Found, find_source, hash_tree, install, 
 from datamodules.prepare.manifest import FIRST, Digests, Manifest, hash_file
 from datamodules.registry import DATAMODULES
 from datamodules.splits import SPLITS
+from datamodules.whole_files.command_line import suggest
 from datamodules.whole_files.disk import check_room, is_full, megabytes, write_json
 from datamodules.whole_files.download import download
 from datamodules.whole_files.http import PartialFile
@@ -40,7 +41,7 @@ def get_published(name: str) -> PublishedData:
             f"{', '.join(sorted(PUBLISHED))}. There is nothing to prepare."
         )
     raise ValueError(
-        f"Unknown data set '{name}'.{registry.suggest(name, PUBLISHED, 0.5)} Available: {', '.join(sorted(PUBLISHED))}."
+        f"Unknown data set '{name}'.{suggest(name, PUBLISHED)} Available: {', '.join(sorted(PUBLISHED))}."
     )
 
 

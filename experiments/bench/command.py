@@ -8,6 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from datamodules.whole_files.command_line import suggest
 from experiments.bench import models as bench_models
 from experiments.bench.gpu import report, run_gpu, save
 from experiments.bench.hub import HUB, hub_rows
@@ -17,7 +18,6 @@ from experiments.bench.peak_memory import rss_row
 from experiments.bench.table import bench_text, progress_line, targets_text
 from experiments.bench.targets import targets_row
 from experiments.bench.tasks import PATHS
-from experiments.cli import suggest
 from lightning_modules.atomic import replace_file
 
 ALONE = ("hub", "rss", "targets")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from datamodules.folder_scan import scan
-from experiments.cli import suggest
+from datamodules.whole_files.command_line import suggest
 from experiments.report.gain_curves import Point, drift_rows, gain_points
 from experiments.report.numbers import main_method
 from experiments.report.settings import read_config

@@ -11,7 +11,8 @@ from typing import Any, cast
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.cli import suggest, unknown
+from datamodules.whole_files.command_line import suggest
+from experiments.cli import unknown
 from experiments.recipes import first_lines, read_yaml
 from experiments.sweep.tuned import read_tuned
 from lightning_modules.vocabulary import members

@@ -8,7 +8,7 @@ from typing import Any
 
 import submitit
 
-from experiments.cli import suggest
+from datamodules.whole_files.command_line import suggest
 
 GENERIC = ("timeout_min", "mem_gb", "cpus_per_task", "gpus_per_node", "name")
 OURS = ("nodes", "tasks_per_node", "ntasks_per_node", "map_count", "num_gpus", "stderr_to_stdout")
