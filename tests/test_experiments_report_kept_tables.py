@@ -53,7 +53,14 @@ def test_the_commands_behind_results_are_summed(tmp_path, monkeypatch):
         recipes.mkdir(exist_ok=True)
         (recipes / f"{name}.yaml").write_text(f"# A sweep\n# Expect: {said}.\nsweep: {name}\n")
     numbers = {"trials": 4, "rounds": 1, "max_steps": 200}
-    asked = {"exp": "web", "sources": ["a", "b"], "methods": ["evp"], "words": {"train.batch_size": "8"}, **numbers}
+    asked = {
+        "exp": "web",
+        "data": "d",
+        "sources": ["a", "b"],
+        "methods": ["evp"],
+        "words": {"train.batch_size": "8"},
+        **numbers,
+    }
     for name, of in {"web": asked, "rows": asked | {"sweep": "one"}}.items():
         record = {"asked": of, "trials": [{"seconds": 1800.0}, {"seconds": 3600.0}]}
         (results / f"tuning_{name}.json").write_text(json.dumps(record))
@@ -64,7 +71,7 @@ def test_the_commands_behind_results_are_summed(tmp_path, monkeypatch):
     tune = "python -m experiments.tune"
     assert shown == {
         f"`{tune} sweep=one trials=4 rounds=1 max_steps=200`": "45",
-        f"`{tune} exp=web sources=a,b methods=evp train.batch_size=8 trials=4 rounds=1 max_steps=200`": "45",
+        f"`{tune} exp=web data=d sources=a,b methods=evp train.batch_size=8 trials=4 rounds=1 max_steps=200`": "45",
         "`python -m experiments.transfer_sweep sweep=one`": "20",
         "`python -m experiments.transfer_sweep sweep=two`": "40",
     }

@@ -40,9 +40,7 @@ def get_published(name: str) -> PublishedData:
             f"'{name}' has no published files: it reads your own, or ships with the package. Expected one of: "
             f"{', '.join(sorted(PUBLISHED))}. There is nothing to prepare."
         )
-    raise ValueError(
-        f"Unknown data set '{name}'.{suggest(name, PUBLISHED)} Available: {', '.join(sorted(PUBLISHED))}."
-    )
+    raise ValueError(f"Unknown data set '{name}'.{suggest(name, PUBLISHED)} Available: {', '.join(sorted(PUBLISHED))}.")
 
 
 class Part(NamedTuple):

@@ -208,9 +208,11 @@ def _stated(recipe: Path) -> tuple[str, int]:
 
 
 def _tuning(asked: dict[str, Any]) -> str:
-    """The command of a search, what it left at its default left out."""
-    words = [f"sweep={asked['sweep']}"] if asked.get("sweep") else [f"exp={asked['exp']}"]
-    if not asked.get("sweep"):
+    """The command of a search; a sweep's recipe says what is compared, on what."""
+    if asked.get("sweep"):
+        words = [f"sweep={asked['sweep']}"]
+    else:
+        words = [f"{key}={asked[key]}" for key in ("exp", "data")]
         words += [f"{key}={','.join(asked[key])}" for key in ("sources", "methods")]
         words += [f"{key}={word}" for key, word in asked["words"].items()]
     words += [f"{key}={asked[key]}" for key in ("trials", "rounds", "max_steps")]
