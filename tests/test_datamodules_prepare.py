@@ -244,6 +244,25 @@ def test_too_little_room_is_said_with_numbers_before_a_byte_is_fetched(cifar, mi
     assert mirror.requests == [] and not (tmp_path / "data").exists()
 
 
+@pytest.mark.parametrize("form", ["folder", "cifar-10.zip", "cifar-10.tar", "archive.zip"])
+def test_a_copy_asks_for_the_room_that_its_own_files_take(form, cifar, mirror, tmp_path, monkeypatch, capsys):
+    """With one byte less nothing is written, and that much is enough."""
+    source, needed = cifar.parent / FOLDER, sum(path.stat().st_size for path in (cifar.parent / FOLDER).iterdir())
+    if form != "folder":
+        packed = shutil.make_archive(str(tmp_path / "packed"), form[-3:], cifar.parent, FOLDER)
+        source = Path(packed).rename(tmp_path / form)
+        needed = source.stat().st_size if form == "cifar-10.tar" else needed
+    if form.startswith("cifar-10"):  # as its publisher calls it; else it is opened first
+        publish(monkeypatch, mirror, source, None, {})
+    for free in (needed - 1, needed):
+        usage = shutil._ntuple_diskusage(2 * needed, 0, free)
+        monkeypatch.setattr(datamodules.whole_files.disk.shutil, "disk_usage", lambda folder, usage=usage: usage)
+        root, refused = tmp_path / "data", free < needed
+        said = run(capsys, "prepare", "cifar10", f"root={root}", f"from={source}", code=2 * refused)
+        assert (root / FOLDER).exists() == root.exists() == (not refused)
+        assert ("Not enough room for" in said and "Nothing was written" in said) == refused
+
+
 def test_clevr_is_not_started_without_consent(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         datamodules.whole_files.disk.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(1, 1, 10**12)

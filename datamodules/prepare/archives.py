@@ -69,6 +69,17 @@ def unpack(
     return written
 
 
+def declared_size(archive: Path) -> int | None:
+    """Bytes that a .zip says it unpacks to, a .tar's own; None for others, or a damaged one (`unpack` says why)."""
+    if archive.suffix.lower() == ".tar":
+        return archive.stat().st_size
+    try:
+        with zipfile.ZipFile(archive) as file:
+            return sum(info.file_size for info in file.infolist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+        return None
+
+
 def _write(entry: Entry, path: Path, budget: _Budget) -> tuple[int, str]:
     path.parent.mkdir(parents=True, exist_ok=True)
     digest, size = hashlib.sha256(), 0

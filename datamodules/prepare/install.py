@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from datamodules.folder_scan import glob_data
-from datamodules.prepare.archives import CHUNK, Limits, unpack
+from datamodules.prepare.archives import CHUNK, SMALL, Limits, declared_size, unpack
 from datamodules.prepare.catalogue_entry import Archive, Digest
 from datamodules.prepare.content import PACKED, content_problems, find_top, folders_below, looks_like, packed_files
 from datamodules.prepare.disk import STATE, scratch_folder
 from datamodules.prepare.manifest import Files, hash_file
 from datamodules.prepare.nested import ROUNDS, open_inner
-from datamodules.whole_files.disk import is_full, sync_folder
+from datamodules.whole_files.disk import check_room, is_full, sync_folder
 
 
 def install(found: Found, root: Path) -> tuple[Files, Path | None]:
@@ -113,6 +113,23 @@ class Found(NamedTuple):
     unpacked: bool
 
 
+def room_for(found: Found) -> int:
+    """Bytes that installing this copy takes, about: what it has, which may be less than what is published.
+
+    A folder and a .zip say it. What a .tar.gz holds would only be known by unpacking it: the published size is taken,
+    or the most that `unpack` lets out of an archive of its size. Archives in it are not looked into.
+    Raises: ValueError for a link in a folder.
+    """
+    archive, path = found.archive, found.path
+    if path.is_dir():
+        return sum((path / name).stat().st_size for name in walk(path) if not archive.only or name in archive.only)
+    size = path.stat().st_size
+    if not archive.packed:
+        return size
+    said = declared_size(path)
+    return said if said is not None else int(min(archive.unpacked, max(SMALL, archive.max_ratio * size)))
+
+
 def find_source(choices: list[Archive], source: Path) -> Found | None:
     """The first of the choices in `source`: the archive itself, or a folder with archives or with what they make.
 
@@ -167,6 +184,7 @@ def opened_source(parts: Sequence[list[Archive]], source: Path, root: Path, name
         yield source
         return
     limits = Limits(max(a.max_entries for p in parts for a in p), max(a.max_bytes for p in parts for a in p))
+    check_room(root, sum(declared_size(path) or 0 for path in packed), f"what '{source}' unpacks to")
     with scratch_folder(root / STATE / f"opened-{name}") as scratch:
         try:
             _open_all(parts, packed, scratch, limits)

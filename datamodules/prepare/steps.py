@@ -14,7 +14,16 @@ from datamodules.prepare.catalogue_entry import Archive, Digest, PublishedData
 from datamodules.prepare.coco_images import prepare_images
 from datamodules.prepare.content import content_problems, file_problem
 from datamodules.prepare.disk import STATE, locked_root
-from datamodules.prepare.install import Found, find_source, hash_tree, install, opened_source, set_aside, source_of
+from datamodules.prepare.install import (
+    Found,
+    find_source,
+    hash_tree,
+    install,
+    opened_source,
+    room_for,
+    set_aside,
+    source_of,
+)
 from datamodules.prepare.manifest import FIRST, Digests, Manifest, hash_file
 from datamodules.registry import DATAMODULES
 from datamodules.splits import SPLITS
@@ -160,9 +169,8 @@ def _check_plan(
         raise ValueError(f"'{name}' cannot be downloaded. {published.how}")
     # Less what an interrupted download left: that is continued, not fetched again.
     fetched = sum((archive.size or 0) - PartialFile(_download_path(archive, root)).size() for archive in lacking)
-    chosen = [here.archive for here in found if here] + lacking
     # Archive and unpacked files lie side by side until the part is installed.
-    needed = fetched + sum(archive.unpacked for archive in chosen)
+    needed = fetched + sum(archive.unpacked for archive in lacking) + sum(room_for(here) for here in found if here)
     if needed:
         check_room(root, needed, f"'{name}'")
     if fetched > LARGE and not yes:

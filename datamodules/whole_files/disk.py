@@ -96,7 +96,7 @@ def check_room(folder: Path, needed: int, what: str, setting: str = "root=DIR") 
         raise OSError(
             ENOSPC,
             f"Not enough room for {what}: about {megabytes(needed)} are needed and {megabytes(free)} are free at "
-            f"'{folder}'. Nothing was fetched; free some space or choose another {setting}.",
+            f"'{folder}'. Nothing was written; free some space or choose another {setting}.",
         )
 
 
