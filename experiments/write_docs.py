@@ -282,6 +282,7 @@ SECTIONS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/results.md", "fashion_shots"): partial(study_table, "fashion_shots"),
     ("docs/results.md", "fashion_long"): partial(pairs_table, "fashion_long"),
     ("docs/results.md", "fashion_length"): partial(study_table, "fashion_length"),
+    ("docs/results.md", "fashion_weight"): partial(study_table, "fashion_weight"),
     ("docs/results.md", "web_off_task"): partial(study_table, "web_off_task"),
     ("docs/results.md", "web_off_task_models"): partial(by_target_table, "web_off_task"),
     ("docs/results.md", "fashion_codecs"): partial(study_table, "fashion_codecs"),
