@@ -263,6 +263,16 @@ def test_a_copy_asks_for_the_room_that_its_own_files_take(form, cifar, mirror, t
         assert ("Not enough room for" in said and "Nothing was written" in said) == refused
 
 
+def test_a_bomb_is_called_one_however_full_the_disk_is(cifar, tmp_path, monkeypatch, capsys):
+    bomb = tmp_path / "archive.zip"
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr(f"{FOLDER}/data_batch_1", bytes(101 << 20))
+    usage = shutil._ntuple_diskusage(10**9, 0, 50 << 20)
+    monkeypatch.setattr(datamodules.whole_files.disk.shutil, "disk_usage", lambda folder: usage)
+    said = run(capsys, "prepare", "cifar10", f"root={tmp_path / 'data'}", f"from={bomb}", code=2)
+    assert "may be a bomb" in said and tree(tmp_path / "data") == []
+
+
 def test_clevr_is_not_started_without_consent(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         datamodules.whole_files.disk.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(1, 1, 10**12)

@@ -31,6 +31,10 @@ class Limits(NamedTuple):
     max_bytes: int = 50 * 10**9
     max_ratio: float = 100
 
+    def exceeded(self, size: int, packed: int) -> bool:
+        """Say whether `size` bytes are too many to come out of an archive of `packed`."""
+        return size > self.max_bytes or (size > SMALL and size > self.max_ratio * max(1, packed))
+
 
 class Entry(NamedTuple):
     """A file (or folder) in an archive. size: as declared. kind: "file", "folder", or what it is instead."""
@@ -69,15 +73,17 @@ def unpack(
     return written
 
 
-def declared_size(archive: Path) -> int | None:
-    """Bytes that a .zip says it unpacks to, a .tar's own; None for others, or a damaged one (`unpack` says why)."""
+def declared_size(archive: Path, limits: Limits) -> int | None:
+    """Bytes that a .zip says it unpacks to, a .tar's own; None for others, or where `unpack` will refuse it."""
+    packed = archive.stat().st_size
     if archive.suffix.lower() == ".tar":
-        return archive.stat().st_size
+        return packed
     try:
         with zipfile.ZipFile(archive) as file:
-            return sum(info.file_size for info in file.infolist())
+            size = sum(info.file_size for info in file.infolist())
     except (zipfile.BadZipFile, ValueError, NotImplementedError):
         return None
+    return None if limits.exceeded(size, packed) else size
 
 
 def _write(entry: Entry, path: Path, budget: _Budget) -> tuple[int, str]:
@@ -167,8 +173,8 @@ class _Budget:
         self._check(entry, self.spent)
 
     def _check(self, entry: Entry, size: int) -> None:
-        ratio = size / max(1, self.packed)
-        if size > self.limits.max_bytes or (size > SMALL and ratio > self.limits.max_ratio):
+        if self.limits.exceeded(size, self.packed):
+            ratio = size / max(1, self.packed)
             raise ValueError(
                 f"'{self.archive}' was refused: with {entry.name!r} it unpacks to {size:,} bytes, {ratio:.0f} times "
                 f"its size. Expected at most {self.limits.max_bytes:,} bytes and {self.limits.max_ratio:g} times; it "

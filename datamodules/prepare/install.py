@@ -63,7 +63,7 @@ def set_aside(target: Path, root: Path) -> Path | None:
 
 def _build(found: Found, scratch: Path) -> tuple[Path, Files]:
     archive = found.archive
-    limits = Limits(archive.max_entries, archive.max_bytes, archive.max_ratio)
+    limits = limits_of(archive)
     if not archive.packed:
         built = scratch / Path(archive.target).name
         return built, copy_tree(found.path, built, limits)
@@ -126,8 +126,13 @@ def room_for(found: Found) -> int:
     size = path.stat().st_size
     if not archive.packed:
         return size
-    said = declared_size(path)
+    said = declared_size(path, limits_of(archive))
     return said if said is not None else int(min(archive.unpacked, max(SMALL, archive.max_ratio * size)))
+
+
+def limits_of(archive: Archive) -> Limits:
+    """What its catalogue entry lets out of it."""
+    return Limits(archive.max_entries, archive.max_bytes, archive.max_ratio)
 
 
 def find_source(choices: list[Archive], source: Path) -> Found | None:
@@ -184,7 +189,7 @@ def opened_source(parts: Sequence[list[Archive]], source: Path, root: Path, name
         yield source
         return
     limits = Limits(max(a.max_entries for p in parts for a in p), max(a.max_bytes for p in parts for a in p))
-    check_room(root, sum(declared_size(path) or 0 for path in packed), f"what '{source}' unpacks to")
+    check_room(root, sum(declared_size(path, limits) or 0 for path in packed), f"what '{source}' unpacks to")
     with scratch_folder(root / STATE / f"opened-{name}") as scratch:
         try:
             _open_all(parts, packed, scratch, limits)
