@@ -139,7 +139,7 @@ def test_csv_and_tensorboard_hold_the_same_numbers_under_the_same_keys(run):
     columns = set()
     for path in run.glob("csv*/metrics.csv"):
         with path.open() as file:
-            columns |= set(next(csv.reader(file)))
+            columns |= set(next(csv.reader(file), ()))  # the killed session may have been cut before its first line
     assert columns - OWN_COLUMNS == numbers
     tags: set[str] = set()
     for path in (run / "tensorboard").glob("events*"):
