@@ -263,6 +263,20 @@ def test_a_copy_asks_for_the_room_that_its_own_files_take(form, cifar, mirror, t
         assert ("Not enough room for" in said and "Nothing was written" in said) == refused
 
 
+def test_a_copy_asks_for_no_room_for_files_that_are_not_wanted(cifar, mirror, tmp_path, monkeypatch, capsys):
+    packed = Path(shutil.make_archive(str(tmp_path / "cifar-10"), "zip", cifar.parent, FOLDER))
+    with zipfile.ZipFile(packed, "a") as file:
+        file.writestr(f"{FOLDER}/more", bytes(10 << 20))
+    wanted = tuple(datamodules.cifar10.MD5)
+    publish(monkeypatch, mirror, packed, None, {})
+    (part,) = PUBLISHED["cifar10"].archives
+    monkeypatch.setitem(PUBLISHED, "cifar10", PUBLISHED["cifar10"]._replace(archives=(part._replace(only=wanted),)))
+    usage = shutil._ntuple_diskusage(10**9, 0, 9 << 20)
+    monkeypatch.setattr(datamodules.whole_files.disk.shutil, "disk_usage", lambda folder: usage)
+    run(capsys, "prepare", "cifar10", f"root={tmp_path / 'data'}", f"from={packed}")
+    assert not (tmp_path / "data" / FOLDER / "more").exists()
+
+
 def test_a_bomb_is_called_one_however_full_the_disk_is(cifar, tmp_path, monkeypatch, capsys):
     bomb = tmp_path / "archive.zip"
     with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as file:

@@ -73,17 +73,22 @@ def unpack(
     return written
 
 
-def declared_size(archive: Path, limits: Limits) -> int | None:
-    """Bytes that a .zip says it unpacks to, a .tar's own; None for others, or where `unpack` will refuse it."""
+def declared_size(archive: Path, limits: Limits, only: tuple[str, ...] = ()) -> int | None:
+    """Bytes that a .zip says it unpacks to, a .tar's own; None for others, or where `unpack` will refuse it.
+
+    only: the names of the files that are wanted; empty: all. A .tar is not looked into.
+    """
     packed = archive.stat().st_size
     if archive.suffix.lower() == ".tar":
         return packed
     try:
         with zipfile.ZipFile(archive) as file:
-            size = sum(info.file_size for info in file.infolist())
+            sizes = [(Path(info.filename).name, info.file_size) for info in file.infolist()]
     except (zipfile.BadZipFile, ValueError, NotImplementedError):
         return None
-    return None if limits.exceeded(size, packed) else size
+    if limits.exceeded(sum(size for _, size in sizes), packed):
+        return None
+    return sum(size for name, size in sizes if not only or name in only)
 
 
 def _write(entry: Entry, path: Path, budget: _Budget) -> tuple[int, str]:

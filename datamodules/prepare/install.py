@@ -126,7 +126,7 @@ def room_for(found: Found) -> int:
     size = path.stat().st_size
     if not archive.packed:
         return size
-    said = declared_size(path, limits_of(archive))
+    said = declared_size(path, limits_of(archive), archive.only)
     return said if said is not None else int(min(archive.unpacked, max(SMALL, archive.max_ratio * size)))
 
 
